@@ -1,0 +1,92 @@
+"""Every error that StarQuant FX raises on purpose, in one place.
+
+An error is part of the product: it says what happened, where, what was expected, what was got, and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class StarQuantError(Exception):
+    """Base class of all refusals.
+
+    Args:
+        what: What happened, one sentence.
+        where: The thing it happened to (a file, tensor, node, option, pass).
+        expected: What would have been accepted.
+        got: What was found instead.
+        hint: What to do about it.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        expected: str | None = None,
+        got: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        self.what = what
+        self.where = where
+        self.expected = expected
+        self.got = got
+        self.hint = hint
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        """Returns the message, a line for each part that is known."""
+        parts = (("where", self.where), ("expected", self.expected), ("got", self.got), ("do", self.hint))
+        return "\n".join([self.what, *(f"  {name}: {text}" for name, text in parts if text)])
+
+
+class RecipeError(StarQuantError):
+    """A recipe, pass option or bit width that does not exist or does not fit."""
+
+
+class ConfigError(StarQuantError):
+    """A model configuration that lacks keys, has wrong values, or names an unsupported model."""
+
+
+class CheckpointError(StarQuantError):
+    """A checkpoint folder or file that cannot be read, or does not match its configuration."""
+
+
+class InputError(StarQuantError):
+    """Token ids, masks, prompts or generation arguments that do not fit the model."""
+
+
+class CalibrationError(StarQuantError):
+    """Calibration data that is empty, unusable or not finite."""
+
+
+class CaptureError(StarQuantError):
+    """A model that cannot be traced, or whose graph lacks what the passes need."""
+
+
+class PassError(StarQuantError):
+    """A pass that ran out of order, or whose result does not hold what it ensures."""
+
+
+class LoweringError(StarQuantError):
+    """A target that does not exist, or cannot take the program."""
+
+
+class StaleParametersError(StarQuantError):
+    """Parameters of a model that changed after the model was compiled."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Returns a sentence that offers the known name closest to a misspelt one.
+
+    Args:
+        name: What the user wrote.
+        known: The names that exist.
+
+    Returns:
+        ``"did you mean 'x'?"``, or None if nothing is close.
+    """
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else None
