@@ -1,0 +1,80 @@
+# `make demo` and `make test` need Python 3.11 or newer, gcc and make, and a network for the first
+# installation; everything they install goes to .venv.
+
+VENV ?= .venv
+EXTRAS ?= cpu,dev
+TEST_ARGS ?=
+
+# The first interpreter that is new enough; PYTHON=... overrides the search.
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3 python python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+STAMP := $(VENV)/.installed
+# Nothing reaches for a model hub, and two workers share the machine with one thread each.
+OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 \
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(TEST_ARGS)
+SOURCES := starquant_fx passes lowering kernels tests tools
+
+# Runs the target named in $(1) and ends with one plain line about $@.
+define verdict
+@if $(MAKE) --no-print-directory $(1); then echo "make $@: PASSED"; \
+	else echo "make $@: FAILED"; exit 1; fi
+endef
+
+.PHONY: help demo test test-all lint clean run-demo run-test run-test-all run-lint install
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo      compile a small diffusion model and show what it cost"
+	@echo "make test      run the test suite without the slow tests"
+	@echo "make test-all  run the test suite with the slow tests"
+	@echo "make lint      ruff, mypy and pyright"
+	@echo "make clean     remove .venv, caches and build products"
+
+demo:
+	$(call verdict,run-demo)
+
+test:
+	$(call verdict,run-test)
+
+test-all:
+	$(call verdict,run-test-all)
+
+lint:
+	$(call verdict,run-lint)
+
+run-demo: install
+	@$(OFFLINE) $(BIN)/python -m starquant_fx demo
+
+run-test: install
+	@$(PYTEST) -m "not slow"
+
+run-test-all: install
+	@$(PYTEST) --timeout 3600
+
+run-lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+install: $(STAMP)
+
+# torch comes first: its pin decides between the CPU and the CUDA build, and the rest follows it.
+$(STAMP): pyproject.toml constraints.txt
+	@if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c '$(NEW_ENOUGH)'; then \
+		echo "StarQuant FX needs Python 3.11 or newer; found: $$($(or $(PYTHON),python3) -V 2>&1)." \
+			"Install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; fi
+	@$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || { \
+		$(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip; }
+	$(PIP) install --quiet --constraint constraints.txt torch
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,34 @@
+"""The folders at the root are importable under one name only."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+FOLDERS = ("kernels", "lowering", "passes")
+RunPython = Callable[[str, Path], "subprocess.CompletedProcess[str]"]
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_import_from_the_root_is_refused_with_the_right_name(
+    root: Path, run_python: RunPython, name: str
+) -> None:
+    result = run_python(f"import {name}", root)
+    assert result.returncode == 1
+    expected = f"{name!r} is not a package of its own: import it as 'starquant_fx.{name}'"
+    assert result.stderr.strip().splitlines()[-1] == f"ImportError: {expected}"
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("place", ["checkout", "elsewhere"])
+def test_import_as_a_subpackage_works(
+    root: Path, tmp_path: Path, run_python: RunPython, name: str, place: str
+) -> None:
+    cwd = root if place == "checkout" else tmp_path
+    code = f"import starquant_fx.{name} as package; print(package.__name__, package.__file__)"
+    result = run_python(code, cwd)
+    assert result.returncode == 0, result.stderr
+    imported, file = result.stdout.split()
+    assert imported == f"starquant_fx.{name}"
+    assert Path(file).resolve() == root / name / "__init__.py"
