@@ -1,0 +1,108 @@
+"""Checks of generation arguments, with errors that say what to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from starquant_fx.errors import InputError, nearest
+
+
+def integer(name: str, value: Any, minimum: int) -> int:
+    """Returns ``value`` if it is an integer of at least ``minimum``, else raises an InputError."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise InputError(
+            f"{name} is not usable",
+            where=name,
+            expected=f"an integer, at least {minimum}",
+            got=repr(value),
+        )
+    return value
+
+
+def number(
+    name: str,
+    value: Any,
+    low: float,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> float:
+    """Returns ``value`` as a finite float within the limits, else raises an InputError.
+
+    Args:
+        name: The argument's name.
+        value: What the caller gave.
+        low: Smallest value.
+        high: Largest value.
+        open_low: ``low`` itself is excluded.
+        open_high: ``high`` itself is excluded.
+    """
+    usable = isinstance(value, int | float) and not isinstance(value, bool)
+    usable = usable and low <= value <= high and not math.isinf(value)
+    if not usable or (open_low and value == low) or (open_high and value == high):
+        left = "(" if open_low else "["
+        right = ")" if open_high or math.isinf(high) else "]"
+        raise InputError(
+            f"{name} is not usable",
+            where=name,
+            expected=f"a number in {left}{low:g}, {high:g}{right}",
+            got=repr(value),
+        )
+    return float(value)
+
+
+def choice(name: str, value: Any, known: Iterable[str]) -> str:
+    """Returns ``value`` if it is one of ``known``, else an InputError offers the nearest."""
+    names = list(known)
+    if value not in names:
+        raise InputError(
+            f"unknown {name} {value!r}",
+            where=name,
+            expected=" | ".join(names),
+            got=repr(value),
+            hint=nearest(str(value), names),
+        )
+    return str(value)
+
+
+def token_id(model: object, name: str, value: Any, key: str, published: int | None = None) -> int:
+    """Finds a special token's id: as given, else as configured, else the published model's.
+
+    Args:
+        model: Its ``config`` is read where there is one.
+        name: The argument's name, for the error.
+        value: What the caller gave; None asks for the default.
+        key: The configuration's key.
+        published: Last resort, used only if it lies inside the model's vocabulary.
+
+    Returns:
+        The id.
+
+    Raises:
+        InputError: No id is known, or it lies outside the vocabulary.
+    """
+    config = getattr(model, "config", None)
+    size = vocabulary_size(model)
+    found = value if value is not None else getattr(config, key, None)
+    if found is None and published is not None and size is not None and published < size:
+        found = published
+    inside = isinstance(found, int) and found >= 0 and (size is None or found < size)
+    if not inside or isinstance(found, bool):
+        raise InputError(
+            f"no usable {name}",
+            where=name,
+            expected="a token id" if size is None else f"a token id below {size}",
+            got=repr(found),
+            hint=f"give {name}=... or set model.config.{key}",
+        )
+    return int(found)  # type: ignore[arg-type]
+
+
+def vocabulary_size(model: object) -> int | None:
+    """Rows of the model's embedding as its configuration says, None if it does not say."""
+    config = getattr(model, "config", None)
+    sizes = (getattr(config, key, None) for key in ("embedding_size", "vocab_size"))
+    return next((size for size in sizes if isinstance(size, int)), None)
