@@ -1,4 +1,4 @@
-"""Access to the golden references kept in tests/goldens (data made with the published LLaDA and Dream code)."""
+"""Access to tests/goldens: data made with the published LLaDA and Dream code."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def case_names(name: str) -> list[str]:
 
 
 class Replay:
-    """A model, though no nn.Module, that answers with the recorded logits of one generation case."""
+    """A model (no nn.Module) that answers with the recorded logits of one generation case."""
 
     def __init__(self, logits: Tensor) -> None:
         self.logits = logits
