@@ -136,7 +136,7 @@ def dream_generate(
                 columns = _choose(confidence, count, alg_temp, generator)
                 ids = ids.scatter(1, columns, tokens.gather(1, columns))
         if on_step is not None:
-            on_step(step + 1, steps, ids, confidence)
+            on_step(step + 1, steps, ids.clone(), confidence)
     return ids
 
 

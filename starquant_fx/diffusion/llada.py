@@ -131,7 +131,7 @@ def llada_generate(
         chosen = confidence.topk(quota + (step_in_block < remainder), dim=1).indices
         ids = ids.scatter(1, chosen, proposed.gather(1, chosen))
         if on_step is not None:
-            on_step(step + 1, blocks * steps_per_block, ids, confidence)
+            on_step(step + 1, blocks * steps_per_block, ids.clone(), confidence)
     return ids
 
 

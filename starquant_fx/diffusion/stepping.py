@@ -51,7 +51,7 @@ class StepRecorder:
 
     def __call__(self, step: int, total: int, ids: Tensor, confidence: Tensor) -> None:
         """Keeps one step."""
-        self._states.append(ids.clone())
+        self._states.append(ids.clone())  # callbacks that come later may write into them
         self._confidences.append(confidence.clone())
 
     def result(self, sequences: Tensor) -> GenerationResult:

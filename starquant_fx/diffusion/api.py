@@ -1,0 +1,151 @@
+"""``generate``: one call for every model, the sampler chosen by the model's type."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal, overload
+
+from rich.console import Console
+from torch import Tensor
+
+from starquant_fx.diffusion import arguments as checks
+from starquant_fx.diffusion.dream import dream_generate
+from starquant_fx.diffusion.llada import llada_generate
+from starquant_fx.diffusion.stepping import (
+    GenerationResult,
+    StepCallback,
+    StepRecorder,
+    evaluating,
+)
+from starquant_fx.diffusion.views import LiveView, ProgressView
+from starquant_fx.errors import InputError, nearest
+
+DREAM_OUTPUT_OPTIONS = ("return_dict_in_generate", "output_history")
+
+
+@overload
+def generate(
+    model: Callable[..., Any],
+    prompt_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    return_dict: Literal[True],
+    progress: bool | None = None,
+    live: Any = None,
+    on_step: StepCallback | None = None,
+    **arguments: Any,
+) -> GenerationResult: ...
+
+
+@overload
+def generate(
+    model: Callable[..., Any],
+    prompt_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    return_dict: Literal[False] = False,
+    progress: bool | None = None,
+    live: Any = None,
+    on_step: StepCallback | None = None,
+    **arguments: Any,
+) -> Tensor: ...
+
+
+def generate(
+    model: Callable[..., Any],
+    prompt_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    return_dict: bool = False,
+    progress: bool | None = None,
+    live: Any = None,
+    on_step: StepCallback | None = None,
+    **arguments: Any,
+) -> Tensor | GenerationResult:
+    """Completes prompts with a masked diffusion language model.
+
+    The sampler is LLaDA's, or Dream's for a model whose ``config.model_type`` is "Dream"; any other
+    masked language model is sampled as LLaDA is. Gradients are off, modules are in evaluation mode
+    during the call.
+
+    Args:
+        model: Any callable ``(input_ids, attention_mask=...)`` that returns logits [B, L, vocab] or
+            an object with ``.logits``. Its ``config``, where there is one, gives the [MASK] id, the
+            vocabulary and maximal length.
+        prompt_ids: [B, L] token ids. A single prompt is a batch of one, ``ids.unsqueeze(0)``; [L]
+            is refused.
+        attention_mask: [B, L], 1 = keep, 0 = padding, which belongs on the left.
+        return_dict: Return a ``GenerationResult`` with the ids and confidences of every step.
+        progress: Draw a progress bar with the time left; None = only where standard error is a
+            terminal.
+        live: A tokenizer: show the text while it is unmasked.
+        on_step: Called after every step with (step, total, ids, confidence).
+        **arguments: The sampler's, by their published names; see ``llada_generate`` and
+            ``dream_generate``. For Dream also ``return_dict_in_generate`` and ``output_history``,
+            which together return a ``GenerationResult`` with ``history``; each alone does what it
+            does in the published code.
+
+    Returns:
+        [B, L_total] int64 ids, prompt included, on the model's device, or a ``GenerationResult``.
+
+    Raises:
+        InputError: An argument is unknown or does not fit; nothing was generated.
+    """
+    is_dream = str(getattr(getattr(model, "config", None), "model_type", "")).lower() == "dream"
+    sampler = dream_generate if is_dream else llada_generate
+    published = DREAM_OUTPUT_OPTIONS if is_dream else ()
+    _check_names(sampler, arguments, published)
+    as_dict = bool(arguments.pop("return_dict_in_generate", False))
+    history = bool(arguments.pop("output_history", False))
+
+    recorder = StepRecorder() if return_dict or (as_dict and history) else None
+    view = _view(model, prompt_ids, attention_mask, progress, live, arguments, is_dream)
+    callbacks: list[StepCallback] = [c for c in (recorder, view, on_step) if c is not None]
+    with evaluating(model), view or contextlib.nullcontext():
+
+        def report(step: int, total: int, ids: Tensor, confidence: Tensor) -> None:
+            for callback in callbacks:
+                callback(step, total, ids, confidence)
+
+        ids: Tensor = sampler(
+            model, prompt_ids, attention_mask, on_step=report if callbacks else None, **arguments
+        )
+    if recorder is not None:
+        return recorder.result(ids)
+    return GenerationResult(ids) if as_dict else ids
+
+
+def _check_names(sampler: Callable[..., Any], given: dict[str, Any], more: tuple[str, ...]) -> None:
+    """Raises an InputError for the first argument name that the sampler does not have."""
+    parameters = inspect.signature(sampler).parameters.values()
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "on_step"]
+    known += [*more, "return_dict", "progress", "live", "on_step"]
+    for name in given:
+        if name not in known:
+            raise InputError(
+                f"unknown generation argument {name!r}",
+                where=name,
+                expected=", ".join(known),
+                got=repr(name),
+                hint=nearest(name, known),
+            )
+
+
+def _view(
+    model: Callable[..., Any],
+    prompt_ids: Tensor,
+    attention_mask: Tensor | None,
+    progress: bool | None,
+    live: Any,
+    arguments: dict[str, Any],
+    is_dream: bool,
+) -> LiveView | ProgressView | None:
+    """The live view, the progress bar, or None, as asked for."""
+    if live is None:
+        shown = Console(stderr=True).is_terminal if progress is None else progress
+        return ProgressView() if shown else None
+    name = "mask_token_id" if is_dream else "mask_id"
+    mask_id = checks.token_id(model, name, arguments.get(name), "mask_token_id")
+    return LiveView(live, prompt_ids, attention_mask, mask_id, bar=progress is not False)
