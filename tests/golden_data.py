@@ -34,11 +34,11 @@ def tensors(name: str) -> dict[str, Tensor]:
 def model(name: str) -> nn.Module:
     """The tiny model whose outputs were recorded."""
     config = json.loads((FOLDER / name / "config.json").read_text())
-    built: nn.Module
-    if name == "llada":
-        built = LladaModel(LladaConfig.from_dict(config))
-    else:
-        built = DreamModel(DreamConfig.from_dict(config))
+    built: nn.Module = (
+        LladaModel(LladaConfig.from_dict(config))
+        if name == "llada"
+        else DreamModel(DreamConfig.from_dict(config))
+    )
     built.load_state_dict(load_file(FOLDER / name / "model.safetensors"), strict=True)
     return built.eval()
 

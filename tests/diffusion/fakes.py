@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-VOCABULARY, MASK, EOS, LIMIT = 12, 10, 11, 40
+VOCABULARY, EOT, MASK, EOS, LIMIT = 12, 9, 10, 11, 40
 
 
 class Denoiser(nn.Module):

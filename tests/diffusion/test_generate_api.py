@@ -12,7 +12,7 @@ from transformers import BertConfig, BertForMaskedLM
 from starquant_fx.diffusion import GenerationResult, generate
 from starquant_fx.errors import InputError, StarQuantError
 from tests import golden_data
-from tests.diffusion.fakes import EOS, LIMIT, MASK, VOCABULARY, Denoiser
+from tests.diffusion.fakes import EOS, EOT, LIMIT, MASK, VOCABULARY, Denoiser
 
 PROMPT = torch.tensor([[1, 2, 3]])
 SHORT: dict[str, dict[str, Any]] = {
@@ -376,6 +376,31 @@ def test_forbidden_eos_is_never_generated() -> None:
     options: dict[str, Any] = {"steps": 4, "gen_length": 8, "block_length": 4}
     assert (generate(model, PROMPT, **options)[:, 3:] == EOS).all()
     assert (generate(model, PROMPT, logits_eos_inf=True, **options) != EOS).all()
+
+
+@pytest.mark.parametrize(
+    ("likely", "temperature", "confidence"),
+    [(EOS, 0.0, 0), (EOT, 0.0, 0), (EOS, 0.1, 1), (EOT, 0.1, 0)],
+)
+def test_confidence_of_postponed_tokens(likely: int, temperature: float, confidence: int) -> None:
+    """Greedy, both end tokens have confidence 0; with noise the published code drops only EoT."""
+    model = Denoiser()
+    with torch.no_grad():
+        model.table[..., likely] = 40.0
+    result = generate(
+        model,
+        PROMPT,
+        return_dict=True,
+        steps=1,
+        gen_length=4,
+        block_length=4,
+        temperature=temperature,
+        confidence_eos_eot_inf=True,
+        eot_id=EOT,
+    )
+    assert result.confidences is not None
+    assert (result.sequences[:, 3:] == likely).all()
+    torch.testing.assert_close(result.confidences[0, 0, 3:], torch.full((4,), float(confidence)))
 
 
 def test_the_models_maximum_is_reachable() -> None:
