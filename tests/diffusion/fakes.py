@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 VOCABULARY, EOT, MASK, EOS, LIMIT = 12, 9, 10, 11, 40
+PROMPT = torch.tensor([[1, 2, 3]])
+SHORT: dict[str, dict[str, Any]] = {
+    "llada": {"steps": 4, "gen_length": 8, "block_length": 4},
+    "Dream": {"steps": 4, "max_new_tokens": 8, "alg": "entropy"},
+}
 
 
 class Denoiser(nn.Module):
