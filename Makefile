@@ -57,10 +57,9 @@ run-test-all: install
 	@$(PYTEST) --timeout 3600
 
 run-lint: install
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/pyright --pythonpath $(BIN)/python
+	@status=0; for tool in "ruff check ." "ruff format --check ." mypy \
+			"pyright --pythonpath $(BIN)/python"; do \
+		echo "== $$tool"; $(BIN)/$$tool || status=1; done; exit $$status
 
 install: $(STAMP)
 
@@ -71,8 +70,9 @@ $(STAMP): pyproject.toml constraints.txt
 			"Install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; fi
 	@$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || { \
 		$(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip; }
-	$(PIP) install --quiet --constraint constraints.txt torch
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@echo "Installing into $(VENV); the first time this takes minutes."
+	@$(PIP) install -qq --constraint constraints.txt torch
+	@$(PIP) install -qq --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
 
 clean:
