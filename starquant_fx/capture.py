@@ -1,0 +1,202 @@
+"""Capture: a model becomes a program by FakeTensor export to canonical FX. No weights are touched or needed."""
+
+from __future__ import annotations
+
+import copy
+import operator
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.export import Dim
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+from starquant_fx import operators as _operators  # noqa: F401  (registers the operators)
+from starquant_fx.errors import CaptureError
+from starquant_fx.program import ATTENTION, LINEAR, Program, note
+
+if TYPE_CHECKING:
+    from starquant_fx.recipe import Recipe
+
+EXAMPLE_BATCH, EXAMPLE_LENGTH = 2, 12
+"""A batch of one would specialise to a constant; the length only has to differ from every other size."""
+
+
+class _LogitsOnly(nn.Module):
+    """Gives a model positional arguments in a fixed order and the logits as its only result."""
+
+    def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self.names = names
+
+    def forward(self, *args: Tensor) -> Tensor:
+        out = self.model(**dict(zip(self.names, args, strict=True)))
+        logits = out if isinstance(out, Tensor) else getattr(out, "logits", None)
+        if not isinstance(logits, Tensor):
+            raise CaptureError(
+                "the model returns no logits",
+                where=type(self.model).__name__,
+                expected="a Tensor or an object with .logits",
+                got=type(out).__name__,
+            )
+        return logits
+
+
+def example_inputs(arguments: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Small inputs of the same kind (rank, dtype, which dimensions are 1) as a call's, to trace with.
+
+    Args:
+        arguments: The tensors of a call by argument name; only ``input_ids`` [B, L] when None.
+
+    Returns:
+        Tensors by argument name.
+    """
+    examples: dict[str, Tensor] = {}
+    for name, value in (arguments or {"input_ids": torch.zeros(2, 2, dtype=torch.long)}).items():
+        if value.dim() == 2:
+            shape: tuple[int, ...] = (1 if value.shape[0] == 1 and name == "position_ids" else EXAMPLE_BATCH, EXAMPLE_LENGTH)
+        elif value.dim() == 4:
+            one_query = value.shape[2] == 1 and value.shape[3] != 1
+            shape = (EXAMPLE_BATCH, 1, 1 if one_query else EXAMPLE_LENGTH, EXAMPLE_LENGTH)
+        else:
+            raise CaptureError(
+                "cannot trace an argument of this rank",
+                where=name,
+                expected="[B, L] or [B, 1, L, L]",
+                got=str(list(value.shape)),
+            )
+        examples[name] = torch.ones(shape, dtype=value.dtype)
+    return examples
+
+
+def _dynamic(value: Tensor) -> dict[int, Any]:
+    return {axis: Dim.DYNAMIC for axis, size in enumerate(value.shape) if size > 1}
+
+
+def capture(
+    model: nn.Module,
+    recipe: Recipe,
+    *,
+    mask_token_id: int | None,
+    arguments: Mapping[str, Tensor] | None = None,
+) -> Program:
+    """Traces a model to a canonical FX graph.
+
+    Args:
+        model: A denoiser whose forward takes ``input_ids`` [B, L] and gives logits [B, L, vocab]; its parameters may be
+            fake tensors.
+        recipe: Kept in the program for the passes.
+        mask_token_id: Id of the mask token, or None if the token state is an input.
+        arguments: The tensors of a call by argument name (``input_ids`` first); each combination of arguments is a
+            capture of its own. Batch and length stay dynamic.
+
+    Returns:
+        The program; its graph calls ``aten`` operators, keeping ``linear`` and ``scaled_dot_product_attention`` whole.
+
+    Raises:
+        CaptureError: The model cannot be traced, or has no attention or no linears.
+    """
+    examples = example_inputs(arguments)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    mode = _fake_mode(model)
+    wrapper = _LogitsOnly(model, tuple(examples)).eval()
+    inputs = tuple(v.to(device) for v in examples.values())
+    if mode is not None:
+        inputs = tuple(mode.from_tensor(v) for v in inputs)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exported = torch.export.export(
+                wrapper, inputs, dynamic_shapes={"args": tuple(_dynamic(v) for v in inputs)}, strict=False
+            )
+            module = exported.run_decompositions({}).module(check_guards=False)
+    except CaptureError:
+        raise
+    except Exception as error:
+        raise CaptureError(
+            f"the model cannot be traced: {type(error).__name__}: {str(error).splitlines()[0]}",
+            where=type(model).__name__,
+            hint="its forward must be free of data-dependent Python control flow",
+        ) from error
+    assert isinstance(module, fx.GraphModule)
+    program = _to_program(module, tuple(examples), recipe, mask_token_id)
+    _check(program, type(model).__name__)
+    return program
+
+
+def _fake_mode(model: nn.Module) -> FakeTensorMode | None:
+    """The fake mode of a model that was built without weights, or None."""
+    return next((p.fake_mode for p in model.parameters() if isinstance(p, FakeTensor)), None)
+
+
+def _to_program(module: fx.GraphModule, names: tuple[str, ...], recipe: Recipe, mask_token_id: int | None) -> Program:
+    """Copies the exported graph into a plain one: inputs named as the model names them, one output, own tensors."""
+    graph = fx.Graph()
+    values: dict[fx.Node, fx.Node] = {}
+    arguments = iter(names)
+    tensors: dict[str, Tensor] = {}
+    mode: FakeTensorMode | None = None
+    for node in module.graph.nodes:
+        if node.op == "output":
+            (flat,) = node.args
+            logits = flat[0] if isinstance(flat, (tuple, list)) else flat
+            graph.output(values[logits])
+            continue
+        new = graph.node_copy(node, lambda n: values[n])
+        values[node] = new
+        if node.op == "placeholder":
+            name = next(arguments)
+            new.target = new.name = name
+            mode = node.meta["val"].fake_mode
+        elif node.op == "get_attr":
+            new.target = str(node.target).removeprefix("model.")
+            tensors[new.target] = operator.attrgetter(str(node.target))(module).detach()
+        elif node.target == LINEAR:
+            note(new, of=_qualified_name(node))
+    assert mode is not None
+    plain = fx.GraphModule({name: value for name, value in tensors.items()}, graph, class_name="DenoiserGraph")
+    weightless = any(isinstance(t, FakeTensor) for t in tensors.values())
+    program = Program(plain, mode, recipe, mask_token_id, weightless=weightless)
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            node.meta["val"] = program.fake(program.tensor(node))
+    return program
+
+
+def _qualified_name(linear: fx.Node) -> str:
+    """The qualified name of a linear: that of its weight, which no module stack can lose."""
+    weight = linear.args[1]
+    assert isinstance(weight, fx.Node)
+    return str(weight.target).removeprefix("model.").removesuffix(".weight")
+
+
+def _check(program: Program, where: str) -> None:
+    for target, what in ((LINEAR, "linear"), (ATTENTION, "scaled_dot_product_attention")):
+        if not program.nodes(target):
+            raise CaptureError(
+                f"the graph has no {what}",
+                where=where,
+                expected="a transformer whose attention is torch's scaled_dot_product_attention",
+                hint="for a transformers model set attn_implementation='sdpa'" if "attention" in what else None,
+            )
+
+
+def skeleton(model: nn.Module) -> nn.Module:
+    """A copy of a model that holds fake parameters and its real small buffers: enough to capture it again.
+
+    Args:
+        model: The model.
+
+    Returns:
+        The copy; its parameters take no memory.
+    """
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        fake = mode.from_tensor(parameter.detach(), static_shapes=True)
+        memo[id(parameter)] = nn.Parameter(fake, requires_grad=False)
+    return copy.deepcopy(model, memo)

@@ -1,0 +1,172 @@
+"""Runs a pipeline: checks its order first, verifies the graph after every pass, records what happened."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import fx
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+
+from starquant_fx.errors import PassError, StarQuantError
+from starquant_fx.pass_base import Pass
+from starquant_fx.program import PassRecord, Program, facts, note
+
+PROPAGATED = "starquant_propagated"
+"""Key in ``node.meta``: from which operator and inputs the node's fake value was computed."""
+Observer = Callable[[str, Program], None]
+"""Called with a pass's text form and the program after it ran."""
+
+
+def check_order(passes: Sequence[Pass]) -> None:
+    """Checks that every pass comes after those it needs.
+
+    Raises:
+        PassError: One comes too early, or what it needs is missing.
+    """
+    seen: list[str] = []
+    for one in passes:
+        missing = [name for name in one.after if name not in seen]
+        if missing:
+            raise PassError(
+                f"pass {one.name} is out of order",
+                where=" -> ".join(p.name for p in passes),
+                expected=f"{', '.join(missing)} before it",
+                got=f"before it: {', '.join(seen) or 'nothing'}",
+                hint="reorder the recipe's passes; `starquant-fx passes` lists what each one needs",
+            )
+        early = [name for name in one.before if name in seen]
+        if early:
+            raise PassError(
+                f"pass {one.name} is out of order",
+                where=" -> ".join(p.name for p in passes),
+                expected=f"{', '.join(early)} after it",
+                got=f"before it: {', '.join(seen)}",
+                hint="reorder the recipe's passes; `starquant-fx passes` lists what each one needs",
+            )
+        seen.append(one.name)
+
+
+def run_passes(program: Program, passes: Sequence[Pass], observe: Observer | None = None) -> Program:
+    """Runs a pipeline over a program.
+
+    Args:
+        program: The captured program.
+        passes: The pipeline.
+        observe: Called after every pass.
+
+    Returns:
+        The rewritten program.
+
+    Raises:
+        PassError: The order is wrong, or a pass fails; the message names the pass and those already run.
+        StarQuantError: A pass refused its input.
+    """
+    check_order(passes)
+    for one in passes:
+        before = len(program.graph.nodes)
+        known = {node: facts(node) for node in program.graph.nodes}
+        start = time.perf_counter()
+        try:
+            one.requires(program)
+            program = one.run(program)
+            verify(program)
+            one.ensures(program)
+        except StarQuantError:
+            raise
+        except Exception as error:
+            done = ", ".join(r.name for r in program.records) or "none"
+            raise PassError(
+                f"pass {one.name} failed: {type(error).__name__}: {error}", where=str(one), got=f"passes run: {done}"
+            ) from error
+        for node in program.graph.nodes:
+            if node not in known:
+                note(node, by=one.name)
+        seconds = time.perf_counter() - start
+        notes = tuple(program.findings.pop("notes", {}).values())
+        program.records.append(PassRecord(str(one), seconds, before, len(program.graph.nodes), notes))
+        if observe is not None:
+            observe(str(one), program)
+    return program
+
+
+def verify(program: Program) -> None:
+    """Removes dead code, lints, and propagates fake tensors; the output's shape and dtype must not change.
+
+    Raises:
+        PassError: The output changed.
+    """
+    graph = program.graph
+    output = next(iter(reversed(graph.nodes)))
+    expected = output.meta.get("val")
+    graph.eliminate_dead_code(is_impure_node=_is_kept)
+    graph.lint()
+    _drop_unread_tensors(program)
+    program.module.recompile()
+    propagate(program)
+    got = output.args[0].meta["val"]  # type: ignore[union-attr]
+    if expected is not None and (expected.dtype != got.dtype or expected.dim() != got.dim()):
+        raise PassError(
+            "the output of the graph changed",
+            expected=f"{expected.dtype} {list(expected.shape)}",
+            got=f"{got.dtype} {list(got.shape)}",
+        )
+    output.meta["val"] = got
+
+
+def _is_kept(node: fx.Node) -> bool:
+    """Inputs and outputs stay, and the token states, which later passes read."""
+    return node.op in ("placeholder", "output") or facts(node).get("part") in ("state", "states")
+
+
+def propagate(program: Program) -> None:
+    """Recomputes every node's fake value from the placeholders'."""
+    values = [n.meta["val"] for n in program.graph.nodes if n.op == "placeholder"]
+    with torch.no_grad():
+        _CachedFakeProp(program).propagate_dont_convert_inputs(*values)
+
+
+class _CachedFakeProp(FakeTensorProp):
+    """Computes only what changed: a node whose operator and inputs are those of the last time keeps its value."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__(program.module, program.fake_mode)
+        self._program = program
+
+    def run_node(self, n: fx.Node) -> object:
+        if n.op == "get_attr":
+            if "val" not in n.meta:
+                n.meta["val"] = self._program.fake(self._program.tensor(n))
+            return n.meta["val"]
+        if n.op != "call_function":
+            return super().run_node(n)
+        inputs = fx.map_arg((n.args, n.kwargs), lambda a: _Held(a.meta["val"]))
+        if n.meta.get(PROPAGATED) != (n.target, inputs):
+            super().run_node(n)
+            n.meta[PROPAGATED] = (n.target, inputs)
+        return n.meta["val"]
+
+
+class _Held:
+    """A value compared by identity."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Held) and self.value is other.value
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _drop_unread_tensors(program: Program) -> None:
+    """Deletes tensors and empty submodules that no node reads any more."""
+    program.module.delete_all_unused_submodules()
+    read = {str(n.target) for n in program.graph.nodes if n.op == "get_attr"}
+    named = [*program.module.named_parameters(remove_duplicate=False), *program.module.named_buffers(remove_duplicate=False)]
+    for name, _ in named:
+        if name not in read:
+            path, _, leaf = name.rpartition(".")
+            owner = program.module.get_submodule(path)
+            delattr(owner, leaf)

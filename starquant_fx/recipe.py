@@ -1,0 +1,176 @@
+"""Recipes: how each site is quantized and which passes do it. Frozen, versioned, strict."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import TYPE_CHECKING, Any
+
+from starquant_fx.errors import RecipeError, nearest
+
+if TYPE_CHECKING:
+    from starquant_fx.pass_base import Pass
+
+VERSION = 1
+FULL_PRECISION = 16
+BITS = (*range(2, 9), FULL_PRECISION)
+
+
+def check_bits(bits: object, what: str, where: str) -> int:
+    """Returns ``bits`` if it is 2..8 or 16, else raises a RecipeError."""
+    if isinstance(bits, bool) or not isinstance(bits, int) or bits not in BITS:
+        raise RecipeError(
+            f"{what} bits are out of range", where=where, expected="2..8, or 16 for full precision", got=repr(bits)
+        )
+    return bits
+
+
+def parse_bits(text: str, where: str) -> tuple[int, int]:
+    """Reads ``w4a8`` as (4, 8).
+
+    Raises:
+        RecipeError: The text has another form, or the bits are out of range.
+    """
+    match = re.fullmatch(r"w(\d+)a(\d+)", text)
+    if match is None:
+        raise RecipeError("malformed bits", where=where, expected="w<bits>a<bits>, for example w4a8", got=text)
+    weight, activation = int(match.group(1)), int(match.group(2))
+    return check_bits(weight, "weight", where), check_bits(activation, "activation", where)
+
+
+@dataclasses.dataclass(frozen=True)
+class SiteRecipe:
+    """How one site is quantized.
+
+    Attributes:
+        weight_bits: 2..8, or 16 = not quantized. Symmetric, per output channel.
+        activation_bits: 2..8, or 16 = not quantized. Per token.
+        symmetric: Symmetric instead of asymmetric activations.
+    """
+
+    weight_bits: int
+    activation_bits: int
+    symmetric: bool = False
+
+    def __str__(self) -> str:
+        """Returns for example ``w4a8``."""
+        return f"w{self.weight_bits}a{self.activation_bits}"
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrationOptions:
+    """How calibration states are made.
+
+    Attributes:
+        samples: Sequences.
+        length: Tokens a sequence.
+        rollout_steps: Denoising steps of the model itself between the first and the recorded state of a sequence.
+        seed: Seed of every draw.
+    """
+
+    samples: int = 64
+    length: int = 256
+    rollout_steps: int = 4
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A way to quantize a model.
+
+    Attributes:
+        method: Name of the method, for example ``star``.
+        weight_bits: Default for every site.
+        activation_bits: Default for every site.
+        passes: The pipeline, from canonicalize to fuse.
+        symmetric: Symmetric activations.
+        ignore: Sites left in full precision: a qualified name, ``re:`` + a regular expression over it, or ``role:head``.
+        overrides: (pattern, bits) pairs, the last match wins; patterns as in ``ignore``.
+        calibration: How calibration states are made.
+        version: Format version.
+    """
+
+    method: str
+    weight_bits: int
+    activation_bits: int
+    passes: tuple[Pass, ...]
+    symmetric: bool = False
+    ignore: tuple[str, ...] = ("role:head",)
+    overrides: tuple[tuple[str, str], ...] = ()
+    calibration: CalibrationOptions = CalibrationOptions()
+    version: int = VERSION
+
+    def __post_init__(self) -> None:
+        """Checks bits, patterns and version."""
+        check_bits(self.weight_bits, "weight", self.method)
+        check_bits(self.activation_bits, "activation", self.method)
+        for pattern, bits in self.overrides:
+            parse_bits(bits, f"override {pattern!r}")
+        for pattern in (*self.ignore, *(p for p, _ in self.overrides)):
+            if pattern.startswith("re:"):
+                try:
+                    re.compile(pattern[3:])
+                except re.error as error:
+                    raise RecipeError("malformed regular expression", where=pattern, got=str(error)) from error
+        if self.version != VERSION:
+            raise RecipeError("unknown recipe version", expected=str(VERSION), got=str(self.version))
+
+    @property
+    def name(self) -> str:
+        """For example ``star-w4a4``; overrides are shown in brackets."""
+        extra = ",".join(f"{pattern}={bits}" for pattern, bits in self.overrides)
+        return f"{self.method}-w{self.weight_bits}a{self.activation_bits}" + (f"[{extra}]" if extra else "")
+
+    def for_site(self, names: tuple[str, ...], roles: tuple[str, ...]) -> tuple[SiteRecipe | None, str | None]:
+        """Decides how a site is quantized.
+
+        Args:
+            names: Qualified names of its linears.
+            roles: Their roles.
+
+        Returns:
+            The options and None, or None and the reason why the site stays in full precision.
+        """
+        for pattern in self.ignore:
+            if matches(pattern, names, roles):
+                return None, f"ignored by the recipe ({pattern})"
+        weight, activation = self.weight_bits, self.activation_bits
+        for pattern, bits in self.overrides:
+            if matches(pattern, names, roles):
+                weight, activation = parse_bits(bits, pattern)
+        if weight == activation == FULL_PRECISION:
+            return None, "16 bits on both sides"
+        return SiteRecipe(weight, activation, self.symmetric), None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the recipe as JSON-ready values; ``starquant_fx.recipes.from_dict`` reads it back."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values["passes"] = [str(p) for p in self.passes]
+        values["ignore"] = list(self.ignore)
+        values["overrides"] = dict(self.overrides)
+        values["calibration"] = dataclasses.asdict(self.calibration)
+        return values
+
+    def without(self, *names: str) -> Recipe:
+        """Returns the recipe without the passes of these names (for ablations); the method's name says so.
+
+        Raises:
+            RecipeError: The recipe has no such pass.
+        """
+        present = [p.name for p in self.passes]
+        for name in names:
+            if name not in present:
+                raise RecipeError(
+                    f"{self.name} has no pass {name!r}", expected=", ".join(present), hint=nearest(name, present)
+                )
+        kept = tuple(p for p in self.passes if p.name not in names)
+        return dataclasses.replace(self, passes=kept, method=f"{self.method}(no {', '.join(names)})")
+
+
+def matches(pattern: str, names: tuple[str, ...], roles: tuple[str, ...]) -> bool:
+    """Whether an ignore or override pattern speaks of any linear of a site."""
+    if pattern.startswith("re:"):
+        return any(re.fullmatch(pattern[3:], n) for n in names)
+    if pattern.startswith("role:"):
+        return pattern[5:] in roles
+    return pattern in names
