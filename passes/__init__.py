@@ -5,3 +5,40 @@ if __name__ != "starquant_fx.passes":
         f"{__name__!r} is not a package of its own: import it as 'starquant_fx.passes'",
         name=__name__,
     )
+
+from starquant_fx.pass_base import Pass
+from starquant_fx.passes.assign_roles import AssignRoles
+from starquant_fx.passes.canonicalize import Canonicalize
+from starquant_fx.passes.estimate_means import EstimateMeans
+from starquant_fx.passes.fit_sgat import FitSgat
+from starquant_fx.passes.fold_sgat import FoldSgat
+from starquant_fx.passes.fuse import Fuse
+from starquant_fx.passes.insert_centering import InsertCentering
+from starquant_fx.passes.insert_partition import InsertPartition
+from starquant_fx.passes.insert_quantizers import InsertQuantizers
+from starquant_fx.passes.insert_sgat import InsertSgat
+from starquant_fx.passes.insert_tac import InsertTac
+from starquant_fx.passes.insert_token_state import InsertTokenState
+from starquant_fx.passes.measure_sites import MeasureSites
+
+REGISTRY: dict[str, type[Pass]] = {
+    one.name: one
+    for one in (
+        Canonicalize,
+        AssignRoles,
+        InsertTokenState,
+        InsertPartition,
+        InsertCentering,
+        InsertSgat,
+        InsertQuantizers,
+        EstimateMeans,
+        FitSgat,
+        FoldSgat,
+        MeasureSites,
+        InsertTac,
+        Fuse,
+    )
+}
+"""The passes by name, in the order of a full pipeline."""
+
+__all__ = ["REGISTRY", *(one.__name__ for one in REGISTRY.values())]

@@ -1,0 +1,44 @@
+"""Fold SGAT: everything between a weight and its linear is computed once, and the codes are packed."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+from torch import fx
+
+from starquant_fx.operators import op
+from starquant_fx.pass_base import Pass, Preserves
+from starquant_fx.program import Program, facts
+
+
+@dataclasses.dataclass(frozen=True)
+class FoldSgat(Pass):
+    """Replaces ``W Q`` and its quantizer by one static packed weight a linear (paper, eq. 12); without SGAT, ``W``."""
+
+    name: ClassVar[str] = "fold-sgat"
+    after: ClassVar[tuple[str, ...]] = ("insert-quantizers",)
+    preserves: ClassVar[Preserves] = Preserves.BITWISE
+
+    def run(self, program: Program) -> Program:
+        """Evaluates the weight chains and stores their results."""
+        for site in program.quantized_sites():
+            for part, name in (("packed", "packed"), ("weight_scale", "weight_scale")):
+                for node in program.site_nodes(site, part):
+                    _fold(program, node, name)
+            for node in program.site_nodes(site, "rotate_weight"):
+                if any(user.target not in (op("quantize_weight"),) for user in node.users):
+                    _fold(program, node, "weight")
+        return program
+
+    def ensures(self, program: Program) -> None:
+        """No weight is quantized or rotated at run time."""
+        left = [n for n in program.graph.nodes if facts(n).get("part") in ("quantize_weight", "rotate_weight")]
+        self.expect(not left, "a weight is still computed", where=str(left[:1]), expected="constants", got=len(left))
+
+
+def _fold(program: Program, node: fx.Node, name: str) -> None:
+    constant = program.constant(f"{facts(node)['of']}.{name}", lambda: program.evaluate(node))
+    constant.meta["custom"] = node.meta.get("custom", {})
+    node.replace_all_uses_with(constant)
+

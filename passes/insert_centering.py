@@ -1,0 +1,50 @@
+"""Insert centring: subtract the mean of the token's state before a site, add its image after it. Exact."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import torch
+
+from starquant_fx.operators import op
+from starquant_fx.pass_base import Pass, Preserves
+from starquant_fx.program import Program, note
+
+
+@dataclasses.dataclass(frozen=True)
+class InsertCentering(Pass):
+    """Adds ``(x - mu_z)`` before each site's linears and ``+ mu_z W^T`` after them, one row a state.
+
+    In real arithmetic nothing changes; what the quantizer sees loses the offset that all tokens of a state share. The
+    means start at zero and are set by ``estimate-means``.
+    """
+
+    name: ClassVar[str] = "insert-centering"
+    after: ClassVar[tuple[str, ...]] = ("insert-partition",)
+    before: ClassVar[tuple[str, ...]] = ("insert-sgat", "insert-quantizers")
+    preserves: ClassVar[Preserves] = Preserves.NUMERICALLY
+
+    def run(self, program: Program) -> Program:
+        """Inserts one ``center`` a site and one ``add_state_bias`` a linear."""
+        graph, states = program.graph, program.states
+        for site in program.quantized_sites():
+            tokens, label = program.site_node(site, "tokens"), program.site_node(site, "states")
+            linears = program.site_nodes(site, "linear")
+            means = program.constant(f"{site.name}.means", lambda d=site.features: torch.zeros(states, d))
+            with graph.inserting_before(linears[0]):
+                centered = graph.call_function(op("center"), (tokens, label, means))
+            note(centered, site=site.name, part="center")
+            for linear, name, n in zip(linears, site.linears, site.outputs, strict=True):
+                linear.update_arg(0, centered)
+                bias = program.constant(f"{name}.state_bias", lambda n=n: torch.zeros(states, n))
+                with graph.inserting_after(linear):
+                    shifted = graph.call_function(op("add_state_bias"), (linear, label, bias))
+                linear.replace_all_uses_with(shifted, delete_user_cb=lambda user, keep=shifted: user is not keep)
+                note(shifted, site=site.name, part="state_bias", of=name)
+        return program
+
+    def ensures(self, program: Program) -> None:
+        """One ``center`` a quantized site."""
+        count, sites = len(program.nodes(op("center"))), len(list(program.quantized_sites()))
+        self.expect(count == sites, "centring is missing", where="graph", expected=str(sites), got=count)

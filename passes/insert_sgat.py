@@ -1,0 +1,76 @@
+"""Insert SGAT: one orthogonal basis a site, gates by token state, the same basis on the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from typing import ClassVar
+
+import torch
+
+from starquant_fx.basis import BasisShape, start_factors
+from starquant_fx.operators import op
+from starquant_fx.pass_base import Pass, Preserves
+from starquant_fx.program import Program, Site, note
+
+
+@dataclasses.dataclass(frozen=True)
+class InsertSgat(Pass):
+    """Adds ``x Q G_z`` before each site's linears and ``W Q`` on their weights (paper, eq. 11-13).
+
+    Attributes:
+        structure: Of the basis: dense, kronecker, block or hadamard.
+        right: Second Kronecker factor (or block size); 0 = balanced.
+        rank: Coordinates r of each state's own subspace, rounded up to whole slices; 0 = no gates.
+        start: gaussian (the paper's) or hadamard.
+        seed: Seed of the start.
+    """
+
+    name: ClassVar[str] = "insert-sgat"
+    after: ClassVar[tuple[str, ...]] = ("insert-partition",)
+    before: ClassVar[tuple[str, ...]] = ("insert-quantizers",)
+    preserves: ClassVar[Preserves] = Preserves.NOT
+    structure: str = "kronecker"
+    right: int = 0
+    rank: int = 0
+    start: str = "hadamard"
+    seed: int = 0
+
+    def run(self, program: Program) -> Program:
+        """Inserts the basis and, for r > 0, the gates."""
+        for site in program.quantized_sites():
+            self._insert(program, site)
+        return program
+
+    def _insert(self, program: Program, site: Site) -> None:
+        graph = program.graph
+        shape = BasisShape.choose(self.structure, site.features, self.right, self.rank)
+        linears = program.site_nodes(site, "linear")
+        tokens, label = linears[0].args[0], program.site_node(site, "states")
+        generator = torch.Generator().manual_seed(self.seed + zlib.crc32(site.name.encode()))
+        starts = None if program.weightless else start_factors(shape, generator, self.start)
+        factors = [
+            program.constant(
+                f"{site.name}.basis_{i}", lambda i=i, size=size: starts[i] if starts else torch.empty(size)
+            )
+            for i, size in enumerate(shape.factor_shapes())
+        ]
+        with graph.inserting_before(linears[0]):
+            rotated = graph.call_function(op("rotate"), (tokens, factors, self.structure))
+            note(rotated, site=site.name, part="rotate")
+            if shape.rank:
+                bounds = shape.bounds(program.states)
+                rotated = graph.call_function(op("gate"), (rotated, label, shape.shared, bounds))
+                note(rotated, site=site.name, part="gate")
+        for linear, name in zip(linears, site.linears, strict=True):
+            with graph.inserting_before(linear):
+                weight = graph.call_function(op("rotate"), (linear.args[1], factors, self.structure))
+            note(weight, site=site.name, part="rotate_weight", of=name)
+            linear.update_arg(0, rotated)
+            linear.update_arg(1, weight)
+
+    def ensures(self, program: Program) -> None:
+        """One basis a quantized site on the activations and one a linear on the weights."""
+        wanted = sum(1 + len(s.linears) for s in program.quantized_sites())
+        got = len(program.nodes(op("rotate")))
+        self.expect(got == wanted, "bases are missing", where="graph", expected=str(wanted), got=got)

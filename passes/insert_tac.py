@@ -1,0 +1,93 @@
+"""Insert TAC: a block-diagonal affine correction before each attention output projection, estimated layer by layer."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import torch
+from torch import fx
+
+from starquant_fx.calibration.tac import TacOptions, block_size
+from starquant_fx.calibration.tac_run import REFERENCES, estimate_corrections
+from starquant_fx.operators import op
+from starquant_fx.pass_base import Pass, Preserves
+from starquant_fx.program import Program, Site, facts, note
+
+
+AFTER_TAC = ("center", "rotate", "quantize", "linear")
+"""Parts of a site of which the first in the graph reads what TAC corrects."""
+
+
+@dataclasses.dataclass(frozen=True)
+class InsertTac(Pass):
+    """Adds ``y = x M^T + b`` before o_proj's transform and estimates M, b with the earlier layers' TACs active.
+
+    The reference activations are those of the original model or of the transformed model with its quantizers off (the
+    paper's); the correction's effect against both is reported.
+
+    Attributes:
+        block: g; the largest divisor of d not above it is taken.
+        damping: See ``TacOptions``.
+        eps: See ``TacOptions``.
+        smooth: See ``TacOptions``.
+        shrink: See ``TacOptions``.
+        estimator: covariance (the paper's) or ridge.
+        reference: transformed (the paper's) or original.
+        samples: Calibration sequences used at most (the paper: 64).
+    """
+
+    name: ClassVar[str] = "insert-tac"
+    after: ClassVar[tuple[str, ...]] = ("fold-sgat",)
+    before: ClassVar[tuple[str, ...]] = ("fuse",)
+    preserves: ClassVar[Preserves] = Preserves.NOT
+    block: int = 16
+    damping: float = 0.01
+    eps: float = 1e-6
+    smooth: float = 0.1
+    shrink: float = 0.2
+    estimator: str = "covariance"
+    reference: str = "transformed"
+    samples: int = 64
+
+    def requires(self, program: Program) -> None:
+        """There is an attention output projection to correct, and a reference to estimate from."""
+        sites = [s for s in program.quantized_sites() if "o" in s.roles]
+        self.expect(bool(sites), "no quantized output projection", where="graph", expected="role o", got="none")
+        self.expect(
+            self.reference in REFERENCES, "unknown reference", where="reference", expected=", ".join(REFERENCES), got=self.reference
+        )
+        self.expect(
+            program.weightless or program.calibration is not None,
+            "there is nothing to calibrate with",
+            where=program.recipe.name,
+            expected="calibration data",
+            got="none",
+        )
+
+    def run(self, program: Program) -> Program:
+        """Inserts the corrections as identities, then estimates them in graph order."""
+        sites = [s for s in program.quantized_sites() if "o" in s.roles]
+        for site in sites:
+            self._insert(program, site)
+        if not program.weightless:
+            program.module.recompile()
+            options = TacOptions(self.damping, self.eps, self.smooth, self.shrink, self.estimator)
+            estimate_corrections(program, sites, options, self.reference, self.samples)
+        return program
+
+    def _insert(self, program: Program, site: Site) -> None:
+        graph = program.graph
+        g = block_size(site.features, self.block)
+        blocks = site.features // g
+        matrix = program.constant(f"{site.name}.tac_matrix", lambda: torch.eye(g).repeat(blocks, 1, 1))
+        bias = program.constant(f"{site.name}.tac_bias", lambda: torch.zeros(site.features))
+        first = next(n for n in graph.nodes if facts(n).get("site") == site.name and facts(n).get("part") in AFTER_TAC)
+        source = first.args[0]
+        assert isinstance(source, fx.Node)
+        with graph.inserting_before(first):
+            corrected = graph.call_function(op("compensate"), (source, matrix, bias))
+        source.replace_all_uses_with(
+            corrected, delete_user_cb=lambda user: facts(user).get("site") == site.name and user is not corrected
+        )
+        note(corrected, site=site.name, part="tac")

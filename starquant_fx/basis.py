@@ -1,0 +1,165 @@
+"""Structures of an SGAT basis: sizes of the factors, where the gates lie, and how a basis starts.
+
+Shapes of the factors are those of ``starquant_fx.kernels.reference.rotate``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor
+
+from starquant_fx.errors import RecipeError
+
+STRUCTURES = ("dense", "kronecker", "block", "hadamard")
+
+
+def balanced_split(features: int) -> tuple[int, int]:
+    """Splits d into (a, b) with a * b = d, b <= a, as close to each other as d allows."""
+    right = max(k for k in range(1, math.isqrt(features) + 1) if features % k == 0)
+    return features // right, right
+
+
+@dataclasses.dataclass(frozen=True)
+class BasisShape:
+    """Shape of one site's basis and of its gates.
+
+    Attributes:
+        structure: One of ``STRUCTURES``.
+        features: d.
+        left: a of a Kronecker product (or number of blocks).
+        right: b of a Kronecker product (or block size).
+        rank: Coordinates r of each state's own subspace.
+    """
+
+    structure: str
+    features: int
+    left: int
+    right: int
+    rank: int
+
+    @classmethod
+    def choose(cls, structure: str, features: int, right: int, rank: int) -> BasisShape:
+        """Fits the wanted sizes to d.
+
+        Args:
+            structure: One of ``STRUCTURES``.
+            features: d.
+            right: Wanted second factor (or block size); 0 = balanced (128 for blocks). The largest divisor of d that is
+                not above it is taken.
+            rank: Wanted r; it is rounded up to a whole slice of the first factor. 0 = no gates.
+
+        Returns:
+            The shape.
+
+        Raises:
+            RecipeError: Unknown structure, negative sizes, or gates that would leave no shared coordinates.
+        """
+        if structure not in STRUCTURES:
+            raise RecipeError("unknown basis structure", expected=", ".join(STRUCTURES), got=structure)
+        if right < 0 or rank < 0:
+            raise RecipeError("sizes of a basis cannot be negative", got=f"right={right}, rank={rank}")
+        if structure == "dense":
+            left, right = features, 1
+        elif right == 0 and structure != "block":
+            left, right = balanced_split(features)
+        else:
+            limit = right or 128
+            right = max(k for k in range(1, min(limit, features) + 1) if features % k == 0)
+            left = features // right
+        slice_size = 1 if structure in ("dense", "block") else right
+        rank = math.ceil(rank / slice_size) * slice_size
+        if 2 * rank >= features:
+            raise RecipeError(
+                "the gates leave no shared coordinates",
+                expected=f"2 r < d = {features}",
+                got=f"r = {rank}",
+                hint="lower the rank",
+            )
+        return cls(structure, features, left, right, rank)
+
+    @property
+    def shared(self) -> int:
+        """Number of coordinates d_s that every state keeps; they come first."""
+        return self.features - 2 * self.rank
+
+    def bounds(self, states: int) -> list[int]:
+        """Gates of all states (see ``reference.gate``); masked ones (odd labels) come before unmasked ones (paper, 3.2)."""
+        masked = (self.shared, self.shared + self.rank)
+        unmasked = (self.shared + self.rank, self.features)
+        return [edge for label in range(states) for edge in (masked if label % 2 else unmasked)]
+
+    def factor_shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the factors."""
+        if self.structure == "dense":
+            return [(self.features, self.features)]
+        if self.structure == "block":
+            return [(self.left, self.right, self.right)]
+        pair: list[tuple[int, ...]] = [(self.left, self.left), (self.right, self.right)]
+        return [(self.features,), *pair] if self.structure == "hadamard" else pair
+
+    def multiply_adds(self) -> int:
+        """Multiply-adds a token."""
+        cost = {"dense": self.features, "block": self.right}
+        return self.features * cost.get(self.structure, self.left + self.right)
+
+
+def hadamard(size: int) -> Tensor:
+    """An orthogonal matrix with entries as equal as the size allows (float32 [size, size]).
+
+    The Sylvester construction for powers of two; otherwise the Kronecker product of the power of two part with the
+    orthogonal Hartley matrix of the odd part, which is real, symmetric and has no zero entries.
+    """
+    power = size & -size
+    matrix = torch.ones(1, 1, dtype=torch.float64)
+    while matrix.shape[0] < power:
+        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+    matrix = matrix / math.sqrt(power)
+    odd = size // power
+    if odd > 1:
+        angle = 2 * math.pi * torch.outer(torch.arange(odd), torch.arange(odd)).double() / odd
+        hartley = (angle.cos() + angle.sin()) / math.sqrt(odd)
+        matrix = torch.kron(matrix, hartley)
+    return matrix.float()
+
+
+def random_orthogonal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """An orthogonalised Gaussian [..., k, k] (the paper's start), signs fixed so that it is uniform."""
+    q, r = torch.linalg.qr(torch.randn(shape, generator=generator))
+    signs: Tensor = torch.diagonal(r, dim1=-2, dim2=-1).sign()
+    return q * signs.unsqueeze(-2)
+
+
+def start_factors(shape: BasisShape, generator: torch.Generator, start: str) -> list[Tensor]:
+    """Factors that a basis starts from.
+
+    Args:
+        shape: The basis.
+        generator: Source of the signs or Gaussians.
+        start: ``gaussian`` (orthogonalised Gaussian, the paper's) or ``hadamard`` (Hadamard with random signs).
+
+    Returns:
+        Tensors of ``shape.factor_shapes()``, float32.
+
+    Raises:
+        RecipeError: Unknown start.
+    """
+    if start not in ("gaussian", "hadamard"):
+        raise RecipeError("unknown start of a basis", expected="gaussian, hadamard", got=start)
+    factors: list[Tensor] = []
+    for size in shape.factor_shapes():
+        if len(size) == 1:
+            factors.append(_signs(size, generator))
+        elif shape.structure == "hadamard":
+            factors.append(hadamard(size[-1]))
+        elif start == "gaussian":
+            factors.append(random_orthogonal(size, generator))
+        else:
+            factors.append(_signs((*size[:-1], 1), generator) * hadamard(size[-1]))
+    return factors
+
+
+def _signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.randint(0, 2, shape, generator=generator).float() * 2 - 1

@@ -1,0 +1,1 @@
+"""Calibration: states to estimate from, activations at the sites, fitting of bases, estimation of TAC."""

@@ -1,0 +1,153 @@
+"""Activations at chosen nodes of a graph, over the calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from starquant_fx.errors import CalibrationError
+from starquant_fx.kernels import reference
+from starquant_fx.operators import op
+from starquant_fx.program import LINEAR, Program, Site, facts
+
+FULL_PRECISION_STAGE = "assign-roles"
+"""Stage whose graph computes what the original model does."""
+
+
+class Recorder(fx.Interpreter):
+    """Runs a graph and hands the values of chosen nodes to a callback; stops after the last of them.
+
+    Args:
+        module: The graph.
+        nodes: What to record.
+        record: Called with each chosen node and its value.
+        quantizers_off: Let quantizers pass values through unchanged (weights and activations).
+    """
+
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        nodes: Collection[fx.Node],
+        record: Callable[[fx.Node, Tensor], None],
+        quantizers_off: bool = False,
+    ) -> None:
+        super().__init__(module)
+        self._wanted = set(nodes)
+        self._record = record
+        self._off = quantizers_off
+        order = {node: i for i, node in enumerate(module.graph.nodes)}
+        self._last = max((order[n] for n in nodes), default=-1)
+        self._order = order
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Runs one node, unless nothing recorded can depend on it."""
+        if self._order[n] > self._last:
+            return None
+        value = self._pass_through(n) if self._off else NotImplemented
+        if value is NotImplemented:
+            value = super().run_node(n)
+        if n in self._wanted:
+            self._record(n, value)
+        return value
+
+    def _pass_through(self, n: fx.Node) -> Any:
+        if n.target in (op("quantize_activation"), op("quantize_weight")):
+            return (self.env[n.args[0]],) * 3  # type: ignore[index]
+        if n.target in (op("dequantize_activation"), op("pack"), op("dequantize_weight")):
+            return self.env[n.args[0]]  # type: ignore[index]
+        return NotImplemented
+
+
+def run_recorded(
+    program: Program,
+    module: fx.GraphModule,
+    nodes: Collection[fx.Node],
+    record: Callable[[fx.Node, Tensor], None],
+    quantizers_off: bool = False,
+) -> None:
+    """Runs a stage of a program over its calibration data, recording the values of some nodes chunk by chunk."""
+    assert program.calibration is not None
+    recorder = Recorder(module, nodes, record, quantizers_off)
+    with torch.no_grad():
+        for ids, states in program.calibration.chunks():
+            has_state = any(n.target == "token_state" for n in module.graph.nodes if n.op == "placeholder")
+            recorder.run(ids, states) if has_state else recorder.run(ids)
+
+
+def token_labels(program: Program) -> Tensor:
+    """State of every kept calibration token [N]."""
+    data = program.calibration
+    assert data is not None
+    labels = []
+    for ids, states in data.chunks():
+        if states is None:
+            assert program.mask_token_id is not None
+            states = reference.token_state(ids, program.mask_token_id)
+        labels.append(reference.ratio_state(states, None, program.ratio_edges).flatten())
+    return torch.cat(labels)[data.subset()]
+
+
+def site_activations(program: Program) -> Iterator[tuple[Site, Tensor, Tensor]]:
+    """Full-precision inputs of every quantized site.
+
+    Args:
+        program: A program with calibration data whose roles are assigned.
+
+    Yields:
+        The site, its tokens [N, d] float32, and their states [N].
+
+    Raises:
+        CalibrationError: An activation is not finite.
+    """
+    data = program.calibration
+    assert data is not None
+    if not data.activations:
+        _collect(program)
+    labels = token_labels(program)
+    for site in program.quantized_sites():
+        yield site, data.activations[site.name], labels
+
+
+def full_precision_parameters(program: Program, site: Site) -> list[tuple[Tensor, Tensor | None]]:
+    """Weights [n, d] and biases [n] of a site's linears before any pass quantized them, float32."""
+    module = program.stages[FULL_PRECISION_STAGE]
+    found: list[tuple[Tensor, Tensor | None]] = []
+    for node in module.graph.nodes:
+        if facts(node).get("site") == site.name and node.target == LINEAR:
+            weight, *bias = (attrgetter(str(a.target))(module).float() for a in node.args[1:] if a is not None)
+            found.append((weight, bias[0] if bias else None))
+    return found
+
+
+def _collect(program: Program) -> None:
+    data = program.calibration
+    assert data is not None
+    stage = program.stages[FULL_PRECISION_STAGE]
+    wanted = {s.name for s in program.quantized_sites()}
+    nodes = [n for n in stage.graph.nodes if facts(n).get("feeds") in wanted]
+    keep = data.subset()
+    seen: dict[str, int] = {}
+    parts: dict[str, list[Tensor]] = {}
+
+    def record(node: fx.Node, value: Tensor) -> None:
+        name = facts(node)["feeds"]
+        if not bool(torch.isfinite(value).all()):
+            raise CalibrationError(
+                "activations are not finite",
+                where=name,
+                expected="finite numbers",
+                got="NaN or Inf at the input of this site",
+                hint="check the model's weights and dtype",
+            )
+        start = seen.get(name, 0)
+        tokens = value.flatten(0, -2)
+        seen[name] = start + tokens.shape[0]
+        rows = keep[(keep >= start) & (keep < seen[name])] - start
+        parts.setdefault(name, []).append(tokens[rows].float())
+
+    run_recorded(program, stage, nodes, record)
+    data.activations.update({name: torch.cat(pieces) for name, pieces in parts.items()})

@@ -1,0 +1,61 @@
+"""Calibration data: sequences of token ids in the states that a denoiser meets."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from starquant_fx.errors import CalibrationError
+
+
+@dataclasses.dataclass
+class CalibrationData:
+    """Sequences with some tokens masked, without padding.
+
+    Attributes:
+        batches: Int64 [b, L] tensors of one length each; masked positions hold the mask token.
+        token_states: States of the same shapes for models without a mask token; None = computed from the ids.
+        max_tokens: Tokens kept a site (a random subset by ``seed``); bounds the memory of cached activations.
+        seed: Seed of the subset.
+        activations: Cache of the sites' inputs, filled by ``activations.site_activations``.
+    """
+
+    batches: list[Tensor]
+    token_states: list[Tensor] | None = None
+    max_tokens: int = 8192
+    seed: int = 0
+    activations: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuses empty data."""
+        if not self.batches or not sum(b.numel() for b in self.batches):
+            raise CalibrationError(
+                "the calibration data is empty",
+                where="calibration",
+                expected="at least one sequence of token ids",
+                got="none",
+                hint="pass texts, a LongTensor [N, L] of token ids, or None to use the model's own generations",
+            )
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens."""
+        return sum(b.numel() for b in self.batches)
+
+    def chunks(self, size: int = 16) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Iterates over (ids, states or None) of at most ``size`` sequences."""
+        for index, batch in enumerate(self.batches):
+            states = self.token_states[index] if self.token_states else None
+            for start in range(0, batch.shape[0], size):
+                rows = slice(start, start + size)
+                yield batch[rows], states[rows] if states is not None else None
+
+    def subset(self) -> Tensor:
+        """Sorted flat indices of the tokens that are kept."""
+        if self.tokens <= self.max_tokens:
+            return torch.arange(self.tokens)
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.randperm(self.tokens, generator=generator)[: self.max_tokens].sort().values

@@ -1,0 +1,87 @@
+"""TAC: the closed form of the block-diagonal affine correction (paper, eq. 17-18)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from starquant_fx.errors import RecipeError
+
+ESTIMATORS = ("covariance", "ridge")
+
+
+@dataclasses.dataclass(frozen=True)
+class TacOptions:
+    """Constants of the estimate. The paper's text does not give their values; the defaults are our guesses.
+
+    Attributes:
+        damping: lambda, share of the mean variance added to the quantized covariance.
+        eps: Added on top.
+        smooth: alpha, how far singular values move towards their mean.
+        shrink: beta, how far the matrix moves towards the identity.
+        estimator: ``covariance`` (the paper's) or ``ridge`` (uses which token is paired with which).
+    """
+
+    damping: float = 0.01
+    eps: float = 1e-6
+    smooth: float = 0.1
+    shrink: float = 0.2
+    estimator: str = "covariance"
+
+    def __post_init__(self) -> None:
+        """Checks names and ranges."""
+        if self.estimator not in ESTIMATORS:
+            raise RecipeError("unknown TAC estimator", expected=", ".join(ESTIMATORS), got=self.estimator)
+        if min(self.damping, self.eps) < 0 or not (0 <= self.smooth <= 1 and 0 <= self.shrink <= 1):
+            raise RecipeError(
+                "TAC constants are out of range", expected="damping, eps >= 0; smooth, shrink in [0, 1]", got=str(self)
+            )
+
+
+def block_size(features: int, wanted: int) -> int:
+    """The largest block not above ``wanted`` that divides d."""
+    return max(k for k in range(1, min(wanted, features) + 1) if features % k == 0)
+
+
+def estimate(full: Tensor, quantized: Tensor, block: int, options: TacOptions) -> tuple[Tensor, Tensor]:
+    """Estimates the correction of quantized towards full-precision attention outputs.
+
+    With delta = lambda tr(Sigma_q) / g + eps: M0 = Sigma_f^(1/2) (Sigma_q + delta I)^(-1/2) (covariance), or
+    Cov(f, q) (Sigma_q + delta I)^(-1) (ridge); then singular values are smoothed, the matrix is shrunk towards the
+    identity, and b = mu_f - M mu_q.
+
+    Args:
+        full: [N, d] reference activations, without padding tokens.
+        quantized: [N, d], paired with ``full``.
+        block: g, divides d.
+        options: Constants.
+
+    Returns:
+        Matrix [d / g, g, g] and bias [d], float32; applied as y = x M^T + b per block.
+    """
+    f, q = (t.double().unflatten(-1, (-1, block)).transpose(0, 1) for t in (full, quantized))
+    mean_f, mean_q = f.mean(1, keepdim=True), q.mean(1, keepdim=True)
+    f, q = f - mean_f, q - mean_q
+    count = max(full.shape[0], 1)
+    cov_f, cov_q, cross = f.mT @ f / count, q.mT @ q / count, f.mT @ q / count
+    identity = torch.eye(block, dtype=torch.float64)
+    trace = cov_q.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
+    damped = cov_q + (options.damping * trace / block + options.eps) * identity
+    if options.estimator == "ridge":
+        matrix = cross @ torch.linalg.pinv(damped, hermitian=True)
+    else:
+        matrix = _power(cov_f, 0.5) @ _power(damped, -0.5)
+    u, singular, vt = torch.linalg.svd(matrix)
+    singular = (1 - options.smooth) * singular + options.smooth * singular.mean(-1, keepdim=True)
+    matrix = (1 - options.shrink) * (u * singular.unsqueeze(-2)) @ vt + options.shrink * identity
+    bias = mean_f.squeeze(1) - torch.einsum("bij,bj->bi", matrix, mean_q.squeeze(1))
+    return matrix.float(), bias.flatten().float()
+
+
+def _power(matrix: Tensor, exponent: float) -> Tensor:
+    """Power of symmetric positive semidefinite matrices [..., g, g]; eigenvalues are clamped above zero."""
+    values, vectors = torch.linalg.eigh(matrix)
+    floor = values.amax(-1, keepdim=True).clamp(min=1e-30) * 1e-12
+    return (vectors * values.clamp(min=floor).pow(exponent).unsqueeze(-2)) @ vectors.mT
