@@ -10,7 +10,7 @@ FOLDERS = ("kernels", "lowering", "passes")
 RunPython = Callable[[str, Path], "subprocess.CompletedProcess[str]"]
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("name", ["lowering", "passes"])
 def test_import_from_the_root_is_refused_with_the_right_name(
     root: Path, run_python: RunPython, name: str
 ) -> None:
@@ -18,6 +18,25 @@ def test_import_from_the_root_is_refused_with_the_right_name(
     assert result.returncode == 1
     expected = f"{name!r} is not a package of its own: import it as 'starquant_fx.{name}'"
     assert result.stderr.strip().splitlines()[-1] == f"ImportError: {expected}"
+
+
+@pytest.mark.parametrize("code", ["from kernels import reference", "import kernels.reference"])
+def test_nothing_can_be_imported_from_kernels_at_the_root(
+    root: Path, run_python: RunPython, code: str
+) -> None:
+    result = run_python(code, root)
+    assert result.returncode == 1
+    assert "Error" in result.stderr.strip().splitlines()[-1]
+    assert "kernels" in result.stderr.strip().splitlines()[-1]
+
+
+def test_transformers_can_probe_for_its_own_kernels_package(
+    root: Path, run_python: RunPython
+) -> None:
+    code = "from transformers.utils import is_kernels_available as probe; print(probe())"
+    result = run_python(code, root)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == ["False"]
 
 
 @pytest.mark.parametrize("name", FOLDERS)
