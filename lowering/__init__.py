@@ -1,7 +1,43 @@
-"""The lowering targets, one a file."""
+"""The targets, one a file."""
 
 if __name__ != "starquant_fx.lowering":
     raise ImportError(
         f"{__name__!r} is not a package of its own: import it as 'starquant_fx.lowering'",
         name=__name__,
     )
+
+from collections.abc import Callable
+
+from torch import fx
+
+from starquant_fx.errors import LoweringError, nearest
+from starquant_fx.lowering import reference
+from starquant_fx.program import Program
+
+TARGETS: dict[str, Callable[[Program], fx.GraphModule]] = {"reference": reference.lower}
+"""Targets by name."""
+AUTO = "auto"
+
+
+def choose_target(name: str) -> str:
+    """Resolves ``auto`` to the fastest target of this version; today that is ``reference`` everywhere.
+
+    Raises:
+        LoweringError: Unknown target (the nearest name is offered).
+    """
+    if name == AUTO:
+        return "reference"
+    if name not in TARGETS:
+        raise LoweringError(
+            f"unknown target {name!r}",
+            where="target",
+            expected=", ".join((AUTO, *TARGETS)),
+            got=name,
+            hint=nearest(name, TARGETS),
+        )
+    return name
+
+
+def lower(program: Program, target: str) -> fx.GraphModule:
+    """Lowers a finished program to a target (already resolved by ``choose_target``)."""
+    return TARGETS[target](program)

@@ -1,0 +1,49 @@
+"""StarQuant FX: a compiler that quantizes masked diffusion LLMs to low bits by rewriting their torch.fx graph."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from starquant_fx.api import compile
+    from starquant_fx.compiled import CompiledModel
+    from starquant_fx.diffusion import generate
+    from starquant_fx.errors import StarQuantError
+    from starquant_fx.models.loading import from_pretrained
+    from starquant_fx.recipe import Recipe
+    from starquant_fx.recipes import get_recipe
+    from starquant_fx.report import Report
+
+__version__ = "0.1.0"
+__all__ = [
+    "CompiledModel",
+    "Recipe",
+    "Report",
+    "StarQuantError",
+    "compile",
+    "from_pretrained",
+    "generate",
+    "get_recipe",
+]
+_HOMES = {
+    "CompiledModel": "compiled",
+    "Recipe": "recipe",
+    "Report": "report",
+    "StarQuantError": "errors",
+    "compile": "api",
+    "from_pretrained": "models.loading",
+    "generate": "diffusion",
+    "get_recipe": "recipes",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name at first use, so that ``import starquant_fx`` stays light."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'starquant_fx' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"starquant_fx.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from starquant_fx.errors import InputError, nearest
+from starquant_fx.limits import vocabulary_size
 
 
 def integer(name: str, value: Any, minimum: int) -> int:
@@ -99,10 +100,3 @@ def token_id(model: object, name: str, value: Any, key: str, published: int | No
             hint=f"give {name}=... or set model.config.{key}",
         )
     return int(found)  # type: ignore[arg-type]
-
-
-def vocabulary_size(model: object) -> int | None:
-    """Rows of the model's embedding as its configuration says, None if it does not say."""
-    config = getattr(model, "config", None)
-    sizes = (getattr(config, key, None) for key in ("embedding_size", "vocab_size"))
-    return next((size for size in sizes if isinstance(size, int)), None)

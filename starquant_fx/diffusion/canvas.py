@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from starquant_fx.diffusion.arguments import vocabulary_size
 from starquant_fx.errors import InputError
+from starquant_fx.limits import check_ids, maximum_length
 
 
 class Canvas(NamedTuple):
@@ -45,9 +45,9 @@ def blank_canvas(
         InputError: Anything above does not hold.
     """
     prompt_length(prompt_ids)
-    ids = _known_tokens(prompt_ids, vocabulary_size(model))
+    ids = check_ids(prompt_ids, model, "prompt_ids")
     keep = None if attention_mask is None else _padding(attention_mask, ids)
-    limit, total = _maximum_length(model), ids.shape[1] + new_tokens
+    limit, total = maximum_length(model), ids.shape[1] + new_tokens
     if limit is not None and total > limit:
         raise InputError(
             "the sequence would be longer than the model's maximum",
@@ -90,27 +90,6 @@ def prompt_length(prompt_ids: Any) -> int:
     return shape[1]
 
 
-def _known_tokens(prompt_ids: Tensor, vocabulary: int | None) -> Tensor:
-    if prompt_ids.is_floating_point() or prompt_ids.is_complex() or prompt_ids.dtype == torch.bool:
-        raise InputError(
-            "the prompt has a wrong dtype",
-            where="prompt_ids",
-            expected="integer token ids",
-            got=str(prompt_ids.dtype),
-        )
-    low, high = int(prompt_ids.min()), int(prompt_ids.max())
-    if low < 0 or (vocabulary is not None and high >= vocabulary):
-        limits = "0 or more" if vocabulary is None else f"0 to {vocabulary - 1}"
-        raise InputError(
-            "token ids are out of range",
-            where="prompt_ids",
-            expected=limits,
-            got=f"{low} to {high}",
-            hint="use the tokenizer that belongs to the model",
-        )
-    return prompt_ids.long()
-
-
 def _padding(attention_mask: Any, ids: Tensor) -> Tensor:
     where, shape = "attention_mask", list(ids.shape)
     if not isinstance(attention_mask, Tensor) or list(attention_mask.shape) != shape:
@@ -145,11 +124,3 @@ def _device(model: object, ids: Tensor) -> torch.device:
         for tensor in itertools.chain(model.parameters(), model.buffers()):
             return tensor.device
     return ids.device
-
-
-def _maximum_length(model: object) -> int | None:
-    """Longest sequence of the model as its configuration says, None if it does not say."""
-    config = getattr(model, "config", None)
-    keys = ("max_sequence_length", "max_position_embeddings")
-    lengths = (getattr(config, key, None) for key in keys)
-    return next((length for length in lengths if isinstance(length, int)), None)

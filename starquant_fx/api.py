@@ -1,0 +1,89 @@
+"""``starquant_fx.compile``: trace, rewrite, quantize, lower."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from starquant_fx.arguments import check_parameters, mask_token_of
+from starquant_fx.calibration.prepare import Calibration, prepare
+from starquant_fx.capture import capture, skeleton
+from starquant_fx.compiled import CompiledModel, spare_tensors
+from starquant_fx.errors import CaptureError
+from starquant_fx.lowering import choose_target
+from starquant_fx.pass_manager import Observer, run_passes
+from starquant_fx.program import CONSTANTS
+from starquant_fx.recipe import Recipe
+from starquant_fx.recipes import get_recipe
+from starquant_fx.report import make_report, tensor_bytes
+
+
+def compile(  # noqa: A001  (the verb that users know)
+    model: nn.Module,
+    recipe: str | Recipe = "star-w4a4",
+    *,
+    calibration: Calibration = None,
+    tokenizer: Any = None,
+    target: str = "auto",
+    device: str | torch.device | None = None,
+    mask_token_id: int | None = None,
+    token_state_input: bool = False,
+    observe: Observer | None = None,
+) -> CompiledModel:
+    """Compiles a masked diffusion LLM to a low-bit model.
+
+    The model itself is not changed. The result is deterministic: the same model, recipe and calibration give the same
+    codes.
+
+    Args:
+        model: LLaDA, Dream, or any masked LM whose forward takes ``input_ids`` [B, L] and returns logits.
+        recipe: A recipe or its name, for example ``star-w4a4`` or ``rtn-w8a8``.
+        calibration: Texts (with ``tokenizer``), token ids [N, L], or None: the model's own generations.
+        tokenizer: For texts; also tells the mask token where the configuration does not.
+        target: ``auto`` or a target's name.
+        device: Where to compile and run; the model's own device by default.
+        mask_token_id: Overrides the configuration's.
+        token_state_input: For models without a mask token: calls take ``token_state`` [B, L] (1 = masked) as well.
+        observe: Called after every pass with its text form and the program.
+
+    Returns:
+        A module with the model's call signature, ``.generate()``, ``.program`` and ``.report``.
+
+    Raises:
+        RecipeError: Unknown recipe, bits or options.
+        CaptureError: The model cannot be traced, or nothing says which tokens are masked.
+        CalibrationError: The calibration data is unusable.
+        InputError: Weights are not finite, or token ids are out of range.
+        LoweringError: Unknown target.
+    """
+    chosen = get_recipe(recipe)
+    resolved = choose_target(target)
+    if device is not None:
+        model = copy.deepcopy(model).to(device)
+    mask_id = None if token_state_input else mask_token_id if mask_token_id is not None else mask_token_of(model, tokenizer)
+    if mask_id is None and not token_state_input:
+        raise CaptureError(
+            "nothing says which tokens are masked",
+            where=type(model).__name__,
+            expected="config.mask_token_id, a tokenizer with a mask token, mask_token_id=..., or token_state_input=True",
+            got="none of them",
+        )
+    check_parameters(model)
+    training = model.training
+    model.eval()
+    try:
+        data = prepare(model, calibration, tokenizer, mask_id, chosen.calibration)
+        program = capture(model, chosen, mask_token_id=mask_id)
+        program.calibration = data
+        run_passes(program, chosen.passes, observe)
+        twin = skeleton(model)
+    finally:
+        model.train(training)
+    before = tensor_bytes({n: p.detach() for n, p in model.named_parameters()}, CONSTANTS)
+    report = make_report(program, resolved, before, tensor_bytes(program.tensors(), CONSTANTS))
+    program.calibration = None
+    program.stages.clear()
+    return CompiledModel(twin, program, report, spare_tensors(model, program), model)

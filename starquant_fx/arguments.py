@@ -1,0 +1,112 @@
+"""Binds a call of the model to the tensor arguments a capture is made for."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from starquant_fx.errors import InputError
+from starquant_fx.limits import check_ids, maximum_length
+
+CaptureKey = tuple[tuple[Any, ...], ...]
+"""What distinguishes captures: name, rank, dtype and broadcast dimensions of each argument."""
+
+
+def bind(signature: inspect.Signature, model: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Tensor]:
+    """Returns the tensor arguments of a call by name, ``input_ids`` first.
+
+    All-ones padding masks and Dream's ``"full"`` are dropped: they change nothing.
+
+    Args:
+        signature: Of the original model's forward.
+        model: Its ``config`` says vocabulary and maximum length.
+        args: Positional arguments of the call.
+        kwargs: Keyword arguments of the call.
+
+    Returns:
+        Tensors by argument name.
+
+    Raises:
+        InputError: Unknown arguments, options that a compiled model does not have, ids or lengths out of range.
+    """
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise InputError(f"the arguments do not fit the model: {error}", where="forward") from error
+    given = dict(bound.arguments)
+    given.update(given.pop("kwargs", {}))
+    tensors: dict[str, Tensor] = {}
+    for name, value in given.items():
+        if isinstance(value, Tensor):
+            tensors[name] = value
+        elif value is not None and value is not False and not (name == "attention_mask" and value == "full"):
+            if name == "return_dict" and value is True:
+                continue
+            raise InputError(
+                "a compiled model returns logits only",
+                where=name,
+                expected="None or False",
+                got=repr(value),
+                hint="ask the original model for anything else",
+            )
+    ids = tensors.pop("input_ids", None)
+    if ids is None:
+        raise InputError("the call has no token ids", where="input_ids", expected="an integer tensor [B, L]", got="none")
+    _check(ids, model)
+    mask = tensors.get("attention_mask")
+    if mask is not None and mask.dim() == 2 and bool((mask != 0).all()):
+        del tensors["attention_mask"]
+    return {"input_ids": ids, **tensors}
+
+
+def _check(ids: Tensor, model: object) -> None:
+    if ids.dim() != 2:
+        raise InputError("the ids have a wrong rank", where="input_ids", expected="[B, L]", got=str(list(ids.shape)))
+    longest = maximum_length(model)
+    if longest is not None and ids.shape[1] > longest:
+        raise InputError(
+            "the sequence is longer than the model's maximum",
+            where="input_ids",
+            expected=f"at most {longest} tokens",
+            got=f"{ids.shape[1]} tokens",
+        )
+    if ids.device.type == "cpu":
+        check_ids(ids, model, "input_ids")
+
+
+def capture_key(arguments: dict[str, Tensor]) -> CaptureKey:
+    """Key of the capture that serves these arguments."""
+    return tuple(
+        (name, t.dim(), t.dtype, *(size == 1 for size in t.shape if t.dim() == 4 or name == "position_ids"))
+        for name, t in arguments.items()
+    )
+
+
+def call_signature(model: nn.Module) -> inspect.Signature:
+    """Signature of a model's forward."""
+    return inspect.signature(model.forward)
+
+
+def mask_token_of(model: nn.Module, tokenizer: Any = None) -> int | None:
+    """The mask token's id as the configuration or the tokenizer says; None if neither does."""
+    for owner in (getattr(model, "config", None), tokenizer):
+        value = getattr(owner, "mask_token_id", None)
+        if isinstance(value, int):
+            return value
+    return None
+
+
+def check_parameters(model: nn.Module) -> None:
+    """Raises an InputError that names the first parameter holding NaN or Inf."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
+            raise InputError(
+                "the model's weights are not finite",
+                where=name,
+                expected="finite numbers",
+                got=f"{int((~torch.isfinite(parameter)).sum())} NaN or Inf",
+                hint="the checkpoint is damaged or was saved after a diverged training",
+            )

@@ -1,0 +1,122 @@
+"""From what a user passes as ``calibration`` to calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from starquant_fx.calibration.data import CalibrationData
+from starquant_fx.calibration.states import own_generations, rollout
+from starquant_fx.errors import CalibrationError
+from starquant_fx.limits import check_ids, maximum_length, vocabulary_size
+from starquant_fx.logits import is_shifted
+from starquant_fx.recipe import CalibrationOptions
+
+Calibration = Sequence[str] | Tensor | None
+"""Texts, token ids [N, L], or None for the model's own generations."""
+
+
+@torch.no_grad()
+def prepare(
+    model: nn.Module,
+    calibration: Calibration,
+    tokenizer: Any,
+    mask_token_id: int | None,
+    options: CalibrationOptions,
+) -> CalibrationData:
+    """Makes calibration data.
+
+    Args:
+        model: The full-precision model.
+        calibration: See ``Calibration``. Rows of ids may be padded at either end with the config's pad token.
+        tokenizer: Needed for texts.
+        mask_token_id: None if the model's token state is an input.
+        options: How many states, how long, which seed.
+
+    Returns:
+        States of mask ratios between 0 and 1.
+
+    Raises:
+        CalibrationError: The calibration is empty, or texts come without a tokenizer.
+        InputError: Token ids are out of range or too long.
+    """
+    shifted = is_shifted(model)
+    length = min(options.length, maximum_length(model) or options.length)
+    if calibration is None:
+        if mask_token_id is None:
+            raise CalibrationError(
+                "a model without a mask token cannot generate its own calibration texts",
+                where="calibration",
+                expected="a LongTensor [N, L] of token ids",
+                got="None",
+            )
+        texts = own_generations(
+            model, options.samples, length, mask_token_id, seed=options.seed, shifted=shifted
+        )
+        groups = [texts]
+    elif isinstance(calibration, Tensor):
+        check_ids(calibration, model, "calibration")
+        groups = _by_length(calibration, getattr(model.config, "pad_token_id", None), options)
+    else:
+        groups = [_tokenized(list(calibration), tokenizer, length, options)]
+        check_ids(groups[0], model, "calibration")
+    if mask_token_id is None:
+        return _with_state_input(groups, options)
+    states = [
+        rollout(model, group, mask_token_id, steps=options.rollout_steps, seed=options.seed + i, shifted=shifted)
+        for i, group in enumerate(groups)
+    ]
+    return CalibrationData(states, seed=options.seed)
+
+
+def _tokenized(texts: list[str], tokenizer: Any, length: int, options: CalibrationOptions) -> Tensor:
+    """Packs texts into [N, length] segments, drawn evenly over them."""
+    if not any(t.strip() for t in texts):
+        raise CalibrationError("the calibration texts are empty", where="calibration", got=f"{len(texts)} texts")
+    if tokenizer is None:
+        raise CalibrationError(
+            "calibration texts need a tokenizer",
+            where="calibration",
+            expected="compile(..., calibration=texts, tokenizer=tokenizer)",
+            got="no tokenizer",
+            hint="or pass token ids as a LongTensor [N, L]",
+        )
+    end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+    stream: list[int] = []
+    for text in texts:
+        stream += [*tokenizer(text, add_special_tokens=False)["input_ids"], *([] if end is None else [end])]
+    length = min(length, len(stream))
+    segments = torch.tensor(stream[: len(stream) // length * length]).view(-1, length)
+    generator = torch.Generator().manual_seed(options.seed)
+    return segments[torch.randperm(segments.shape[0], generator=generator)[: options.samples]]
+
+
+def _by_length(ids: Tensor, pad: int | None, options: CalibrationOptions) -> list[Tensor]:
+    """Strips padding at both ends of each row and groups rows of one length."""
+    if ids.dim() != 2 or not ids.numel():
+        raise CalibrationError(
+            "the calibration data has a wrong shape",
+            where="calibration",
+            expected="token ids [N, L], N and L at least 1",
+            got=str(list(ids.shape)),
+        )
+    groups: dict[int, list[Tensor]] = {}
+    for row in ids[: options.samples].cpu():
+        kept = torch.nonzero(row != pad).flatten() if pad is not None else torch.arange(row.numel())
+        if kept.numel():
+            text = row[int(kept[0]) : int(kept[-1]) + 1]
+            groups.setdefault(text.numel(), []).append(text)
+    return [torch.stack(rows) for _, rows in sorted(groups.items(), key=lambda item: -len(item[1]))]
+
+
+def _with_state_input(groups: list[Tensor], options: CalibrationOptions) -> CalibrationData:
+    """Draws token states of even ratios for a model that takes the state as an input."""
+    generator = torch.Generator().manual_seed(options.seed)
+    states = []
+    for group in groups:
+        ratio = (torch.randperm(group.shape[0], generator=generator) + 0.5) / group.shape[0]
+        states.append((torch.rand(group.shape, generator=generator) < ratio[:, None]).long())
+    return CalibrationData(groups, states, seed=options.seed)

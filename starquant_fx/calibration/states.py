@@ -1,0 +1,89 @@
+"""Calibration states: sequences as a denoiser meets them, rolled out by the model itself, stratified by mask ratio.
+
+A sequence starts as a text with a share of its tokens masked; the model then denoises it, most confident token first,
+until a chosen smaller share is left. What is recorded therefore holds true tokens, the model's own and masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from starquant_fx.logits import aligned_logits
+from starquant_fx.progress import track
+
+Denoiser = Callable[[Tensor], Any]
+"""Token ids [B, L] to logits [B, L, V], or an object that has them."""
+CHUNK = 16
+OWN_STEPS = 16
+"""Denoising steps of a generated calibration text."""
+
+
+def rollout(model: Denoiser, texts: Tensor, mask_id: int, *, steps: int, seed: int, shifted: bool) -> Tensor:
+    """Turns texts into denoising states whose mask ratios cover (0, 1) evenly.
+
+    Args:
+        model: The denoiser.
+        texts: [N, L] token ids without masks.
+        mask_id: Id of the mask token.
+        steps: Denoising steps of the model between start and recorded state; 0 = only random masking.
+        seed: Seed of ratios and masks.
+        shifted: Whether the logits are shifted by one.
+
+    Returns:
+        [N, L]: sequence i has about (rank + 0.5) / N of its tokens masked.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    count, length = texts.shape
+    end = (torch.randperm(count, generator=generator) + 0.5) / count
+    start = end + (1 - end) * torch.rand(count, generator=generator) * (steps > 0)
+    order = torch.rand(texts.shape, generator=generator).argsort(1).argsort(1)
+    ids = torch.where(order < (start * length).round()[:, None], mask_id, texts)
+    for step in range(1, steps + 1):
+        left = ((start + (end - start) * step / steps) * length).round().long()
+        for rows in torch.arange(count).split(CHUNK):
+            logits = aligned_logits(model(ids[rows]), shifted).float()
+            ids[rows] = _reveal(ids[rows], logits, left[rows], mask_id)
+    return ids
+
+
+def _reveal(ids: Tensor, logits: Tensor, left: Tensor, mask_id: int) -> Tensor:
+    """Fills the most confident masked positions of [B, L] until ``left`` [B] masks are left."""
+    logits[..., mask_id] = -torch.inf
+    confidence, token = logits.softmax(-1).max(-1)
+    masked = ids == mask_id
+    rank = torch.where(masked, confidence, torch.inf).argsort(1).argsort(1)
+    return torch.where(masked & (rank >= left[:, None]), token, ids)
+
+
+def own_generations(
+    model: Denoiser, count: int, length: int, mask_id: int, *, seed: int, shifted: bool
+) -> Tensor:
+    """Generates calibration texts from nothing: ancestral sampling at temperature 1, random order.
+
+    Args:
+        model: The denoiser.
+        count: N.
+        length: L.
+        mask_id: Id of the mask token.
+        seed: Seed of order and tokens.
+        shifted: Whether the logits are shifted by one.
+
+    Returns:
+        [N, L] token ids without masks.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.full((count, length), mask_id)
+    order = torch.rand(ids.shape, generator=generator).argsort(1).argsort(1)
+    for step in track(range(OWN_STEPS), "generating calibration texts", OWN_STEPS):
+        now = (order * OWN_STEPS // length) == step
+        for rows in torch.arange(count).split(CHUNK):
+            logits = aligned_logits(model(ids[rows]), shifted).float()
+            logits[..., mask_id] = -torch.inf
+            chosen = now[rows]
+            drawn = torch.multinomial(logits[chosen].softmax(-1), 1, generator=generator).squeeze(1)
+            ids[rows] = ids[rows].masked_scatter(chosen, drawn)
+    return ids

@@ -1,0 +1,124 @@
+"""The compiled model: the model's own call signature, generation, the program and the report."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+from starquant_fx.arguments import bind, call_signature, capture_key
+from starquant_fx.capture import capture
+from starquant_fx.diffusion import generate
+from starquant_fx.errors import LoweringError
+from starquant_fx.lowering import lower
+from starquant_fx.models.layers import DenoiserOutput
+from starquant_fx.pass_manager import run_passes
+from starquant_fx.program import Program
+from starquant_fx.report import Report
+
+
+class CompiledModel(nn.Module):
+    """A low-bit denoiser.
+
+    Calls take the original model's arguments and return an object with ``.logits``. The first call with a new kind of
+    arguments (a padding mask, position ids) captures the model once more from fake tensors and binds the same weights.
+
+    Attributes:
+        config: The original model's configuration.
+        program: The program that plain ``model(input_ids)`` calls run.
+        report: What the compilation did.
+    """
+
+    def __init__(
+        self, skeleton: nn.Module, program: Program, report: Report, spare: dict[str, Tensor], signature_of: nn.Module
+    ) -> None:
+        super().__init__()
+        self.config: Any = getattr(signature_of, "config", None)
+        self.program = program
+        self.report = report
+        self.graph = lower(program, report.target)
+        self._signature: inspect.Signature = call_signature(signature_of)
+        self._skeleton = [skeleton]
+        self._spare = spare
+        self._variants: dict[Any, fx.GraphModule] = {}
+
+    @property
+    def recipe(self) -> Any:
+        """The recipe that the model was compiled with."""
+        return self.program.recipe
+
+    def forward(self, *args: Any, **kwargs: Any) -> DenoiserOutput:
+        """Runs the low-bit graph.
+
+        Args:
+            *args: As the original model's forward.
+            **kwargs: As the original model's forward; options other than tensors must be None or False.
+
+        Returns:
+            An object with ``.logits`` [B, L, vocab].
+
+        Raises:
+            InputError: The arguments do not fit the model.
+        """
+        arguments = bind(self._signature, self, args, kwargs)
+        graph = self.graph if list(arguments) == self._plain_inputs() else self._variant(arguments)
+        return DenoiserOutput(graph(*arguments.values()))
+
+    def generate(self, prompt_ids: Tensor, attention_mask: Tensor | None = None, **arguments: Any) -> Any:
+        """Generates as ``starquant_fx.generate`` does, with this model."""
+        return generate(self, prompt_ids, attention_mask, **arguments)
+
+    def _plain_inputs(self) -> list[str]:
+        return [str(n.target) for n in self.program.graph.nodes if n.op == "placeholder"]
+
+    def _variant(self, arguments: dict[str, Tensor]) -> fx.GraphModule:
+        key = capture_key(arguments)
+        if key not in self._variants:
+            state = arguments.pop("token_state", None)
+            variant = capture(
+                self._skeleton[0], self.recipe, mask_token_id=self.program.mask_token_id, arguments=arguments
+            )
+            run_passes(variant, self.recipe.passes)
+            bind_tensors(variant, {**self._spare, **self.program.tensors()})
+            self._variants[key] = lower(variant, self.report.target)
+            if state is not None:
+                arguments["token_state"] = state
+        return self._variants[key]
+
+
+def bind_tensors(program: Program, tensors: dict[str, Tensor]) -> None:
+    """Gives a program that was rewritten without weights its tensors, by qualified name.
+
+    Args:
+        program: The program; its fake tensors are replaced.
+        tensors: Real tensors by qualified name.
+
+    Raises:
+        LoweringError: A tensor is missing or has another shape.
+    """
+    for name, fake in program.tensors().items():
+        if not isinstance(fake, FakeTensor):
+            continue
+        real = tensors.get(name)
+        if real is None or real.shape != fake.shape:
+            raise LoweringError(
+                "a tensor of the program cannot be bound",
+                where=name,
+                expected=str(list(fake.shape)),
+                got="no tensor of this name" if real is None else str(list(real.shape)),
+            )
+        program.set_tensor(name, real)
+
+
+def spare_tensors(model: nn.Module, program: Program) -> dict[str, Tensor]:
+    """The model's tensors that the program does not read but another capture might (not the quantized weights)."""
+    quantized = {name for site in program.quantized_sites() for name in site.linears}
+    held = program.tensors()
+    return {
+        name: tensor.detach()
+        for name, tensor in model.named_parameters(remove_duplicate=False)
+        if name not in held and name.rpartition(".")[0] not in quantized
+    }
+

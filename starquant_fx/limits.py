@@ -1,0 +1,54 @@
+"""What a model's configuration allows: vocabulary, length, and ids that fit."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from starquant_fx.errors import InputError
+
+
+def _first_integer(model: object, keys: tuple[str, ...]) -> int | None:
+    config = getattr(model, "config", None)
+    return next((v for v in (getattr(config, k, None) for k in keys) if isinstance(v, int)), None)
+
+
+def vocabulary_size(model: object) -> int | None:
+    """Rows of the model's embedding as its configuration says, None if it does not say."""
+    return _first_integer(model, ("embedding_size", "vocab_size"))
+
+
+def maximum_length(model: object) -> int | None:
+    """Longest sequence of the model as its configuration says, None if it does not say."""
+    return _first_integer(model, ("max_sequence_length", "max_position_embeddings"))
+
+
+def check_ids(ids: Tensor, model: object, where: str) -> Tensor:
+    """Returns token ids as int64 after checking that they are integers within the vocabulary.
+
+    Args:
+        ids: Any shape, not empty.
+        model: Its ``config``, where there is one, says the vocabulary.
+        where: Name of the argument, for the error.
+
+    Returns:
+        The ids as int64.
+
+    Raises:
+        InputError: Wrong dtype, or an id out of range.
+    """
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise InputError(
+            "the ids have a wrong dtype", where=where, expected="integer token ids", got=str(ids.dtype)
+        )
+    vocabulary = vocabulary_size(model)
+    low, high = (int(ids.min()), int(ids.max())) if ids.numel() else (0, 0)
+    if low < 0 or (vocabulary is not None and high >= vocabulary):
+        raise InputError(
+            "token ids are out of range",
+            where=where,
+            expected="0 or more" if vocabulary is None else f"0 to {vocabulary - 1}",
+            got=f"{low} to {high}",
+            hint="use the tokenizer that belongs to the model",
+        )
+    return ids.long()

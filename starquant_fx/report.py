@@ -1,0 +1,151 @@
+"""The report of a compilation: a row a site, every linear that was left alone with the reason, bytes, seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, fx
+
+from starquant_fx.program import Program, Site, facts
+
+STORED_FLOAT_BYTES = 2
+"""Floating-point model tensors are counted as stored in bf16, whatever dtype they were loaded in."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SiteRow:
+    """One quantized site.
+
+    Attributes:
+        site: Its name.
+        linears: Its linears.
+        roles: Their roles.
+        bits: For example ``w4a4``.
+        transform: Structure and sizes of the basis, or ``none``.
+        gates: Coordinates r of each state, 0 = no gates.
+        error: ||y - y'||^2 / ||y||^2 on calibration states given full-precision inputs; None = not measured.
+        leakage: The gates' share of it, quantizers off; None = not fitted.
+        tac: Distance of the attention output to the references before and after TAC; empty where there is none.
+    """
+
+    site: str
+    linears: tuple[str, ...]
+    roles: tuple[str, ...]
+    bits: str
+    transform: str
+    gates: int
+    error: float | None
+    leakage: float | None
+    tac: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a compilation did.
+
+    Attributes:
+        recipe: Name of the recipe.
+        target: Name of the target.
+        sites: The quantized sites.
+        unquantized: (linear, reason) of every linear left in full precision.
+        bytes_before: The model's tensors, stored in bf16.
+        bytes_after: The program's tensors: packed codes, scales and transforms as they are, other floats in bf16.
+        seconds: Per pass, in order, (text form, seconds).
+        notes: What passes want to be read.
+    """
+
+    recipe: str
+    target: str
+    sites: tuple[SiteRow, ...]
+    unquantized: tuple[tuple[str, str], ...]
+    bytes_before: int
+    bytes_after: int
+    seconds: tuple[tuple[str, float], ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns JSON-ready values."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        """Returns the report as text tables."""
+        text = io.StringIO()
+        Console(width=120, file=text).print(self)
+        return text.getvalue()
+
+    def __rich_console__(self, console: Any, options: Any) -> Any:
+        """Renders with rich."""
+        table = Table(title=f"{self.recipe} on {self.target}")
+        for column in ("site", "roles", "bits", "transform", "gates", "error", "leakage", "TAC"):
+            table.add_column(column)
+        for row in self.sites:
+            before, after = row.tac.get("tac_before_original"), row.tac.get("tac_after_original")
+            table.add_row(
+                row.site,
+                " ".join(row.roles),
+                row.bits,
+                row.transform,
+                str(row.gates or "-"),
+                _number(row.error),
+                _number(row.leakage),
+                "-" if before is None else f"{_number(before)} -> {_number(after)}",
+            )
+        yield table
+        for linear, reason in self.unquantized:
+            yield f"not quantized: {linear} ({reason})"
+        yield f"weights: {self.bytes_before / 1e6:.2f} MB (bf16) -> {self.bytes_after / 1e6:.2f} MB"
+        yield from self.notes
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2g}"
+
+
+def tensor_bytes(tensors: dict[str, Tensor], made_by_passes: str) -> int:
+    """Bytes of tensors as stored: floats of the model in bf16, everything that a pass made as it is."""
+    total = 0
+    for name, tensor in tensors.items():
+        folded = name.startswith(f"{made_by_passes}.folded.")
+        own = name.startswith(f"{made_by_passes}.") and not folded
+        size = STORED_FLOAT_BYTES if tensor.is_floating_point() and not own else tensor.element_size()
+        total += tensor.numel() * size
+    return total
+
+
+def make_report(program: Program, target: str, bytes_before: int, bytes_after: int) -> Report:
+    """Reads the report off a finished program."""
+    stage = program.stages.get("fit-sgat", program.module)
+    transforms, gates = (_by_site(stage, part) for part in ("rotate", "gate"))
+    rows = tuple(_row(program, site, transforms, gates) for site in program.quantized_sites())
+    skipped = tuple((n, s.reason or "") for s in program.sites.values() if s.options is None for n in s.linears)
+    seconds = tuple((r.name, r.seconds) for r in program.records)
+    notes = tuple(text for r in program.records for text in r.notes)
+    return Report(program.recipe.name, target, rows, skipped, bytes_before, bytes_after, seconds, notes)
+
+
+def _by_site(stage: fx.GraphModule, part: str) -> dict[str, fx.Node]:
+    return {str(facts(n)["site"]): n for n in stage.graph.nodes if facts(n).get("part") == part}
+
+
+def _row(program: Program, site: Site, transforms: dict[str, Any], gates: dict[str, Any]) -> SiteRow:
+    found = program.findings.get(site.name, {})
+    rotate, gate = transforms.get(site.name), gates.get(site.name)
+    text = "none"
+    if rotate is not None:
+        sizes = [f.meta["val"].shape[-1] for f in rotate.args[1] if f.meta["val"].dim() > 1]
+        text = f"{rotate.args[2]} {'x'.join(str(s) for s in sizes)}"
+    return SiteRow(
+        site=site.name,
+        linears=site.linears,
+        roles=site.roles,
+        bits=str(site.options),
+        transform=text,
+        gates=0 if gate is None else (site.features - gate.args[2]) // 2,
+        error=found.get("error"),
+        leakage=found.get("leakage"),
+        tac={k: v for k, v in found.items() if k.startswith("tac_")},
+    )
