@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+import starquant_fx
+
 LINKED = ("kernels", "lowering", "passes")
 CODE = ("starquant_fx", *LINKED, "tests", "tools")
 MOST_LINES = 400
@@ -101,6 +103,11 @@ def test_constraints_pin_every_direct_dependency(root: Path) -> None:
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
     names = {requirement_name(text) for text in wanted}
     assert names - pinned == set()
+
+
+def test_the_version_is_the_same_everywhere(root: Path) -> None:
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    assert project["version"] == starquant_fx.__version__
 
 
 def requirement_name(requirement: str) -> str:
