@@ -1,0 +1,372 @@
+"""The training of the small models: splits, objective, resumption, export."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import lzma
+import math
+import random
+import shutil
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_training import corpus
+from tiny_training.excerpts import CALIBRATION_BOOKS, EXCERPTS, write_excerpts
+from tiny_training.export import HeldOut, export, export_curve
+from tiny_training.loop import Options, Trainer
+from tiny_training.objective import (
+    SMALLEST_RATIO,
+    add_noise,
+    masked_accuracy,
+    masked_cross_entropy,
+    nelbo,
+    pad_to_multiple,
+    read_positions,
+    stratified_ratios,
+)
+from tiny_training.optimizer import Budget
+from tiny_training.shapes import ARCHITECTURES, build, published_config
+from tiny_training.state import STATE_FILE, Settings, load_checked_state, read_curve
+from tiny_training.stream import TrainingStream, encode_documents, evaluation_windows
+from tiny_training.tokenizer import SPECIAL_TOKENS, load_tokenizer, train_tokenizer
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+from starquant_fx.errors import CheckpointError, InputError
+
+WORDS = ("the", "a", "rabbit", "Mole", "said", "went", "river", "to", "and", "of", "her", "old")
+SMALL: dict[str, dict[str, int]] = {
+    "llada": {"d_model": 32, "n_layers": 2, "n_heads": 2, "n_kv_heads": 2, "mlp_hidden_size": 48},
+    "dream": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 48,
+    },
+}
+
+
+def story(seed: int, words: int = 60) -> str:
+    draw = random.Random(seed)
+    return " ".join(draw.choice(WORDS) for _ in range(words)) + "."
+
+
+@pytest.fixture(scope="module")
+def documents() -> list[corpus.Document]:
+    return [corpus.Document("story", "", "", None, story(i)) for i in range(200)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(documents: list[corpus.Document]) -> PreTrainedTokenizerFast:
+    return train_tokenizer((d.text for d in documents), vocab_size=320)
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True)
+    with lzma.open(path, "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+# Corpus and tokenizer
+
+
+def test_splits_are_by_document_disjoint_and_independent_of_order(tmp_path: Path) -> None:
+    titles = [*corpus.HELD_OUT_BOOKS, "Another Book", "Too Late"]
+    books = [
+        {"title": t, "author": "A", "year": 1929 if t == "Too Late" else 1900, "text": f"{t}\nline"}
+        for t in titles
+    ]
+    stories = [{"text": story(i)} for i in range(1000)] + [{"text": story(0)}]
+    write_rows(tmp_path / corpus.BOOKS_FILE, books)
+    write_rows(tmp_path / corpus.STORIES_FILE, stories)
+    loaded = corpus.load_documents(tmp_path)
+    splits = {s: corpus.select(loaded, s) for s in corpus.SPLITS}
+
+    assert sum(len(d) for d in splits.values()) == len(loaded) == len(titles) - 1 + 1001
+    texts = {s: {d.text for d in found} for s, found in splits.items()}
+    for first, second in itertools.combinations(corpus.SPLITS, 2):
+        assert not texts[first] & texts[second]
+    assert [d.title for d in splits["train"] if d.source == "book"] == ["Another Book"]
+    for split in ("validation", "test"):
+        assert sum(d.source == "book" for d in splits[split]) == 3
+        assert 5 <= sum(d.source == "story" for d in splits[split]) <= 45  # 2 % of 1000, ± 5 σ
+    again = corpus.select(list(reversed(loaded)), "test")
+    assert {d.text for d in again} == texts["test"]
+
+
+def test_missing_corpus_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"books\.jsonl\.xz"):
+        corpus.load_documents(tmp_path)
+
+
+def test_cleaning_strips_markup_and_keeps_words() -> None:
+    raw = (
+        'A <i>fine</i>  day,[3]\r\n*said* _she_\u200b; &amp; "so".\n\n\n\nEnd [Illustration: a cat]'
+    )
+    assert corpus.clean(raw) == 'A fine day,\nsaid she; & "so".\n\nEnd'
+
+
+def test_tokenizer_is_lossless_and_knows_its_specials(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    text = "The Mole's  river —\n\n 1907, “naïve” \t🐇 don't ."
+    ids = loaded(text)["input_ids"]
+    assert loaded.decode(ids) == text
+    specials = [loaded.get_vocab()[token] for token in SPECIAL_TOKENS]
+    assert specials == list(range(len(loaded) - 4, len(loaded)))
+    assert (loaded.eos_token_id, loaded.mask_token_id) == (specials[0], specials[-1])
+    assert not set(specials) & set(ids)
+
+
+def test_excerpts_are_whole_lines_from_books_of_their_split(tmp_path: Path) -> None:
+    titles = [*corpus.HELD_OUT_BOOKS, *CALIBRATION_BOOKS, "Not Shipped"]
+    books = [
+        corpus.Document("book", title, "A. Author", 1900, f"{title}\n" + "word\n" * 8000)
+        for title in titles
+    ]
+    write_excerpts(books, tmp_path)
+    for excerpt in EXCERPTS:
+        parts = (tmp_path / excerpt.name).read_text().rstrip("\n").split("\n\n")
+        shipped = [part.partition("\n")[0] for part in parts]
+        wanted = excerpt.titles or [
+            t for t, s in corpus.HELD_OUT_BOOKS.items() if s == excerpt.split
+        ]
+        assert sorted(shipped) == sorted(wanted)
+        for part in parts:
+            assert len(part) <= excerpt.characters
+            assert part.endswith("\nword")
+    sources = (tmp_path / "SOURCES.md").read_text()
+    assert all((title in sources) == (title != "Not Shipped") for title in titles)
+    with pytest.raises(InputError, match="Alice"):
+        write_excerpts([book for book in books if "Alice" not in book.title], tmp_path)
+
+
+# Batches
+
+
+def test_stream_resumes_anywhere_and_covers_the_epoch(
+    tokenizer: PreTrainedTokenizerFast, documents: list[corpus.Document]
+) -> None:
+    stream = TrainingStream(encode_documents(tokenizer, documents), window=64, batch=8, seed=3)
+    ahead = stream.batches_per_epoch + 2
+    batches = list(itertools.islice(stream.batches(0), ahead + 1))
+    for step in (0, 5, stream.batches_per_epoch, ahead):
+        assert torch.equal(next(iter(stream.batches(step))), batches[step])
+    assert not torch.equal(batches[0], batches[stream.batches_per_epoch])
+    seen = np.bincount(stream.epoch(0).ravel(), minlength=len(tokenizer))
+    whole = np.bincount(np.concatenate(stream.documents), minlength=len(tokenizer))
+    assert (seen <= whole).all()
+    assert whole.sum() - seen.sum() <= 64 * (8 + 1)
+
+
+def test_text_smaller_than_a_batch_is_refused() -> None:
+    with pytest.raises(InputError, match="smaller than one batch"):
+        TrainingStream([np.zeros(100, dtype=np.uint16)], window=64, batch=8, seed=0)
+
+
+# Objective
+
+
+def test_ratios_are_stratified_and_uniform() -> None:
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.stack([stratified_ratios(4, generator) for _ in range(4000)])
+    assert draws.min() > 0
+    assert draws.max() <= 1
+    strata = (draws.sort(dim=1).values * 4).ceil()
+    assert torch.equal(strata, torch.arange(1.0, 5.0).expand_as(strata))
+    # Each column by itself is uniform: mean 1/2 and variance 1/12, within 4 standard errors.
+    assert (draws.mean(0) - 0.5).abs().max() < 4 * math.sqrt(1 / 12 / 4000)
+    assert (draws.var(0) - 1 / 12).abs().max() < 0.006
+
+
+def test_objective_equals_the_sum_by_hand() -> None:
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(0, 11, (3, 6), generator=generator)
+    noised = add_noise(ids, torch.tensor([0.2, 0.6, 1.0]), 11, generator)
+    hidden, head = (
+        torch.randn(3, 6, 5, generator=generator),
+        torch.randn(12, 5, generator=generator),
+    )
+    for shifted in (False, True):
+        positions, rows = read_positions(noised.masked, shifted)
+        targets, weights = ids.flatten()[positions], noised.weights[positions // 6]
+        padded = (pad_to_multiple(values, 7) for values in (rows, targets, weights))
+        got = masked_cross_entropy(hidden.flatten(0, 1), head, *padded)
+        want = 0.0
+        for b, j in itertools.product(range(3), range(6)):
+            if noised.masked[b, j]:
+                assert noised.ids[b, j] == 11
+                row = max(j - 1, 0) if shifted else j
+                logits = head @ hidden[b, row]
+                t = (1 - SMALLEST_RATIO) * [0.2, 0.6, 1.0][b] + SMALLEST_RATIO
+                want += float(-(logits.log_softmax(0)[ids[b, j]]) / t)
+            else:
+                assert noised.ids[b, j] == ids[b, j]
+        assert float(got) == pytest.approx(want, rel=1e-5)
+
+
+class Constant(nn.Module):
+    """Predicts the same distribution everywhere."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.head = nn.Linear(1, len(logits), bias=False)
+        self.head.weight.data = logits[:, None]
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.head
+
+    def forward_hidden(self, ids: Tensor) -> tuple[Tensor]:
+        return (torch.ones(*ids.shape, 1),)
+
+
+def test_nelbo_and_accuracy_of_a_known_predictor() -> None:
+    # For a predictor that ignores its input the NELBO is the cross-entropy itself, at any masks.
+    probabilities = torch.tensor([0.5, 0.3, 0.2, 1e-9])
+    model = Constant(probabilities.log())
+    generator = torch.Generator().manual_seed(0)
+    windows = torch.multinomial(probabilities[:3], 512 * 64, True, generator=generator)
+    windows = windows.reshape(512, 64)
+    counts = torch.bincount(windows.flatten(), minlength=3) / windows.numel()
+    entropy = float(-(counts * probabilities[:3].log()).sum())
+    estimate = nelbo(model, windows, mask_id=3, shifted=False)
+    assert estimate == pytest.approx(entropy, rel=0.02)
+    assert estimate == nelbo(model, windows, mask_id=3, shifted=False, batch=512)
+    accuracy = masked_accuracy(model, windows, 3, shifted=True, ratio=0.5)
+    assert accuracy == pytest.approx(float(counts[0]), abs=0.02)
+
+
+def test_budget_warms_up_holds_and_decays() -> None:
+    budget = Budget(target_tokens=100, decay_from=75, seconds=1000.0, warmup_steps=10)
+    assert budget.factor(0, 0, 0) == pytest.approx(0.1)
+    assert budget.factor(50, 75, 750) == 1.0
+    assert budget.factor(50, 80, 0) == pytest.approx(0.8)
+    assert budget.factor(50, 0, 900) == pytest.approx(0.4)
+    assert budget.factor(50, 100, 0) == budget.factor(50, 0, 1000) == 0.0
+
+
+# Training
+
+
+def settings_of(arch: str, tokenizer: PreTrainedTokenizerFast) -> Settings:
+    config = published_config(arch, tokenizer, **SMALL[arch])
+    return Settings(arch, config, seed=5, batch=4, window=64, muon_rate=0.02, adam_rate=3e-3)
+
+
+def trainer_of(
+    folder: Path, arch: str, tokenizer: PreTrainedTokenizerFast, documents: list[corpus.Document]
+) -> Trainer:
+    encoded = encode_documents(tokenizer, documents)
+    settings = settings_of(arch, tokenizer)
+    stream = TrainingStream(encoded, settings.window, settings.batch, settings.seed)
+    options = Options(torch.device("cpu"), compiled=False, save_seconds=1e9, eval_tokens=1024)
+    return Trainer(folder, settings, stream, evaluation_windows(encoded, 64, 8), options)
+
+
+BUDGET = Budget(target_tokens=12 * 256, decay_from=8 * 256, warmup_steps=3)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_resumed_run_ends_with_the_same_weights(
+    arch: str, tokenizer: PreTrainedTokenizerFast, documents: list[corpus.Document], tmp_path: Path
+) -> None:
+    rows: list[dict[str, float]] = []
+    trainer_of(tmp_path / "whole", arch, tokenizer, documents).run(BUDGET, rows.append)
+    interrupted = tmp_path / "interrupted"
+    for stop in (5, 3, None):
+        trainer = trainer_of(interrupted, arch, tokenizer, documents)
+        trainer.run(BUDGET, lambda row: None, stop_after=stop)
+    whole, moments, progress = load_checked_state(tmp_path / "whole")
+    weights, resumed_moments, resumed = load_checked_state(interrupted)
+    assert (progress.step, progress.tokens) == (resumed.step, resumed.tokens) == (12, 12 * 256)
+    assert whole.keys() == weights.keys()
+    assert all(torch.equal(whole[k], weights[k]) for k in whole)
+    assert all(torch.equal(moments[k], resumed_moments[k]) for k in moments)
+    assert {"step", "tokens", "train_loss", "validation_nelbo", "seconds"} <= rows[0].keys()
+
+
+def test_training_learns(
+    tokenizer: PreTrainedTokenizerFast, documents: list[corpus.Document], tmp_path: Path
+) -> None:
+    rows: list[dict[str, float]] = []
+    trainer = trainer_of(tmp_path, "llada", tokenizer, documents)
+    trainer.run(Budget(80 * 256, 60 * 256, warmup_steps=5), rows.append)
+    assert rows[-1]["validation_nelbo"] < 0.8 * math.log(len(tokenizer))
+    assert [row["step"] for row in read_curve(tmp_path)] == [row["step"] for row in rows]
+
+
+def test_work_lost_with_a_stopped_run_leaves_the_curve(
+    tokenizer: PreTrainedTokenizerFast, documents: list[corpus.Document], tmp_path: Path
+) -> None:
+    trainer_of(tmp_path, "dream", tokenizer, documents).run(BUDGET, lambda row: None, stop_after=8)
+    with (tmp_path / "curve.jsonl").open("a") as file:
+        file.write('{"step": 9, "tokens": 2304, "validation_nelbo": 5.0}\n{"step": 10, "tok')
+    trainer_of(tmp_path, "dream", tokenizer, documents)
+    assert [row["step"] for row in read_curve(tmp_path)] == [4, 8]
+
+
+def test_other_settings_and_broken_states_are_refused(
+    tokenizer: PreTrainedTokenizerFast, documents: list[corpus.Document], tmp_path: Path
+) -> None:
+    trainer_of(tmp_path, "llada", tokenizer, documents).run(BUDGET, lambda row: None, stop_after=1)
+    with pytest.raises(InputError, match="other settings"):
+        trainer_of(tmp_path, "dream", tokenizer, documents)
+    state = tmp_path / STATE_FILE
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        trainer_of(tmp_path, "llada", tokenizer, documents)
+
+
+# Export
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_export_loads_and_its_card_holds_the_measured_figures(
+    arch: str, tokenizer: PreTrainedTokenizerFast, documents: list[corpus.Document], tmp_path: Path
+) -> None:
+    run, destination = tmp_path / "run", tmp_path / "pretrained" / f"{arch}-tiny"
+    trainer = trainer_of(run, arch, tokenizer, documents)
+    trainer.run(BUDGET, lambda row: None)
+    weights, _, progress = load_checked_state(run)
+    windows = trainer.validation
+    write = functools.partial(
+        export,
+        trainer.settings,
+        weights,
+        progress,
+        tokenizer,
+        HeldOut(windows, windows),
+        destination,
+        "Intermediate.",
+        "python tools/train_tiny.py train",
+    )
+    write()
+    validation, _ = write()  # replaces the first
+    assert {p.name for p in destination.parent.iterdir()} == {destination.name}
+    tensors = load_file(destination / "model.safetensors")
+    assert {t.dtype for t in tensors.values()} == {torch.bfloat16}
+    model = build(arch, json.loads((destination / "config.json").read_text()))
+    model.load_state_dict(tensors)
+    loaded = load_tokenizer(destination)
+    assert loaded.mask_token_id == model.config.mask_token_id
+    shifted = arch == "dream"
+    again = nelbo(model, windows, cast("int", loaded.mask_token_id), shifted)
+    assert again == pytest.approx(validation.nelbo, rel=1e-6)
+    card = (destination / "README.md").read_text()
+    assert f"| validation | {validation.nelbo:.4f} |" in card
+    assert "Eldan" in card
+    assert "Community Data License Agreement" in card
+
+    export_curve(run, tmp_path / "docs", "tiny")
+    shutil.rmtree(run)
+    assert len(read_curve(tmp_path / "docs") or [1]) == 1
+    assert (tmp_path / "docs/tiny.svg").read_text().count("<polyline") == 2

@@ -1,0 +1,1 @@
+"""The parts of ``tools/train_tiny.py``: corpus, tokenizer, objective, optimizer, loop, export."""
