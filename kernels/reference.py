@@ -93,7 +93,9 @@ def rotate(x: Tensor, factors: Sequence[Tensor], structure: str) -> Tensor:
         x, parts = x * parts[0], parts[1:]
     if structure in ("kronecker", "hadamard"):
         left, right = parts
-        return (left.T @ (x.unflatten(-1, (left.shape[0], right.shape[0])) @ right)).flatten(-2)
+        # A matrix on the right of many rows is one large product; on the left it would be many small ones.
+        rows = x.unflatten(-1, (left.shape[0], right.shape[0])) @ right
+        return (rows.mT @ left).mT.flatten(-2)
     if structure == "block":
         blocks = x.unflatten(-1, (parts[0].shape[0], parts[0].shape[1]))
         return torch.einsum("...bi,bij->...bj", blocks, parts[0]).flatten(-2)

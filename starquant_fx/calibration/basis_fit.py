@@ -7,6 +7,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from starquant_fx.basis import BasisShape, hadamard
 from starquant_fx.calibration.fake_quantize import fake_quantize_activation, fake_quantize_weight
@@ -113,7 +114,7 @@ def fit_site(problem: SiteProblem, factors: list[Tensor], options: FitOptions) -
             order = torch.randperm(tokens, generator=generator)
         rows = order[(step % per_epoch) * options.batch :][: options.batch]
         candidate = _Candidate(factors, *_clips(raw_clip, raw_weight, problem.clip))
-        loss = (outputs(problem, candidate, rows) - target[rows]).pow(2).mean() / power
+        loss = mse_loss(outputs(problem, candidate, rows), target[rows]) / power
         loss.backward()
         speed = LAST_SPEED + (1 - LAST_SPEED) * 0.5 * (1 + math.cos(math.pi * step / steps))
         rotations.step(options.lr * speed)
