@@ -1,0 +1,29 @@
+"""What quantization costs: NELBO, agreement and divergence on held-out text, with intervals."""
+
+from starquant_fx.evaluation.agreement import Agreement, agreement
+from starquant_fx.evaluation.alignment import aligned_logits
+from starquant_fx.evaluation.comparison import Comparison, Measurement, compare
+from starquant_fx.evaluation.intervals import Interval, mean_interval
+from starquant_fx.evaluation.masks import MaskPlan, mask_plan
+from starquant_fx.evaluation.nelbo import nelbo
+from starquant_fx.evaluation.table import Cost, to_markdown, to_table
+from starquant_fx.evaluation.text import excerpt, segments
+
+__all__ = [
+    "Agreement",
+    "Comparison",
+    "Cost",
+    "Interval",
+    "MaskPlan",
+    "Measurement",
+    "agreement",
+    "aligned_logits",
+    "compare",
+    "excerpt",
+    "mask_plan",
+    "mean_interval",
+    "nelbo",
+    "segments",
+    "to_markdown",
+    "to_table",
+]
