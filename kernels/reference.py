@@ -117,7 +117,9 @@ def gate(x: Tensor, state: Tensor, shared: int, bounds: Sequence[int]) -> Tensor
     return x * gate_table(x.shape[-1], shared, bounds, x.device).to(x.dtype)[state]
 
 
-def gate_table(features: int, shared: int, bounds: Sequence[int], device: torch.device | None = None) -> Tensor:
+def gate_table(
+    features: int, shared: int, bounds: Sequence[int], device: torch.device | None = None
+) -> Tensor:
     """The gates as a bool table [S, d]."""
     column = torch.arange(features, device=device)
     rows = [
@@ -139,7 +141,9 @@ def compensate(x: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
         [..., d].
     """
     blocks = x.unflatten(-1, (matrix.shape[0], matrix.shape[1]))
-    return torch.einsum("...bi,bji->...bj", blocks, matrix.to(x.dtype)).flatten(-2) + bias.to(x.dtype)
+    return torch.einsum("...bi,bji->...bj", blocks, matrix.to(x.dtype)).flatten(-2) + bias.to(
+        x.dtype
+    )
 
 
 def activation_range(x: Tensor, symmetric: bool, clip: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -167,7 +171,9 @@ def activation_grid(
     return scale, rounding(-low / scale).clamp(0, levels)
 
 
-def quantize_activation(x: Tensor, bits: int, symmetric: bool, clip: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def quantize_activation(
+    x: Tensor, bits: int, symmetric: bool, clip: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Quantizes each token on its own.
 
     Args:
@@ -205,7 +211,7 @@ def quantize_weight(w: Tensor, bits: int, clip: Tensor | None) -> tuple[Tensor, 
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
-    """Packs int8 codes [n, d]: two a byte for bits <= 4 (uint8 [n, ceil(d / 2)], even channel low), else as they are."""
+    """Packs int8 codes [n, d]: two a byte for bits <= 4 (uint8, even channel low), else as they are."""
     if bits > 4:
         return codes.clone()
     if codes.shape[-1] % 2:
@@ -222,7 +228,9 @@ def unpack(packed: Tensor, bits: int, features: int) -> Tensor:
     return torch.where(pair > 7, pair - 16, pair)
 
 
-def dequantize_weight(packed: Tensor, scale: Tensor, bits: int, features: int, dtype: torch.dtype) -> Tensor:
+def dequantize_weight(
+    packed: Tensor, scale: Tensor, bits: int, features: int, dtype: torch.dtype
+) -> Tensor:
     """Packed codes back to a weight [n, features] in ``dtype``."""
     return (unpack(packed, bits, features).float() * scale[:, None]).to(dtype)
 

@@ -14,7 +14,13 @@ from starquant_fx.pass_base import Pass, Preserves
 from starquant_fx.program import ATTENTION, LINEAR, Program, Site, facts, note
 
 aten = torch.ops.aten
-ACTIVATIONS = (aten.silu.default, aten.gelu.default, aten.relu.default, aten.tanh.default, aten.sigmoid.default)
+ACTIVATIONS = (
+    aten.silu.default,
+    aten.gelu.default,
+    aten.relu.default,
+    aten.tanh.default,
+    aten.sigmoid.default,
+)
 BETWEEN_MLP = (
     *ACTIVATIONS,
     aten.mul.Tensor,
@@ -72,7 +78,9 @@ class AssignRoles(Pass):
     def ensures(self, program: Program) -> None:
         """Every linear belongs to a site, and at least one site is to be quantized."""
         left = [n for n in program.nodes(LINEAR) if facts(n).get("site") not in program.sites]
-        self.expect(not left, "a linear has no site", where=str(left[:1]), expected="a site", got="none")
+        self.expect(
+            not left, "a linear has no site", where=str(left[:1]), expected="a site", got="none"
+        )
         self.expect(
             any(program.quantized_sites()),
             "the recipe leaves every linear in full precision",
@@ -157,4 +165,3 @@ def _refine_mlp(linear: fx.Node) -> None:
     for source in sources:
         activated = any(u.target in ACTIVATIONS for u in source.users)
         note(source, role="gate" if activated else "up")
-

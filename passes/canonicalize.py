@@ -14,7 +14,13 @@ from starquant_fx.program import ATTENTION, LINEAR, Program, facts, note
 
 aten = torch.ops.aten
 COPIES = (aten._to_copy.default, aten.to.dtype, aten.to.dtype_layout, aten.to.device)
-VIEWS = (aten.expand.default, aten.unsqueeze.default, aten.view.default, aten.slice.Tensor, aten.reshape.default)
+VIEWS = (
+    aten.expand.default,
+    aten.unsqueeze.default,
+    aten.view.default,
+    aten.slice.Tensor,
+    aten.reshape.default,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +56,9 @@ class Canonicalize(Pass):
     def ensures(self, program: Program) -> None:
         """No metadata asserts are left."""
         left = program.nodes(aten._assert_tensor_metadata.default)
-        self.expect(not left, "asserts are left", where=str(left[:1]), expected="none", got=len(left))
+        self.expect(
+            not left, "asserts are left", where=str(left[:1]), expected="none", got=len(left)
+        )
 
 
 def _changes_nothing(node: fx.Node) -> bool:
@@ -81,7 +89,9 @@ def _drop_true_mask(attention: fx.Node) -> None:
 def _all_true(node: fx.Node) -> bool:
     if node.target in (aten.ones.default, aten.full.default):
         value = node.meta["val"]
-        return value.dtype == torch.bool and (node.target == aten.ones.default or node.args[1] is True)
+        return value.dtype == torch.bool and (
+            node.target == aten.ones.default or node.args[1] is True
+        )
     if node.target in (aten.bitwise_and.Tensor, aten.logical_and.default, aten.__and__.Tensor):
         return all(isinstance(a, fx.Node) and _all_true(a) for a in node.args)
     source = node.args[0] if node.args else None
@@ -101,7 +111,11 @@ def _before_repeat(node: fx.Node) -> fx.Node | None:
     """[B, H_kv, L, D] -> unsqueeze(2) -> expand -> (clone) -> view [B, H, L, D]: returns the source, or None."""
     heads = node.meta["val"].shape[1]
     current = node
-    for accepted in ((aten.view.default, aten.reshape.default), (aten.clone.default,), (aten.expand.default,)):
+    for accepted in (
+        (aten.view.default, aten.reshape.default),
+        (aten.clone.default,),
+        (aten.expand.default,),
+    ):
         if current.target in accepted:
             current = current.args[0]  # type: ignore[assignment]
         elif accepted != (aten.clone.default,):
@@ -113,7 +127,11 @@ def _before_repeat(node: fx.Node) -> fx.Node | None:
     source = current.args[0]
     assert isinstance(source, fx.Node)
     value = source.meta["val"]
-    return source if value.dim() == 4 and heads % value.shape[1] == 0 and heads > value.shape[1] else None
+    return (
+        source
+        if value.dim() == 4 and heads % value.shape[1] == 0 and heads > value.shape[1]
+        else None
+    )
 
 
 def _fold_gain(program: Program, node: fx.Node) -> None:
@@ -131,7 +149,9 @@ def _fold_gain(program: Program, node: fx.Node) -> None:
     for linear in readers:
         _fold_into(program, linear, scale, shift)
     if norm is node:
-        plain = (*node.args[:2], None, *node.args[3:]) if node.target == aten.rms_norm.default else None
+        plain = (
+            (*node.args[:2], None, *node.args[3:]) if node.target == aten.rms_norm.default else None
+        )
         node.args = plain or (*node.args[:2], None, None, *node.args[4:])
     else:
         source = node.args[0] if node.args[1] is gain else node.args[1]
@@ -147,9 +167,17 @@ def _norm_parts(node: fx.Node) -> tuple[fx.Node | None, fx.Node | None, fx.Node 
                 norm = one.args[0] if one.target in COPIES else one
                 if isinstance(norm, fx.Node) and norm.target == aten.rms_norm.default:
                     return norm, other, None
-    if node.target == aten.rms_norm.default and len(node.args) > 2 and isinstance(node.args[2], fx.Node):
+    if (
+        node.target == aten.rms_norm.default
+        and len(node.args) > 2
+        and isinstance(node.args[2], fx.Node)
+    ):
         return node, node.args[2], None
-    if node.target == aten.layer_norm.default and len(node.args) > 2 and isinstance(node.args[2], fx.Node):
+    if (
+        node.target == aten.layer_norm.default
+        and len(node.args) > 2
+        and isinstance(node.args[2], fx.Node)
+    ):
         bias = node.args[3] if len(node.args) > 3 and isinstance(node.args[3], fx.Node) else None
         return node, node.args[2], bias
     return None, None, None
@@ -164,7 +192,11 @@ def _fold_into(program: Program, linear: fx.Node, gain: Tensor, shift: Tensor | 
 
     linear.update_arg(1, program.constant(f"folded.{name}.weight", scaled))
     if shift is not None:
-        old = program.tensor(linear.args[2]) if len(linear.args) > 2 and linear.args[2] is not None else None  # type: ignore[arg-type]
+        old = (
+            program.tensor(linear.args[2])
+            if len(linear.args) > 2 and linear.args[2] is not None
+            else None
+        )  # type: ignore[arg-type]
 
         def shifted() -> Tensor:
             added = weight.float() @ shift.float()

@@ -18,11 +18,12 @@ class EstimateMeans(Pass):
     """Sets ``mu_z`` of every site to the mean of the calibration tokens of state z, and the bias rows to ``mu_z W^T``.
 
     Attributes:
-        prior: Tokens' worth of weight of the mean over all states, so that a state that was hardly seen borrows from it.
+        prior: Tokens' worth of weight of the mean over all states, so that a rarely seen state borrows from it.
     """
 
     name: ClassVar[str] = "estimate-means"
     after: ClassVar[tuple[str, ...]] = ("insert-centering",)
+    before: ClassVar[tuple[str, ...]] = ("insert-sgat", "insert-quantizers")
     preserves: ClassVar[Preserves] = Preserves.NUMERICALLY
     prior: float = 16.0
 
@@ -36,7 +37,9 @@ class EstimateMeans(Pass):
             assert isinstance(center, fx.Node)
             program.set_tensor(str(center.target), means)
             weights = full_precision_parameters(program, site)
-            for (weight, _), bias in zip(weights, program.site_nodes(site, "state_bias"), strict=True):
+            for (weight, _), bias in zip(
+                weights, program.site_nodes(site, "state_bias"), strict=True
+            ):
                 program.set_tensor(str(bias.args[2].target), means @ weight.T)  # type: ignore[union-attr]
         return program
 

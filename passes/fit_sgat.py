@@ -71,7 +71,11 @@ class FitSgat(Pass):
         for node, factor in zip(factor_nodes, fitted.factors, strict=True):
             program.set_tensor(str(node.target), factor)
         clips = [(n, fitted.clip) for n in program.site_nodes(site, "quantize")]
-        clips += zip(program.site_nodes(site, "quantize_weight"), fitted.clip_weight.split(list(site.outputs)))
+        clips += zip(
+            program.site_nodes(site, "quantize_weight"),
+            fitted.clip_weight.split(list(site.outputs)),
+            strict=False,
+        )
         for quantizer, value in clips:
             if isinstance(clip := quantizer.args[-1], fx.Node):
                 program.set_tensor(str(clip.target), value.clone())
@@ -96,7 +100,9 @@ def _problem(
         table = reference.gate_table(site.features, shared, bounds).float()  # type: ignore[arg-type]
         rank = (site.features - shared) // 2  # type: ignore[operator]
     weights = [weight for weight, _ in full_precision_parameters(program, site)]
-    quantizers = [n for part in ("quantize", "quantize_weight") for n in program.site_nodes(site, part)]
+    quantizers = [
+        n for part in ("quantize", "quantize_weight") for n in program.site_nodes(site, part)
+    ]
     clip = any(isinstance(n.args[-1], fx.Node) for n in quantizers)
     if structure == "dense":
         left, right = site.features, 1

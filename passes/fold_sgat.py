@@ -33,12 +33,21 @@ class FoldSgat(Pass):
 
     def ensures(self, program: Program) -> None:
         """No weight is quantized or rotated at run time."""
-        left = [n for n in program.graph.nodes if facts(n).get("part") in ("quantize_weight", "rotate_weight")]
-        self.expect(not left, "a weight is still computed", where=str(left[:1]), expected="constants", got=len(left))
+        left = [
+            n
+            for n in program.graph.nodes
+            if facts(n).get("part") in ("quantize_weight", "rotate_weight")
+        ]
+        self.expect(
+            not left,
+            "a weight is still computed",
+            where=str(left[:1]),
+            expected="constants",
+            got=len(left),
+        )
 
 
 def _fold(program: Program, node: fx.Node, name: str) -> None:
     constant = program.constant(f"{facts(node)['of']}.{name}", lambda: program.evaluate(node))
     constant.meta["custom"] = node.meta.get("custom", {})
     node.replace_all_uses_with(constant)
-

@@ -1,4 +1,4 @@
-"""Fuse: choose the form of the partition, then turn each site into two operators, transform-quantize and integer linear."""
+"""Fuse: choose the form of the partition, then turn each site into transform-quantize and integer linears."""
 
 from __future__ import annotations
 
@@ -31,7 +31,13 @@ class Fuse(Pass):
 
     def requires(self, program: Program) -> None:
         """The form exists."""
-        self.expect(self.form in FORMS, "unknown form", where="form", expected=", ".join(FORMS), got=self.form)
+        self.expect(
+            self.form in FORMS,
+            "unknown form",
+            where="form",
+            expected=", ".join(FORMS),
+            got=self.form,
+        )
 
     def run(self, program: Program) -> Program:
         """Rewrites every site."""
@@ -46,11 +52,21 @@ class Fuse(Pass):
 
     def ensures(self, program: Program) -> None:
         """Sites with both sides quantized hold no float linear, and the gates form no partition."""
-        left = [n for n in program.nodes(LINEAR) if n.args[0].target == op("dequantize_activation")]
-        left = [n for n in left if n.args[1].target == op("dequantize_weight")]
-        self.expect(not left, "a quantized linear is not fused", where=str(left[:1]), expected="none", got=len(left))
+        pair = [op("dequantize_activation"), op("dequantize_weight")]
+        left = [
+            n for n in program.nodes(LINEAR) if [a.target for a in n.all_input_nodes[:2]] == pair
+        ]
+        self.expect(
+            not left,
+            "a quantized linear is not fused",
+            where=str(left[:1]),
+            expected="none",
+            got=len(left),
+        )
         partitions = len(program.nodes(op("partition"))) if self.form == "gates" else 0
-        self.expect(partitions == 0, "partitions are left", where="graph", expected="none", got=partitions)
+        self.expect(
+            partitions == 0, "partitions are left", where="graph", expected="none", got=partitions
+        )
 
 
 def _unpartition(program: Program, site: Site) -> None:
@@ -67,12 +83,12 @@ def _unpartition(program: Program, site: Site) -> None:
 
 
 def _fuse_transform(program: Program, site: Site) -> list[fx.Node] | None:
-    """Fuses TAC, centring, basis, gates and quantizer; returns codes, scale and zero point, or None without quantizer."""
+    """Fuses TAC, centring, basis, gates and quantizer; returns (codes, scale, zero point) or None."""
     quantizers = program.site_nodes(site, "quantize")
     if not quantizers:
         return None
     quantize = quantizers[0]
-    parts = sorted(quantize.users, key=lambda n: n.args[1])
+    parts = sorted(quantize.users, key=lambda n: int(str(n.args[1])))
     x, bits, symmetric, clip = quantize.args
     found: dict[str, fx.Node] = {}
     for part in ("gate", "rotate", "center", "tac"):
@@ -89,7 +105,8 @@ def _fuse_transform(program: Program, site: Site) -> list[fx.Node] | None:
     means = found["center"].args[2] if "center" in found else None
     with program.graph.inserting_before(quantize):
         fused = program.graph.call_function(
-            op("transform_quantize"), (x, state, means, *rotate, *gate, matrix, offset, bits, symmetric, clip)
+            op("transform_quantize"),
+            (x, state, means, *rotate, *gate, matrix, offset, bits, symmetric, clip),
         )
     note(fused, **facts(quantize), fused=tuple(found))
     quantize.replace_all_uses_with(fused)
@@ -115,7 +132,17 @@ def _fuse_linear(program: Program, site: Site, linear: fx.Node, activation: list
     with program.graph.inserting_before(linear):
         fused = program.graph.call_function(
             op("quantized_linear"),
-            (*activation, packed, scale, sums, bits, bias, state, state_bias, linear.meta["val"].dtype),
+            (
+                *activation,
+                packed,
+                scale,
+                sums,
+                bits,
+                bias,
+                state,
+                state_bias,
+                linear.meta["val"].dtype,
+            ),
         )
     note(fused, **{k: v for k, v in facts(linear).items() if k != "part"}, part="quantized_linear")
     end.replace_all_uses_with(fused)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -31,20 +32,22 @@ class InsertCentering(Pass):
         for site in program.quantized_sites():
             tokens, label = program.site_node(site, "tokens"), program.site_node(site, "states")
             linears = program.site_nodes(site, "linear")
-            means = program.constant(f"{site.name}.means", lambda d=site.features: torch.zeros(states, d))
+            means = program.constant(
+                f"{site.name}.means", partial(torch.zeros, states, site.features)
+            )
             with graph.inserting_before(linears[0]):
                 centered = graph.call_function(op("center"), (tokens, label, means))
             note(centered, site=site.name, part="center")
             for linear, name, n in zip(linears, site.linears, site.outputs, strict=True):
                 linear.update_arg(0, centered)
-                bias = program.constant(f"{name}.state_bias", lambda n=n: torch.zeros(states, n))
-                with graph.inserting_after(linear):
-                    shifted = graph.call_function(op("add_state_bias"), (linear, label, bias))
-                linear.replace_all_uses_with(shifted, delete_user_cb=lambda user, keep=shifted: user is not keep)
-                note(shifted, site=site.name, part="state_bias", of=name)
+                bias = program.constant(f"{name}.state_bias", partial(torch.zeros, states, n))
+                entries = {"site": site.name, "part": "state_bias", "of": name}
+                program.follow(linear, op("add_state_bias"), (linear, label, bias), **entries)
         return program
 
     def ensures(self, program: Program) -> None:
         """One ``center`` a quantized site."""
         count, sites = len(program.nodes(op("center"))), len(list(program.quantized_sites()))
-        self.expect(count == sites, "centring is missing", where="graph", expected=str(sites), got=count)
+        self.expect(
+            count == sites, "centring is missing", where="graph", expected=str(sites), got=count
+        )

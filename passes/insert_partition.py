@@ -40,13 +40,13 @@ class InsertPartition(Pass):
                 note(node, site=site.name, part=part)
             for linear in linears:
                 linear.update_arg(0, parts[0])
-                with graph.inserting_after(linear):
-                    scatter = graph.call_function(op("scatter"), (linear, parts[2], state))
-                linear.replace_all_uses_with(scatter, delete_user_cb=lambda user, keep=scatter: user is not keep)
-                note(scatter, site=site.name, part="scatter")
+                arguments = (linear, parts[2], state)
+                program.follow(linear, op("scatter"), arguments, site=site.name, part="scatter")
         return program
 
     def ensures(self, program: Program) -> None:
         """One partition a quantized site."""
         count, sites = len(program.nodes(op("partition"))), len(list(program.quantized_sites()))
-        self.expect(count == sites, "partitions are missing", where="graph", expected=str(sites), got=count)
+        self.expect(
+            count == sites, "partitions are missing", where="graph", expected=str(sites), got=count
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -45,7 +46,8 @@ class InsertQuantizers(Pass):
         clip = program.constant(f"{site.name}.clip", lambda: torch.ones(2)) if self.clip else None
         with graph.inserting_before(linears[0]):
             quantized = graph.call_function(
-                op("quantize_activation"), (source, options.activation_bits, options.symmetric, clip)
+                op("quantize_activation"),
+                (source, options.activation_bits, options.symmetric, clip),
             )
             parts = [graph.call_function(operator.getitem, (quantized, i)) for i in range(3)]
             dtype = source.meta["val"].dtype  # type: ignore[union-attr]
@@ -62,13 +64,21 @@ class InsertQuantizers(Pass):
             program.site_nodes(site, "linear"), site.linears, site.outputs, strict=True
         ):
             source = linear.args[1]
-            clip = program.constant(f"{name}.clip_weight", lambda n=n: torch.ones(n)) if self.clip else None
+            clip = (
+                program.constant(f"{name}.clip_weight", partial(torch.ones, n))
+                if self.clip
+                else None
+            )
             bits, dtype = options.weight_bits, source.meta["val"].dtype  # type: ignore[union-attr]
             with graph.inserting_before(linear):
                 quantized = graph.call_function(op("quantize_weight"), (source, bits, clip))
-                codes, scale = (graph.call_function(operator.getitem, (quantized, i)) for i in range(2))
+                codes, scale = (
+                    graph.call_function(operator.getitem, (quantized, i)) for i in range(2)
+                )
                 packed = graph.call_function(op("pack"), (codes, bits))
-                restored = graph.call_function(op("dequantize_weight"), (packed, scale, bits, site.features, dtype))
+                restored = graph.call_function(
+                    op("dequantize_weight"), (packed, scale, bits, site.features, dtype)
+                )
             for node, part in (
                 (quantized, "quantize_weight"),
                 (scale, "weight_scale"),

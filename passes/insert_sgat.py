@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from starquant_fx.basis import BasisShape, start_factors
 from starquant_fx.operators import op
@@ -48,12 +51,13 @@ class InsertSgat(Pass):
         linears = program.site_nodes(site, "linear")
         tokens, label = linears[0].args[0], program.site_node(site, "states")
         generator = torch.Generator().manual_seed(self.seed + zlib.crc32(site.name.encode()))
-        starts = None if program.weightless else start_factors(shape, generator, self.start)
+        makers: list[Callable[[], Tensor]] = (
+            [partial(torch.empty, size) for size in shape.factor_shapes()]
+            if program.weightless
+            else [factor.clone for factor in start_factors(shape, generator, self.start)]
+        )
         factors = [
-            program.constant(
-                f"{site.name}.basis_{i}", lambda i=i, size=size: starts[i] if starts else torch.empty(size)
-            )
-            for i, size in enumerate(shape.factor_shapes())
+            program.constant(f"{site.name}.basis_{i}", make) for i, make in enumerate(makers)
         ]
         with graph.inserting_before(linears[0]):
             rotated = graph.call_function(op("rotate"), (tokens, factors, self.structure))
@@ -64,7 +68,9 @@ class InsertSgat(Pass):
                 note(rotated, site=site.name, part="gate")
         for linear, name in zip(linears, site.linears, strict=True):
             with graph.inserting_before(linear):
-                weight = graph.call_function(op("rotate"), (linear.args[1], factors, self.structure))
+                weight = graph.call_function(
+                    op("rotate"), (linear.args[1], factors, self.structure)
+                )
             note(weight, site=site.name, part="rotate_weight", of=name)
             linear.update_arg(0, rotated)
             linear.update_arg(1, weight)
@@ -73,4 +79,6 @@ class InsertSgat(Pass):
         """One basis a quantized site on the activations and one a linear on the weights."""
         wanted = sum(1 + len(s.linears) for s in program.quantized_sites())
         got = len(program.nodes(op("rotate")))
-        self.expect(got == wanted, "bases are missing", where="graph", expected=str(wanted), got=got)
+        self.expect(
+            got == wanted, "bases are missing", where="graph", expected=str(wanted), got=got
+        )

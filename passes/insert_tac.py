@@ -14,7 +14,6 @@ from starquant_fx.operators import op
 from starquant_fx.pass_base import Pass, Preserves
 from starquant_fx.program import Program, Site, facts, note
 
-
 AFTER_TAC = ("center", "rotate", "quantize", "linear")
 """Parts of a site of which the first in the graph reads what TAC corrects."""
 
@@ -53,9 +52,19 @@ class InsertTac(Pass):
     def requires(self, program: Program) -> None:
         """There is an attention output projection to correct, and a reference to estimate from."""
         sites = [s for s in program.quantized_sites() if "o" in s.roles]
-        self.expect(bool(sites), "no quantized output projection", where="graph", expected="role o", got="none")
         self.expect(
-            self.reference in REFERENCES, "unknown reference", where="reference", expected=", ".join(REFERENCES), got=self.reference
+            bool(sites),
+            "no quantized output projection",
+            where="graph",
+            expected="role o",
+            got="none",
+        )
+        self.expect(
+            self.reference in REFERENCES,
+            "unknown reference",
+            where="reference",
+            expected=", ".join(REFERENCES),
+            got=self.reference,
         )
         self.expect(
             program.weightless or program.calibration is not None,
@@ -80,14 +89,23 @@ class InsertTac(Pass):
         graph = program.graph
         g = block_size(site.features, self.block)
         blocks = site.features // g
-        matrix = program.constant(f"{site.name}.tac_matrix", lambda: torch.eye(g).repeat(blocks, 1, 1))
+        matrix = program.constant(
+            f"{site.name}.tac_matrix", lambda: torch.eye(g).repeat(blocks, 1, 1)
+        )
         bias = program.constant(f"{site.name}.tac_bias", lambda: torch.zeros(site.features))
-        first = next(n for n in graph.nodes if facts(n).get("site") == site.name and facts(n).get("part") in AFTER_TAC)
+        first = next(
+            n
+            for n in graph.nodes
+            if facts(n).get("site") == site.name and facts(n).get("part") in AFTER_TAC
+        )
         source = first.args[0]
         assert isinstance(source, fx.Node)
         with graph.inserting_before(first):
             corrected = graph.call_function(op("compensate"), (source, matrix, bias))
         source.replace_all_uses_with(
-            corrected, delete_user_cb=lambda user: facts(user).get("site") == site.name and user is not corrected
+            corrected,
+            delete_user_cb=lambda user: (
+                facts(user).get("site") == site.name and user is not corrected
+            ),
         )
         note(corrected, site=site.name, part="tac")

@@ -40,7 +40,13 @@ class InsertTokenState(Pass):
             got=str([n.name for n in program.graph.nodes if n.op == "placeholder"]),
         )
         ascending = all(a < b for a, b in zip((0.0, *self.edges), (*self.edges, 1.0), strict=True))
-        self.expect(ascending, "bad bucket edges", where="edges", expected="ascending in (0, 1)", got=self.edges)
+        self.expect(
+            ascending,
+            "bad bucket edges",
+            where="edges",
+            expected="ascending in (0, 1)",
+            got=self.edges,
+        )
 
     def run(self, program: Program) -> Program:
         """Inserts the node right after the inputs."""
@@ -57,7 +63,9 @@ class InsertTokenState(Pass):
         if self.edges:
             keep = program.placeholder("attention_mask")
             with program.graph.inserting_after(state):
-                state = program.graph.call_function(op("ratio_state"), (state, keep, list(self.edges)))
+                state = program.graph.call_function(
+                    op("ratio_state"), (state, keep, list(self.edges))
+                )
         note(state, part="state")
         return program
 
@@ -75,4 +83,6 @@ def state_node(program: Program) -> fx.Node:
     for node in program.graph.nodes:
         if facts(node).get("part") == "state":
             return node
-    raise PassError("the graph has no token state", expected="a node made by insert-token-state", got="none")
+    raise PassError(
+        "the graph has no token state", expected="a node made by insert-token-state", got="none"
+    )

@@ -21,7 +21,7 @@ from starquant_fx.recipes import get_recipe
 from starquant_fx.report import make_report, tensor_bytes
 
 
-def compile(  # noqa: A001  (the verb that users know)
+def compile(
     model: nn.Module,
     recipe: str | Recipe = "star-w4a4",
     *,
@@ -63,12 +63,18 @@ def compile(  # noqa: A001  (the verb that users know)
     resolved = choose_target(target)
     if device is not None:
         model = copy.deepcopy(model).to(device)
-    mask_id = None if token_state_input else mask_token_id if mask_token_id is not None else mask_token_of(model, tokenizer)
+    mask_id = (
+        None
+        if token_state_input
+        else mask_token_id
+        if mask_token_id is not None
+        else mask_token_of(model, tokenizer)
+    )
     if mask_id is None and not token_state_input:
         raise CaptureError(
             "nothing says which tokens are masked",
             where=type(model).__name__,
-            expected="config.mask_token_id, a tokenizer with a mask token, mask_token_id=..., or token_state_input=True",
+            expected="config.mask_token_id, a tokenizer's mask token, mask_token_id=... or token_state_input=True",
             got="none of them",
         )
     check_parameters(model)

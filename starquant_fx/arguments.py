@@ -15,7 +15,9 @@ CaptureKey = tuple[tuple[Any, ...], ...]
 """What distinguishes captures: name, rank, dtype and broadcast dimensions of each argument."""
 
 
-def bind(signature: inspect.Signature, model: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Tensor]:
+def bind(
+    signature: inspect.Signature, model: object, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Tensor]:
     """Returns the tensor arguments of a call by name, ``input_ids`` first.
 
     All-ones padding masks and Dream's ``"full"`` are dropped: they change nothing.
@@ -32,6 +34,8 @@ def bind(signature: inspect.Signature, model: object, args: tuple[Any, ...], kwa
     Raises:
         InputError: Unknown arguments, options that a compiled model does not have, ids or lengths out of range.
     """
+    kwargs = dict(kwargs)
+    state = kwargs.pop("token_state", None)
     try:
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:
@@ -42,7 +46,11 @@ def bind(signature: inspect.Signature, model: object, args: tuple[Any, ...], kwa
     for name, value in given.items():
         if isinstance(value, Tensor):
             tensors[name] = value
-        elif value is not None and value is not False and not (name == "attention_mask" and value == "full"):
+        elif (
+            value is not None
+            and value is not False
+            and not (name == "attention_mask" and value == "full")
+        ):
             if name == "return_dict" and value is True:
                 continue
             raise InputError(
@@ -54,17 +62,29 @@ def bind(signature: inspect.Signature, model: object, args: tuple[Any, ...], kwa
             )
     ids = tensors.pop("input_ids", None)
     if ids is None:
-        raise InputError("the call has no token ids", where="input_ids", expected="an integer tensor [B, L]", got="none")
+        raise InputError(
+            "the call has no token ids",
+            where="input_ids",
+            expected="an integer tensor [B, L]",
+            got="none",
+        )
     _check(ids, model)
     mask = tensors.get("attention_mask")
     if mask is not None and mask.dim() == 2 and bool((mask != 0).all()):
         del tensors["attention_mask"]
+    if state is not None:
+        tensors["token_state"] = state
     return {"input_ids": ids, **tensors}
 
 
 def _check(ids: Tensor, model: object) -> None:
     if ids.dim() != 2:
-        raise InputError("the ids have a wrong rank", where="input_ids", expected="[B, L]", got=str(list(ids.shape)))
+        raise InputError(
+            "the ids have a wrong rank",
+            where="input_ids",
+            expected="[B, L]",
+            got=str(list(ids.shape)),
+        )
     longest = maximum_length(model)
     if longest is not None and ids.shape[1] > longest:
         raise InputError(
@@ -80,7 +100,12 @@ def _check(ids: Tensor, model: object) -> None:
 def capture_key(arguments: dict[str, Tensor]) -> CaptureKey:
     """Key of the capture that serves these arguments."""
     return tuple(
-        (name, t.dim(), t.dtype, *(size == 1 for size in t.shape if t.dim() == 4 or name == "position_ids"))
+        (
+            name,
+            t.dim(),
+            t.dtype,
+            *(size == 1 for size in t.shape if t.dim() == 4 or name == "position_ids"),
+        )
         for name, t in arguments.items()
     )
 

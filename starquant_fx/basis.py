@@ -58,9 +58,13 @@ class BasisShape:
             RecipeError: Unknown structure, negative sizes, or gates that would leave no shared coordinates.
         """
         if structure not in STRUCTURES:
-            raise RecipeError("unknown basis structure", expected=", ".join(STRUCTURES), got=structure)
+            raise RecipeError(
+                "unknown basis structure", expected=", ".join(STRUCTURES), got=structure
+            )
         if right < 0 or rank < 0:
-            raise RecipeError("sizes of a basis cannot be negative", got=f"right={right}, rank={rank}")
+            raise RecipeError(
+                "sizes of a basis cannot be negative", got=f"right={right}, rank={rank}"
+            )
         if structure == "dense":
             left, right = features, 1
         elif right == 0 and structure != "block":
@@ -86,7 +90,7 @@ class BasisShape:
         return self.features - 2 * self.rank
 
     def bounds(self, states: int) -> list[int]:
-        """Gates of all states (see ``reference.gate``); masked ones (odd labels) come before unmasked ones (paper, 3.2)."""
+        """Gates of all states (see ``reference.gate``); masked coordinates (odd labels) come first (paper, 3.2)."""
         masked = (self.shared, self.shared + self.rank)
         unmasked = (self.shared + self.rank, self.features)
         return [edge for label in range(states) for edge in (masked if label % 2 else unmasked)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,7 +58,10 @@ def example_inputs(arguments: Mapping[str, Tensor] | None = None) -> dict[str, T
     examples: dict[str, Tensor] = {}
     for name, value in (arguments or {"input_ids": torch.zeros(2, 2, dtype=torch.long)}).items():
         if value.dim() == 2:
-            shape: tuple[int, ...] = (1 if value.shape[0] == 1 and name == "position_ids" else EXAMPLE_BATCH, EXAMPLE_LENGTH)
+            shape: tuple[int, ...] = (
+                1 if value.shape[0] == 1 and name == "position_ids" else EXAMPLE_BATCH,
+                EXAMPLE_LENGTH,
+            )
         elif value.dim() == 4:
             one_query = value.shape[2] == 1 and value.shape[3] != 1
             shape = (EXAMPLE_BATCH, 1, 1 if one_query else EXAMPLE_LENGTH, EXAMPLE_LENGTH)
@@ -83,6 +86,7 @@ def capture(
     *,
     mask_token_id: int | None,
     arguments: Mapping[str, Tensor] | None = None,
+    dynamic: Mapping[str, Collection[int]] | None = None,
 ) -> Program:
     """Traces a model to a canonical FX graph.
 
@@ -93,6 +97,8 @@ def capture(
         mask_token_id: Id of the mask token, or None if the token state is an input.
         arguments: The tensors of a call by argument name (``input_ids`` first); each combination of arguments is a
             capture of its own. Batch and length stay dynamic.
+        dynamic: For a model that is not free in batch and length: the axes of each argument that stay dynamic; the
+            other sizes are those of ``arguments``.
 
     Returns:
         The program; its graph calls ``aten`` operators, keeping ``linear`` and ``scaled_dot_product_attention`` whole.
@@ -100,7 +106,11 @@ def capture(
     Raises:
         CaptureError: The model cannot be traced, or has no attention or no linears.
     """
-    examples = example_inputs(arguments)
+    examples = example_inputs(arguments) if dynamic is None else dict(arguments or {})
+    axes = [
+        _dynamic(v) if dynamic is None else dict.fromkeys(dynamic[n], Dim.DYNAMIC)
+        for n, v in examples.items()
+    ]
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     mode = _fake_mode(model)
     wrapper = _LogitsOnly(model, tuple(examples)).eval()
@@ -111,7 +121,7 @@ def capture(
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             exported = torch.export.export(
-                wrapper, inputs, dynamic_shapes={"args": tuple(_dynamic(v) for v in inputs)}, strict=False
+                wrapper, inputs, dynamic_shapes={"args": tuple(axes)}, strict=False
             )
             module = exported.run_decompositions({}).module(check_guards=False)
     except CaptureError:
@@ -133,7 +143,9 @@ def _fake_mode(model: nn.Module) -> FakeTensorMode | None:
     return next((p.fake_mode for p in model.parameters() if isinstance(p, FakeTensor)), None)
 
 
-def _to_program(module: fx.GraphModule, names: tuple[str, ...], recipe: Recipe, mask_token_id: int | None) -> Program:
+def _to_program(
+    module: fx.GraphModule, names: tuple[str, ...], recipe: Recipe, mask_token_id: int | None
+) -> Program:
     """Copies the exported graph into a plain one: inputs named as the model names them, one output, own tensors."""
     graph = fx.Graph()
     values: dict[fx.Node, fx.Node] = {}
@@ -158,7 +170,9 @@ def _to_program(module: fx.GraphModule, names: tuple[str, ...], recipe: Recipe, 
         elif node.target == LINEAR:
             note(new, of=_qualified_name(node))
     assert mode is not None
-    plain = fx.GraphModule({name: value for name, value in tensors.items()}, graph, class_name="DenoiserGraph")
+    plain = fx.GraphModule(
+        {name: value for name, value in tensors.items()}, graph, class_name="DenoiserGraph"
+    )
     weightless = any(isinstance(t, FakeTensor) for t in tensors.values())
     program = Program(plain, mode, recipe, mask_token_id, weightless=weightless)
     for node in graph.nodes:
@@ -181,7 +195,9 @@ def _check(program: Program, where: str) -> None:
                 f"the graph has no {what}",
                 where=where,
                 expected="a transformer whose attention is torch's scaled_dot_product_attention",
-                hint="for a transformers model set attn_implementation='sdpa'" if "attention" in what else None,
+                hint="for a transformers model set attn_implementation='sdpa'"
+                if "attention" in what
+                else None,
             )
 
 

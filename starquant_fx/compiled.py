@@ -12,6 +12,7 @@ from starquant_fx.arguments import bind, call_signature, capture_key
 from starquant_fx.capture import capture
 from starquant_fx.diffusion import generate
 from starquant_fx.errors import LoweringError
+from starquant_fx.fingerprint import fingerprint
 from starquant_fx.lowering import lower
 from starquant_fx.models.layers import DenoiserOutput
 from starquant_fx.pass_manager import run_passes
@@ -29,16 +30,23 @@ class CompiledModel(nn.Module):
         config: The original model's configuration.
         program: The program that plain ``model(input_ids)`` calls run.
         report: What the compilation did.
+        fingerprint: Of the original model's parameters.
     """
 
     def __init__(
-        self, skeleton: nn.Module, program: Program, report: Report, spare: dict[str, Tensor], signature_of: nn.Module
+        self,
+        skeleton: nn.Module,
+        program: Program,
+        report: Report,
+        spare: dict[str, Tensor],
+        signature_of: nn.Module,
     ) -> None:
         super().__init__()
         self.config: Any = getattr(signature_of, "config", None)
         self.program = program
         self.report = report
         self.graph = lower(program, report.target)
+        self.fingerprint = fingerprint(dict(signature_of.named_parameters()))
         self._signature: inspect.Signature = call_signature(signature_of)
         self._skeleton = [skeleton]
         self._spare = spare
@@ -66,9 +74,27 @@ class CompiledModel(nn.Module):
         graph = self.graph if list(arguments) == self._plain_inputs() else self._variant(arguments)
         return DenoiserOutput(graph(*arguments.values()))
 
-    def generate(self, prompt_ids: Tensor, attention_mask: Tensor | None = None, **arguments: Any) -> Any:
+    def generate(
+        self, prompt_ids: Tensor, attention_mask: Tensor | None = None, **arguments: Any
+    ) -> Any:
         """Generates as ``starquant_fx.generate`` does, with this model."""
         return generate(self, prompt_ids, attention_mask, **arguments)
+
+    def adopt(self, program: Program) -> fx.GraphModule:
+        """Makes another capture of the original model compute with this model's codes.
+
+        Args:
+            program: A fresh capture without weights; it is rewritten, not calibrated again.
+
+        Returns:
+            The lowered graph.
+
+        Raises:
+            LoweringError: The capture needs a tensor that this model does not have.
+        """
+        run_passes(program, self.recipe.passes)
+        bind_tensors(program, {**self._spare, **self.program.tensors()})
+        return lower(program, self.report.target)
 
     def _plain_inputs(self) -> list[str]:
         return [str(n.target) for n in self.program.graph.nodes if n.op == "placeholder"]
@@ -78,11 +104,12 @@ class CompiledModel(nn.Module):
         if key not in self._variants:
             state = arguments.pop("token_state", None)
             variant = capture(
-                self._skeleton[0], self.recipe, mask_token_id=self.program.mask_token_id, arguments=arguments
+                self._skeleton[0],
+                self.recipe,
+                mask_token_id=self.program.mask_token_id,
+                arguments=arguments,
             )
-            run_passes(variant, self.recipe.passes)
-            bind_tensors(variant, {**self._spare, **self.program.tensors()})
-            self._variants[key] = lower(variant, self.report.target)
+            self._variants[key] = self.adopt(variant)
             if state is not None:
                 arguments["token_state"] = state
         return self._variants[key]
@@ -121,4 +148,3 @@ def spare_tensors(model: nn.Module, program: Program) -> dict[str, Tensor]:
         for name, tensor in model.named_parameters(remove_duplicate=False)
         if name not in held and name.rpartition(".")[0] not in quantized
     }
-

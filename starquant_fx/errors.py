@@ -38,7 +38,12 @@ class StarQuantError(Exception):
 
     def __str__(self) -> str:
         """Returns the message, a line for each part that is known."""
-        parts = (("where", self.where), ("expected", self.expected), ("got", self.got), ("do", self.hint))
+        parts = (
+            ("where", self.where),
+            ("expected", self.expected),
+            ("got", self.got),
+            ("do", self.hint),
+        )
         return "\n".join([self.what, *(f"  {name}: {text}" for name, text in parts if text)])
 
 

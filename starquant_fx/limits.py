@@ -39,7 +39,10 @@ def check_ids(ids: Tensor, model: object, where: str) -> Tensor:
     """
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise InputError(
-            "the ids have a wrong dtype", where=where, expected="integer token ids", got=str(ids.dtype)
+            "the ids have a wrong dtype",
+            where=where,
+            expected="integer token ids",
+            got=str(ids.dtype),
         )
     vocabulary = vocabulary_size(model)
     low, high = (int(ids.min()), int(ids.max())) if ids.numel() else (0, 0)

@@ -7,7 +7,7 @@ are registered per device by the targets that need them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ def _partition_fake(x: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _quantize_activation_fake(
-    x: Tensor, bits: int, symmetric: bool, clip: Optional[Tensor]
+    x: Tensor, bits: int, symmetric: bool, clip: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     row = (*x.shape[:-1], 1)
     return (
@@ -67,7 +67,9 @@ def _register() -> None:
         "(Tensor state, Tensor? keep, float[] edges) -> Tensor",
     )
     _operator(
-        reference.partition, _partition_fake, "(Tensor x, Tensor state) -> (Tensor tokens, Tensor states, Tensor order)"
+        reference.partition,
+        _partition_fake,
+        "(Tensor x, Tensor state) -> (Tensor tokens, Tensor states, Tensor order)",
     )
     _operator(
         reference.scatter,
@@ -99,7 +101,9 @@ def _register() -> None:
     _operator(reference.pack, _pack_fake, "(Tensor codes, int bits) -> Tensor")
     _operator(
         reference.dequantize_weight,
-        lambda packed, scale, bits, features, dtype: packed.new_empty(packed.shape[0], features, dtype=dtype),
+        lambda packed, scale, bits, features, dtype: packed.new_empty(
+            packed.shape[0], features, dtype=dtype
+        ),
         "(Tensor packed, Tensor scale, int bits, int features, ScalarType dtype) -> Tensor",
     )
     _operator(reference.add_state_bias, _same, "(Tensor y, Tensor state, Tensor bias) -> Tensor")
@@ -132,5 +136,7 @@ def op(name: str) -> Any:
 def names() -> Sequence[str]:
     """Names of all registered operators, without the namespace."""
     return tuple(
-        n for n, f in vars(reference).items() if callable(f) and hasattr(getattr(torch.ops, NAMESPACE), n)
+        n
+        for n, f in vars(reference).items()
+        if callable(f) and hasattr(getattr(torch.ops, NAMESPACE), n)
     )

@@ -48,7 +48,16 @@ class Pass(ABC):
     def ensures(self, program: Program) -> None:
         """Raises a PassError if the result lacks what this pass promises."""
 
-    def expect(self, holds: bool, what: str, *, where: str, expected: str, got: object, hint: str | None = None) -> None:
+    def expect(
+        self,
+        holds: bool,
+        what: str,
+        *,
+        where: str,
+        expected: str,
+        got: object,
+        hint: str | None = None,
+    ) -> None:
         """Raises a PassError that names this pass unless ``holds``."""
         if not holds:
             raise PassError(
@@ -84,7 +93,9 @@ class Pass(ABC):
             default = known[key].default
             kinds = (int, float) if isinstance(default, float) else (type(default),)
             optional = "None" in str(known[key].type)
-            if not isinstance(value, kinds) and not (optional and (value is None or default is None)):
+            if not isinstance(value, kinds) and not (
+                optional and (value is None or default is None)
+            ):
                 raise RecipeError(
                     f"pass {cls.name}: option {key} has a wrong type",
                     where=cls.name,
@@ -122,13 +133,18 @@ def parse_pass(text: str, registry: dict[str, type[Pass]]) -> Pass:
     name, body = match.group(1), match.group(2) or ""
     if name not in registry:
         raise RecipeError(
-            f"unknown pass {name!r}", where=text, expected=", ".join(registry), hint=nearest(name, registry)
+            f"unknown pass {name!r}",
+            where=text,
+            expected=", ".join(registry),
+            hint=nearest(name, registry),
         )
     options: dict[str, Any] = {}
     for item in _split(body):
         key, separator, value = item.partition("=")
         if not separator:
-            raise RecipeError("malformed pass option", where=text, expected="option=value", got=item)
+            raise RecipeError(
+                "malformed pass option", where=text, expected="option=value", got=item
+            )
         try:
             options[key.strip()] = ast.literal_eval(value)
         except (ValueError, SyntaxError):

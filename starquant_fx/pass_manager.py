@@ -48,7 +48,9 @@ def check_order(passes: Sequence[Pass]) -> None:
         seen.append(one.name)
 
 
-def run_passes(program: Program, passes: Sequence[Pass], observe: Observer | None = None) -> Program:
+def run_passes(
+    program: Program, passes: Sequence[Pass], observe: Observer | None = None
+) -> Program:
     """Runs a pipeline over a program.
 
     Args:
@@ -78,14 +80,18 @@ def run_passes(program: Program, passes: Sequence[Pass], observe: Observer | Non
         except Exception as error:
             done = ", ".join(r.name for r in program.records) or "none"
             raise PassError(
-                f"pass {one.name} failed: {type(error).__name__}: {error}", where=str(one), got=f"passes run: {done}"
+                f"pass {one.name} failed: {type(error).__name__}: {error}",
+                where=str(one),
+                got=f"passes run: {done}",
             ) from error
         for node in program.graph.nodes:
             if node not in known:
                 note(node, by=one.name)
         seconds = time.perf_counter() - start
         notes = tuple(program.findings.pop("notes", {}).values())
-        program.records.append(PassRecord(str(one), seconds, before, len(program.graph.nodes), notes))
+        program.records.append(
+            PassRecord(str(one), seconds, before, len(program.graph.nodes), notes)
+        )
         if observe is not None:
             observe(str(one), program)
     return program
@@ -164,7 +170,10 @@ def _drop_unread_tensors(program: Program) -> None:
     """Deletes tensors and empty submodules that no node reads any more."""
     program.module.delete_all_unused_submodules()
     read = {str(n.target) for n in program.graph.nodes if n.op == "get_attr"}
-    named = [*program.module.named_parameters(remove_duplicate=False), *program.module.named_buffers(remove_duplicate=False)]
+    named = [
+        *program.module.named_parameters(remove_duplicate=False),
+        *program.module.named_buffers(remove_duplicate=False),
+    ]
     for name, _ in named:
         if name not in read:
             path, _, leaf = name.rpartition(".")

@@ -74,7 +74,7 @@ class Program:
         stages: Copies of the graph after chosen passes, sharing tensors, for later passes to measure against.
         records: What has run.
         findings: Facts that passes measured, ``findings[site or topic][fact]``.
-        weightless: Whether the tensors are fake: the passes then rewrite only, and real tensors are bound by name later.
+        weightless: Whether the tensors are fake: passes rewrite only, real tensors are bound by name later.
         ratio_edges: Inner edges of the mask-ratio buckets that refine the token state; empty = none.
     """
 
@@ -102,7 +102,9 @@ class Program:
 
     def placeholder(self, name: str) -> fx.Node | None:
         """Returns the placeholder of a model argument, or None if the capture has none."""
-        return next((n for n in self.graph.nodes if n.op == "placeholder" and n.target == name), None)
+        return next(
+            (n for n in self.graph.nodes if n.op == "placeholder" and n.target == name), None
+        )
 
     def quantized_sites(self) -> Iterator[Site]:
         """Iterates over the sites that the recipe quantizes."""
@@ -114,7 +116,11 @@ class Program:
 
     def site_nodes(self, site: Site, part: str) -> list[fx.Node]:
         """Nodes that passes marked as one ``part`` of a site (``tokens``, ``rotate``, ``linear`` ...)."""
-        return [n for n in self.graph.nodes if facts(n).get("site") == site.name and facts(n).get("part") == part]
+        return [
+            n
+            for n in self.graph.nodes
+            if facts(n).get("site") == site.name and facts(n).get("part") == part
+        ]
 
     def site_node(self, site: Site, part: str) -> fx.Node:
         """The only node of this part of a site.
@@ -125,7 +131,10 @@ class Program:
         nodes = self.site_nodes(site, part)
         if len(nodes) != 1:
             raise PassError(
-                f"the site has no unique {part!r} node", where=site.name, expected="1 node", got=f"{len(nodes)} nodes"
+                f"the site has no unique {part!r} node",
+                where=site.name,
+                expected="1 node",
+                got=f"{len(nodes)} nodes",
             )
         return nodes[0]
 
@@ -185,6 +194,26 @@ class Program:
             return value
         return self.fake_mode.from_tensor(value, static_shapes=True)
 
+    def follow(
+        self, node: fx.Node, target: Any, arguments: tuple[Any, ...], **entries: Any
+    ) -> fx.Node:
+        """Inserts a call right after a node and hands it to all of the node's readers.
+
+        Args:
+            node: The node.
+            target: What to call.
+            arguments: Arguments of the call, ``node`` among them.
+            **entries: Facts to note on the new node.
+
+        Returns:
+            The new node.
+        """
+        with self.graph.inserting_after(node):
+            new = self.graph.call_function(target, arguments)
+        node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+        note(new, **entries)
+        return new
+
     def evaluate(self, node: fx.Node, known: dict[fx.Node, Any] | None = None) -> Any:
         """Computes one node from the program's tensors and known values of other nodes.
 
@@ -201,11 +230,18 @@ class Program:
         known = {} if known is None else known
         if node not in known:
             if node.op == "placeholder":
-                raise PassError("the value depends on an input", where=node.name, expected="constants", got="an input")
+                raise PassError(
+                    "the value depends on an input",
+                    where=node.name,
+                    expected="constants",
+                    got="an input",
+                )
             if node.op == "get_attr":
                 known[node] = self.tensor(node)
             else:
-                arguments, named = fx.map_arg((node.args, node.kwargs), lambda n: self.evaluate(n, known))
+                arguments, named = fx.map_arg(
+                    (node.args, node.kwargs), lambda n: self.evaluate(n, known)
+                )
                 known[node] = node.target(*arguments, **named)  # type: ignore[operator]
         return known[node]
 
@@ -229,4 +265,3 @@ def note(node: fx.Node, **entries: Any) -> None:
     custom = dict(node.meta.get("custom", {}))
     custom[PROVENANCE] = {**custom.get(PROVENANCE, {}), **entries}
     node.meta["custom"] = custom
-

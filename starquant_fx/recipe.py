@@ -20,7 +20,10 @@ def check_bits(bits: object, what: str, where: str) -> int:
     """Returns ``bits`` if it is 2..8 or 16, else raises a RecipeError."""
     if isinstance(bits, bool) or not isinstance(bits, int) or bits not in BITS:
         raise RecipeError(
-            f"{what} bits are out of range", where=where, expected="2..8, or 16 for full precision", got=repr(bits)
+            f"{what} bits are out of range",
+            where=where,
+            expected="2..8, or 16 for full precision",
+            got=repr(bits),
         )
     return bits
 
@@ -33,7 +36,9 @@ def parse_bits(text: str, where: str) -> tuple[int, int]:
     """
     match = re.fullmatch(r"w(\d+)a(\d+)", text)
     if match is None:
-        raise RecipeError("malformed bits", where=where, expected="w<bits>a<bits>, for example w4a8", got=text)
+        raise RecipeError(
+            "malformed bits", where=where, expected="w<bits>a<bits>, for example w4a8", got=text
+        )
     weight, activation = int(match.group(1)), int(match.group(2))
     return check_bits(weight, "weight", where), check_bits(activation, "activation", where)
 
@@ -84,7 +89,7 @@ class Recipe:
         activation_bits: Default for every site.
         passes: The pipeline, from canonicalize to fuse.
         symmetric: Symmetric activations.
-        ignore: Sites left in full precision: a qualified name, ``re:`` + a regular expression over it, or ``role:head``.
+        ignore: Sites left in full precision: a qualified name, ``re:`` + a regular expression, or ``role:head``.
         overrides: (pattern, bits) pairs, the last match wins; patterns as in ``ignore``.
         calibration: How calibration states are made.
         version: Format version.
@@ -111,17 +116,25 @@ class Recipe:
                 try:
                     re.compile(pattern[3:])
                 except re.error as error:
-                    raise RecipeError("malformed regular expression", where=pattern, got=str(error)) from error
+                    raise RecipeError(
+                        "malformed regular expression", where=pattern, got=str(error)
+                    ) from error
         if self.version != VERSION:
-            raise RecipeError("unknown recipe version", expected=str(VERSION), got=str(self.version))
+            raise RecipeError(
+                "unknown recipe version", expected=str(VERSION), got=str(self.version)
+            )
 
     @property
     def name(self) -> str:
         """For example ``star-w4a4``; overrides are shown in brackets."""
         extra = ",".join(f"{pattern}={bits}" for pattern, bits in self.overrides)
-        return f"{self.method}-w{self.weight_bits}a{self.activation_bits}" + (f"[{extra}]" if extra else "")
+        return f"{self.method}-w{self.weight_bits}a{self.activation_bits}" + (
+            f"[{extra}]" if extra else ""
+        )
 
-    def for_site(self, names: tuple[str, ...], roles: tuple[str, ...]) -> tuple[SiteRecipe | None, str | None]:
+    def for_site(
+        self, names: tuple[str, ...], roles: tuple[str, ...]
+    ) -> tuple[SiteRecipe | None, str | None]:
         """Decides how a site is quantized.
 
         Args:
@@ -151,6 +164,15 @@ class Recipe:
         values["calibration"] = dataclasses.asdict(self.calibration)
         return values
 
+    def seeded(self, seed: int) -> Recipe:
+        """Returns the recipe with every draw (calibration, starts, fits) under another seed."""
+        passes = tuple(
+            dataclasses.replace(p, seed=seed) if hasattr(p, "seed") else p for p in self.passes
+        )  # type: ignore[type-var]
+        return dataclasses.replace(
+            self, passes=passes, calibration=dataclasses.replace(self.calibration, seed=seed)
+        )
+
     def without(self, *names: str) -> Recipe:
         """Returns the recipe without the passes of these names (for ablations); the method's name says so.
 
@@ -161,10 +183,14 @@ class Recipe:
         for name in names:
             if name not in present:
                 raise RecipeError(
-                    f"{self.name} has no pass {name!r}", expected=", ".join(present), hint=nearest(name, present)
+                    f"{self.name} has no pass {name!r}",
+                    expected=", ".join(present),
+                    hint=nearest(name, present),
                 )
         kept = tuple(p for p in self.passes if p.name not in names)
-        return dataclasses.replace(self, passes=kept, method=f"{self.method}(no {', '.join(names)})")
+        return dataclasses.replace(
+            self, passes=kept, method=f"{self.method}(no {', '.join(names)})"
+        )
 
 
 def matches(pattern: str, names: tuple[str, ...], roles: tuple[str, ...]) -> bool:

@@ -30,7 +30,9 @@ from starquant_fx.recipe import CalibrationOptions, Recipe, parse_bits
 def rtn(weight_bits: int, activation_bits: int) -> Recipe:
     """Round to nearest: the quantizers alone, nothing estimated."""
     passes = (Canonicalize(), AssignRoles(), InsertQuantizers(), FoldSgat(), MeasureSites(), Fuse())
-    return Recipe("rtn", weight_bits, activation_bits, passes, calibration=CalibrationOptions(samples=16))
+    return Recipe(
+        "rtn", weight_bits, activation_bits, passes, calibration=CalibrationOptions(samples=16)
+    )
 
 
 def star(weight_bits: int, activation_bits: int) -> Recipe:
@@ -41,9 +43,9 @@ def star(weight_bits: int, activation_bits: int) -> Recipe:
         InsertTokenState(),
         InsertPartition(),
         InsertCentering(),
+        EstimateMeans(),
         InsertSgat(structure="kronecker", right=4, rank=4),
         InsertQuantizers(clip=True),
-        EstimateMeans(),
         FitSgat(),
         FoldSgat(),
         MeasureSites(),
@@ -72,10 +74,20 @@ def star_paper(weight_bits: int, activation_bits: int) -> Recipe:
         InsertTac(),
         Fuse(),
     )
-    return Recipe("star-paper", weight_bits, activation_bits, passes, calibration=CalibrationOptions(samples=128))
+    return Recipe(
+        "star-paper",
+        weight_bits,
+        activation_bits,
+        passes,
+        calibration=CalibrationOptions(samples=128),
+    )
 
 
-METHODS: dict[str, Callable[[int, int], Recipe]] = {"rtn": rtn, "star": star, "star-paper": star_paper}
+METHODS: dict[str, Callable[[int, int], Recipe]] = {
+    "rtn": rtn,
+    "star": star,
+    "star-paper": star_paper,
+}
 """Method name -> builder from weight and activation bits."""
 
 
@@ -115,7 +127,9 @@ def from_dict(values: dict[str, Any]) -> Recipe:
     known = {f.name: f for f in dataclasses.fields(Recipe)}
     for key in values:
         if key not in known:
-            raise RecipeError(f"unknown recipe key {key!r}", expected=", ".join(known), hint=nearest(key, known))
+            raise RecipeError(
+                f"unknown recipe key {key!r}", expected=", ".join(known), hint=nearest(key, known)
+            )
     missing = [n for n, f in known.items() if f.default is dataclasses.MISSING and n not in values]
     if missing:
         raise RecipeError(f"the recipe lacks {', '.join(missing)}", expected=", ".join(known))
@@ -125,7 +139,11 @@ def from_dict(values: dict[str, Any]) -> Recipe:
     fields = {f.name for f in dataclasses.fields(CalibrationOptions)}
     for key in calibration:
         if key not in fields:
-            raise RecipeError(f"unknown calibration key {key!r}", expected=", ".join(fields), hint=nearest(key, fields))
+            raise RecipeError(
+                f"unknown calibration key {key!r}",
+                expected=", ".join(fields),
+                hint=nearest(key, fields),
+            )
     options.update(
         passes=passes,
         calibration=CalibrationOptions(**calibration),

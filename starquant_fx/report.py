@@ -111,7 +111,9 @@ def tensor_bytes(tensors: dict[str, Tensor], made_by_passes: str) -> int:
     for name, tensor in tensors.items():
         folded = name.startswith(f"{made_by_passes}.folded.")
         own = name.startswith(f"{made_by_passes}.") and not folded
-        size = STORED_FLOAT_BYTES if tensor.is_floating_point() and not own else tensor.element_size()
+        size = (
+            STORED_FLOAT_BYTES if tensor.is_floating_point() and not own else tensor.element_size()
+        )
         total += tensor.numel() * size
     return total
 
@@ -121,17 +123,23 @@ def make_report(program: Program, target: str, bytes_before: int, bytes_after: i
     stage = program.stages.get("fit-sgat", program.module)
     transforms, gates = (_by_site(stage, part) for part in ("rotate", "gate"))
     rows = tuple(_row(program, site, transforms, gates) for site in program.quantized_sites())
-    skipped = tuple((n, s.reason or "") for s in program.sites.values() if s.options is None for n in s.linears)
+    skipped = tuple(
+        (n, s.reason or "") for s in program.sites.values() if s.options is None for n in s.linears
+    )
     seconds = tuple((r.name, r.seconds) for r in program.records)
     notes = tuple(text for r in program.records for text in r.notes)
-    return Report(program.recipe.name, target, rows, skipped, bytes_before, bytes_after, seconds, notes)
+    return Report(
+        program.recipe.name, target, rows, skipped, bytes_before, bytes_after, seconds, notes
+    )
 
 
 def _by_site(stage: fx.GraphModule, part: str) -> dict[str, fx.Node]:
     return {str(facts(n)["site"]): n for n in stage.graph.nodes if facts(n).get("part") == part}
 
 
-def _row(program: Program, site: Site, transforms: dict[str, Any], gates: dict[str, Any]) -> SiteRow:
+def _row(
+    program: Program, site: Site, transforms: dict[str, Any], gates: dict[str, Any]
+) -> SiteRow:
     found = program.findings.get(site.name, {})
     rotate, gate = transforms.get(site.name), gates.get(site.name)
     text = "none"

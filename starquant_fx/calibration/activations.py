@@ -74,7 +74,9 @@ def run_recorded(
     recorder = Recorder(module, nodes, record, quantizers_off)
     with torch.no_grad():
         for ids, states in program.calibration.chunks():
-            has_state = any(n.target == "token_state" for n in module.graph.nodes if n.op == "placeholder")
+            has_state = any(
+                n.target == "token_state" for n in module.graph.nodes if n.op == "placeholder"
+            )
             recorder.run(ids, states) if has_state else recorder.run(ids)
 
 
@@ -118,7 +120,9 @@ def full_precision_parameters(program: Program, site: Site) -> list[tuple[Tensor
     found: list[tuple[Tensor, Tensor | None]] = []
     for node in module.graph.nodes:
         if facts(node).get("site") == site.name and node.target == LINEAR:
-            weight, *bias = (attrgetter(str(a.target))(module).float() for a in node.args[1:] if a is not None)
+            weight, *bias = (
+                attrgetter(str(a.target))(module).float() for a in node.args[1:] if a is not None
+            )
             found.append((weight, bias[0] if bias else None))
     return found
 

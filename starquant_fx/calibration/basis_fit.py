@@ -1,4 +1,4 @@
-"""Fits the basis of one site: minimise the error of its outputs over cached activations of all states (paper, eq. 14-15)."""
+"""Fits the basis of one site: minimise the error of its outputs over cached activations (paper, eq. 14-15)."""
 
 from __future__ import annotations
 
@@ -95,7 +95,10 @@ def fit_site(problem: SiteProblem, factors: list[Tensor], options: FitOptions) -
     Returns:
         The fitted site; never worse than the start on the calibration tokens.
     """
-    factors = [f.clone().requires_grad_(f.dim() > 1 and problem.shape.structure != "hadamard") for f in factors]
+    factors = [
+        f.clone().requires_grad_(f.dim() > 1 and problem.shape.structure != "hadamard")
+        for f in factors
+    ]
     raw_clip = torch.full((2,), CLIP_START, requires_grad=problem.clip)
     raw_weight = torch.full((problem.weight.shape[0],), CLIP_START, requires_grad=problem.clip)
     start = _Candidate(factors, *_clips(raw_clip, raw_weight, problem.clip)).frozen()
@@ -131,7 +134,12 @@ def fit_site(problem: SiteProblem, factors: list[Tensor], options: FitOptions) -
     after = relative_error(problem, end)
     best = end if after <= before else start
     return FittedSite(
-        best.factors, best.clip, best.clip_weight, before, min(before, after), leakage(problem, best.factors)
+        best.factors,
+        best.clip,
+        best.clip_weight,
+        before,
+        min(before, after),
+        leakage(problem, best.factors),
     )
 
 
@@ -143,18 +151,27 @@ class _Candidate:
 
     def frozen(self) -> _Candidate:
         return _Candidate(
-            [f.detach().clone() for f in self.factors], self.clip.detach().clone(), self.clip_weight.detach().clone()
+            [f.detach().clone() for f in self.factors],
+            self.clip.detach().clone(),
+            self.clip_weight.detach().clone(),
         )
 
 
 def _clips(raw: Tensor, raw_weight: Tensor, learn: bool) -> tuple[Tensor, Tensor]:
-    return (raw.sigmoid(), raw_weight.sigmoid()) if learn else (torch.ones_like(raw), torch.ones_like(raw_weight))
+    return (
+        (raw.sigmoid(), raw_weight.sigmoid())
+        if learn
+        else (torch.ones_like(raw), torch.ones_like(raw_weight))
+    )
 
 
 def outputs(problem: SiteProblem, candidate: _Candidate, rows: Tensor) -> Tensor:
     """The quantized site's outputs [rows, n] (without biases), differentiable in the candidate."""
     options, structure = problem.options, problem.shape.structure
-    x = reference.rotate(problem.tokens[rows], candidate.factors, structure) * problem.gates[problem.label[rows]]
+    x = (
+        reference.rotate(problem.tokens[rows], candidate.factors, structure)
+        * problem.gates[problem.label[rows]]
+    )
     w = reference.rotate(problem.weight, candidate.factors, structure)
     if options.activation_bits != FULL_PRECISION:
         x = fake_quantize_activation(x, options.activation_bits, options.symmetric, candidate.clip)
@@ -191,7 +208,7 @@ def aim_gates(problem: SiteProblem, factors: list[Tensor]) -> list[Tensor]:
     """Turns the factor that carries the gates so that each state's own coordinates hold little of the other state.
 
     The masked coordinates start as the directions with the least energy in unmasked tokens, the unmasked ones as those
-    with the least energy in masked tokens among the rest; the shared coordinates are a Hadamard mixture of what remains.
+    with the least energy in masked tokens among the rest; the shared coordinates are a Hadamard mixture of the rest.
     Only the dense and Kronecker structures can be aimed; others are returned as they are.
 
     Args:
@@ -209,7 +226,9 @@ def aim_gates(problem: SiteProblem, factors: list[Tensor]) -> list[Tensor]:
     odd = (problem.label % 2).bool()
     if not bool(odd.any()) or bool(odd.all()):
         return factors
-    moments = [torch.einsum("nar,nbr->ab", folded[rows], folded[rows]).double() for rows in (~odd, odd)]
+    moments = [
+        torch.einsum("nar,nbr->ab", folded[rows], folded[rows]).double() for rows in (~odd, odd)
+    ]
     unmasked, masked = moments
     masked_own = torch.linalg.eigh(unmasked).eigenvectors[:, :count]
     rest = _complement(masked_own)

@@ -1,8 +1,7 @@
-"""Quantize-dequantize with a straight-through gradient: the same grids as the kernels', differentiable in everything else."""
+"""Quantize-dequantize with a straight-through gradient, on the same grids as the kernels."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from starquant_fx.kernels import reference

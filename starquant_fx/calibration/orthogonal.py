@@ -1,7 +1,7 @@
 """Adam on the orthogonal group: moments live in the Lie algebra, steps are rotations.
 
-The Euclidean gradient G of a factor Q gives the skew direction A = (Q^T G - G^T Q) / 2; Adam's moments are kept of A and
-the step is Q <- Q exp(-lr A'), which stays orthogonal without a projection or a linear solve.
+The Euclidean gradient G of a factor Q gives the skew direction A = (Q^T G - G^T Q) / 2; Adam's moments are kept of A
+and the step is Q <- Q exp(-lr A'), which stays orthogonal without a projection or a linear solve.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ class OrthogonalAdam:
         eps: Added to the root of the second moment.
     """
 
-    def __init__(self, factors: list[Tensor], betas: tuple[float, float] = (0.9, 0.99), eps: float = 1e-8) -> None:
+    def __init__(
+        self, factors: list[Tensor], betas: tuple[float, float] = (0.9, 0.99), eps: float = 1e-8
+    ) -> None:
         self.factors = factors
         self.betas = betas
         self.eps = eps

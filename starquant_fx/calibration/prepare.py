@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from starquant_fx.calibration.data import CalibrationData
 from starquant_fx.calibration.states import own_generations, rollout
 from starquant_fx.errors import CalibrationError
-from starquant_fx.limits import check_ids, maximum_length, vocabulary_size
+from starquant_fx.limits import check_ids, maximum_length
 from starquant_fx.logits import is_shifted
 from starquant_fx.recipe import CalibrationOptions
 
@@ -66,16 +66,27 @@ def prepare(
     if mask_token_id is None:
         return _with_state_input(groups, options)
     states = [
-        rollout(model, group, mask_token_id, steps=options.rollout_steps, seed=options.seed + i, shifted=shifted)
+        rollout(
+            model,
+            group,
+            mask_token_id,
+            steps=options.rollout_steps,
+            seed=options.seed + i,
+            shifted=shifted,
+        )
         for i, group in enumerate(groups)
     ]
     return CalibrationData(states, seed=options.seed)
 
 
-def _tokenized(texts: list[str], tokenizer: Any, length: int, options: CalibrationOptions) -> Tensor:
+def _tokenized(
+    texts: list[str], tokenizer: Any, length: int, options: CalibrationOptions
+) -> Tensor:
     """Packs texts into [N, length] segments, drawn evenly over them."""
     if not any(t.strip() for t in texts):
-        raise CalibrationError("the calibration texts are empty", where="calibration", got=f"{len(texts)} texts")
+        raise CalibrationError(
+            "the calibration texts are empty", where="calibration", got=f"{len(texts)} texts"
+        )
     if tokenizer is None:
         raise CalibrationError(
             "calibration texts need a tokenizer",
@@ -87,7 +98,10 @@ def _tokenized(texts: list[str], tokenizer: Any, length: int, options: Calibrati
     end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
     stream: list[int] = []
     for text in texts:
-        stream += [*tokenizer(text, add_special_tokens=False)["input_ids"], *([] if end is None else [end])]
+        stream += [
+            *tokenizer(text, add_special_tokens=False)["input_ids"],
+            *([] if end is None else [end]),
+        ]
     length = min(length, len(stream))
     segments = torch.tensor(stream[: len(stream) // length * length]).view(-1, length)
     generator = torch.Generator().manual_seed(options.seed)

@@ -22,7 +22,9 @@ OWN_STEPS = 16
 """Denoising steps of a generated calibration text."""
 
 
-def rollout(model: Denoiser, texts: Tensor, mask_id: int, *, steps: int, seed: int, shifted: bool) -> Tensor:
+def rollout(
+    model: Denoiser, texts: Tensor, mask_id: int, *, steps: int, seed: int, shifted: bool
+) -> Tensor:
     """Turns texts into denoising states whose mask ratios cover (0, 1) evenly.
 
     Args:

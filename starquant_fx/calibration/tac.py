@@ -33,10 +33,14 @@ class TacOptions:
     def __post_init__(self) -> None:
         """Checks names and ranges."""
         if self.estimator not in ESTIMATORS:
-            raise RecipeError("unknown TAC estimator", expected=", ".join(ESTIMATORS), got=self.estimator)
+            raise RecipeError(
+                "unknown TAC estimator", expected=", ".join(ESTIMATORS), got=self.estimator
+            )
         if min(self.damping, self.eps) < 0 or not (0 <= self.smooth <= 1 and 0 <= self.shrink <= 1):
             raise RecipeError(
-                "TAC constants are out of range", expected="damping, eps >= 0; smooth, shrink in [0, 1]", got=str(self)
+                "TAC constants are out of range",
+                expected="damping, eps >= 0; smooth, shrink in [0, 1]",
+                got=str(self),
             )
 
 
@@ -45,7 +49,9 @@ def block_size(features: int, wanted: int) -> int:
     return max(k for k in range(1, min(wanted, features) + 1) if features % k == 0)
 
 
-def estimate(full: Tensor, quantized: Tensor, block: int, options: TacOptions) -> tuple[Tensor, Tensor]:
+def estimate(
+    full: Tensor, quantized: Tensor, block: int, options: TacOptions
+) -> tuple[Tensor, Tensor]:
     """Estimates the correction of quantized towards full-precision attention outputs.
 
     With delta = lambda tr(Sigma_q) / g + eps: M0 = Sigma_f^(1/2) (Sigma_q + delta I)^(-1/2) (covariance), or

@@ -34,12 +34,17 @@ def estimate_corrections(
     assert data is not None
     ids, states = next(data.chunks(samples))
     inputs = [ids] if states is None else [ids, states]
-    full = {name: _attention_outputs(program, sites, stage, inputs) for name, stage in REFERENCES.items()}
+    full = {
+        name: _attention_outputs(program, sites, stage, inputs)
+        for name, stage in REFERENCES.items()
+    }
     with torch.no_grad():
         _Estimator(program, sites, options, reference_name, full).run(*inputs)
 
 
-def _attention_outputs(program: Program, sites: list[Site], stage: str, inputs: list[Tensor]) -> dict[str, Tensor]:
+def _attention_outputs(
+    program: Program, sites: list[Site], stage: str, inputs: list[Tensor]
+) -> dict[str, Tensor]:
     """Attention outputs [N, d] of each site in a stage (the original's if that stage was not kept), quantizers off."""
     module = program.stages.get(stage) or program.stages[FULL_PRECISION_STAGE]
     names = {s.name for s in sites}

@@ -1,0 +1,19 @@
+"""The command line: thin commands over the public API."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Runs the command line; a refusal is printed without a traceback and ends with exit code 2."""
+    from rich.console import Console
+
+    from starquant_fx.cli.app import app
+    from starquant_fx.errors import StarQuantError
+
+    try:
+        app()
+    except StarQuantError as error:
+        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)

@@ -1,0 +1,25 @@
+"""The commands, gathered."""
+
+from __future__ import annotations
+
+import typer
+
+from starquant_fx.cli.compile import compile_command
+from starquant_fx.cli.demo import demo_command
+from starquant_fx.cli.evaluate import evaluate_command
+from starquant_fx.cli.generate import generate_command
+from starquant_fx.cli.passes import passes_command
+
+app = typer.Typer(
+    name="starquant-fx",
+    help="Quantize masked diffusion LLMs (LLaDA, Dream, masked LMs) to low bits by rewriting their torch.fx graph.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("compile")(compile_command)
+app.command("generate")(generate_command)
+app.command("evaluate")(evaluate_command)
+app.command("passes")(passes_command)
+app.command("demo")(demo_command)

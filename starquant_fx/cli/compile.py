@@ -1,0 +1,79 @@
+"""``starquant-fx compile``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from starquant_fx.cli.options import (
+    CalibrationFile,
+    Model,
+    RecipeName,
+    Seed,
+    Target,
+    calibration_texts,
+    load,
+)
+
+
+def compile_command(
+    model: Model,
+    recipe: RecipeName = "star-w4a4",
+    calibration: CalibrationFile = None,
+    target: Target = "auto",
+    seed: Seed = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Write the artifact (packed weights, bases, corrections) to this "
+            ".safetensors file; `generate --artifact` and load_artifact() bind it to the model again.",
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Write the report to this JSON file.")
+    ] = None,
+    print_between_passes: Annotated[
+        bool, typer.Option("--print-between-passes", help="Print the graph after every pass.")
+    ] = False,
+) -> None:
+    """Compile MODEL with a recipe; print what each pass did and a row for every site.
+
+    Example: starquant-fx compile llada-tiny --recipe star-w4a4 --output llada.safetensors
+    """
+    from rich.console import Console
+
+    from starquant_fx.api import compile as compile_model
+    from starquant_fx.artifact import save_artifact, write_atomically
+    from starquant_fx.recipes import get_recipe
+
+    console = Console()
+    chosen = get_recipe(recipe).seeded(seed)
+    texts = calibration_texts(model, calibration)
+    loaded, tokenizer = load(model)
+
+    def observe(text: str, program: Any) -> None:
+        print_pass(console, text, program)
+        if print_between_passes:
+            console.print(str(program.graph), markup=False, highlight=False)
+
+    compiled = compile_model(
+        loaded, chosen, calibration=texts, tokenizer=tokenizer, target=target, observe=observe
+    )
+    console.print(compiled.report)
+    if output is not None:
+        console.print(f"wrote {save_artifact(compiled, output)}")
+    if report is not None:
+        write_atomically(report, json.dumps(compiled.report.to_dict(), indent=1).encode())
+        console.print(f"wrote {report}")
+
+
+def print_pass(console: Any, text: str, program: Any) -> None:
+    """Prints one line about the pass that has just run."""
+    record = program.records[-1]
+    change = f"{record.nodes_before:5d} -> {record.nodes_after:5d} nodes"
+    console.print(f"  {text:<46} {change}  {record.seconds:6.1f} s", markup=False, highlight=False)

@@ -1,0 +1,78 @@
+"""``starquant-fx demo``: the main job on the shipped model, from graph to text."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from starquant_fx.cli.compile import print_pass
+from starquant_fx.cli.evaluate import measure
+from starquant_fx.cli.generate import sampler_arguments
+from starquant_fx.cli.options import Seed, load
+
+MODEL = "llada-tiny"
+RECIPES = ("rtn-w4a4", "star-w4a4")
+PROMPT = "Once upon a time"
+LENGTH = 256
+NEW_TOKENS = 60
+
+
+def demo_command(
+    segments: Annotated[
+        int, typer.Option("--segments", help="Held-out segments of 256 tokens.")
+    ] = 64,
+    seed: Seed = 0,
+) -> None:
+    """Compile llada-tiny with RTN and STaR at W4A4, show the passes, the cost table, and one prompt side by side."""
+    import torch
+    from rich.columns import Columns
+    from rich.console import Console
+    from rich.panel import Panel
+
+    from starquant_fx.diffusion import generate
+    from starquant_fx.evaluation.masks import mask_plan
+    from starquant_fx.evaluation.table import to_table
+    from starquant_fx.evaluation.text import excerpt
+    from starquant_fx.evaluation.text import segments as cut
+    from starquant_fx.recipes import get_recipe
+
+    console = Console()
+    start = time.perf_counter()
+    model, tokenizer = load(MODEL)
+    ids = cut(excerpt("test"), tokenizer, LENGTH, segments)
+    console.print(f"{MODEL}: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters")
+
+    def observe(text: str, program: Any) -> None:
+        if program is None:
+            console.print(f"\n[bold]{text}[/bold]")
+        else:
+            print_pass(console, text, program)
+
+    comparison, costs, models = measure(
+        model,
+        tokenizer,
+        [get_recipe(name).seeded(seed) for name in RECIPES],
+        [excerpt("calibration")],
+        ids,
+        mask_plan(len(ids), ids.shape[1], seed=seed),
+        observe,
+    )
+    console.print(models[RECIPES[-1]].report)
+    console.print(
+        f"\n{MODEL} on {len(ids)} held-out segments of {LENGTH} tokens (test split, seed {seed})"
+    )
+    console.print(to_table(comparison, costs))
+    prompt = torch.tensor([tokenizer(PROMPT, add_special_tokens=False)["input_ids"]])
+    panels = []
+    for name, denoiser in models.items():
+        torch.manual_seed(seed)
+        live = tokenizer if console.is_terminal and name == RECIPES[-1] else None
+        arguments = sampler_arguments(model, NEW_TOKENS, NEW_TOKENS)
+        out = generate(denoiser, prompt, live=live, **arguments)
+        panels.append(
+            Panel(tokenizer.decode(out[0], skip_special_tokens=True), title=name, width=38)
+        )
+    console.print(Columns(panels))
+    console.print(f"{time.perf_counter() - start:.0f} s in all")

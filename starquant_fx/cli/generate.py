@@ -1,0 +1,113 @@
+"""``starquant-fx generate``."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from starquant_fx.cli.options import (
+    CalibrationFile,
+    Model,
+    Seed,
+    calibration_texts,
+    load,
+    need_tokenizer,
+)
+from starquant_fx.errors import InputError
+
+
+def generate_command(
+    model: Model,
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="Text to continue.")],
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe", "-r", help="Compile with this recipe first; default: full precision."
+        ),
+    ] = None,
+    artifact: Annotated[
+        Path | None,
+        typer.Option("--artifact", "-a", help="Use this artifact of `compile --output` instead."),
+    ] = None,
+    calibration: CalibrationFile = None,
+    length: Annotated[int, typer.Option("--length", "-n", help="Tokens to generate.")] = 64,
+    steps: Annotated[int, typer.Option("--steps", "-s", help="Denoising steps.")] = 64,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option",
+            help="name=value of the published sampler, repeatable. LLaDA: temperature, block_length, "
+            "cfg_scale, remasking, ... Dream: alg, alg_temp, temperature, top_p, top_k, eps.",
+        ),
+    ] = None,
+    live: Annotated[
+        bool, typer.Option("--live/--no-live", help="Watch the tokens being unmasked.")
+    ] = True,
+    seed: Seed = 0,
+) -> None:
+    """Continue a prompt by denoising, in full precision or low bits.
+
+    Example: starquant-fx generate llada-tiny --recipe star-w4a4 --prompt "Once upon a time"
+    """
+    import torch
+    from rich.console import Console
+
+    from starquant_fx.diffusion import generate
+
+    console = Console()
+    loaded, tokenizer = load(model)
+    need_tokenizer(tokenizer, model)
+    denoiser = _denoiser(loaded, tokenizer, model, recipe, artifact, calibration)
+    ids = torch.tensor([tokenizer(prompt, add_special_tokens=False)["input_ids"]], dtype=torch.long)
+    torch.manual_seed(seed)
+    view = tokenizer if live and console.is_terminal else None
+    arguments = sampler_arguments(loaded, length, steps) | _parsed(option or [])
+    out = generate(denoiser, ids, live=view, **arguments)
+    console.print(tokenizer.decode(out[0], skip_special_tokens=True), markup=False, highlight=False)
+
+
+def _denoiser(
+    loaded: Any,
+    tokenizer: Any,
+    name: str,
+    recipe: str | None,
+    artifact: Path | None,
+    calibration: Path | None,
+) -> Any:
+    from starquant_fx.api import compile as compile_model
+    from starquant_fx.artifact import load_artifact
+
+    if recipe is not None and artifact is not None:
+        raise InputError(
+            "--recipe and --artifact exclude each other", where="--artifact", expected="one of them"
+        )
+    if artifact is not None:
+        return load_artifact(loaded, artifact)
+    if recipe is not None:
+        return compile_model(
+            loaded, recipe, calibration=calibration_texts(name, calibration), tokenizer=tokenizer
+        )
+    return loaded
+
+
+def sampler_arguments(model: Any, length: int, steps: int) -> dict[str, Any]:
+    """The published argument names for so many tokens in so many steps."""
+    if model.config.model_type == "Dream":
+        return {"max_new_tokens": length, "steps": steps, "alg": "entropy", "temperature": 0.0}
+    return {"gen_length": length, "block_length": length, "steps": steps}
+
+
+def _parsed(options: list[str]) -> dict[str, Any]:
+    parsed: dict[str, Any] = {}
+    for item in options:
+        name, separator, value = item.partition("=")
+        if not separator:
+            raise InputError("malformed option", where="--option", expected="name=value", got=item)
+        try:
+            parsed[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            parsed[name] = value
+    return parsed
