@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, ClassVar, Self
 
 from starquant_fx.errors import ConfigError
@@ -54,9 +55,7 @@ class PublishedConfig:
                 )
         known = {n: published[n] for n in fields if published.get(n) is not None}
         for name, value in known.items():
-            expected = fields[name].type
-            if "int" in str(expected) and (isinstance(value, bool) or not isinstance(value, int)):
-                raise ConfigError(f"{name} must be an integer", where="config.json", got=repr(value))
+            _check_number(name, str(fields[name].type), value)
         config = cls(**known, extra={k: v for k, v in published.items() if k not in known})
         config.validate()
         return config
@@ -73,3 +72,21 @@ class PublishedConfig:
         """Raises a ConfigError with ``what`` unless ``holds``."""
         if not holds:
             raise ConfigError(what, where="config.json", got=str(got))
+
+
+def _check_number(name: str, declared: str, value: object) -> None:
+    """Refuses a value that its field's declared type excludes; sizes and constants must be above zero."""
+    if "int" in declared:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ConfigError(f"{name} must be an integer", where="config.json", got=repr(value))
+        smallest = 0 if name.endswith("_token_id") else 1
+        if value < smallest:
+            raise ConfigError(
+                f"{name} must be at least {smallest}", where="config.json", got=repr(value)
+            )
+    elif "float" in declared:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 < float(value) < math.inf:  # type: ignore[arg-type]
+            raise ConfigError(
+                f"{name} must be a finite number above 0", where="config.json", got=repr(value)
+            )
