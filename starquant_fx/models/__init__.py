@@ -1,0 +1,1 @@
+"""The models that the package runs: LLaDA, Dream, and loading them from published folders."""

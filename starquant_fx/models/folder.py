@@ -1,0 +1,144 @@
+"""Reading a model's folder without leaving it: contained paths, ``config.json``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path, PurePath
+from typing import Any
+
+from starquant_fx.errors import CheckpointError, ConfigError, StarQuantError
+
+CONFIG_FILE = "config.json"
+
+
+def contained(folder: Path, name: str) -> Path:
+    """Returns the real path of a file that a model's folder names, if it stays in the folder.
+
+    The hub's cache keeps a snapshot's files as links into the ``blobs`` folder beside it; such links are followed.
+
+    Args:
+        folder: The model's folder.
+        name: A path relative to it.
+
+    Returns:
+        The path with all links resolved. The file need not exist.
+
+    Raises:
+        CheckpointError: The path is absolute, climbs out with "..", or a link on it leads outside.
+    """
+    written = PurePath(name)
+    try:
+        real = (folder / name).resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"{name!r} cannot be followed", where=str(folder), got=cause(error)
+        ) from error
+    inside = real.is_relative_to(folder.resolve()) or _is_hub_blob(folder, real)
+    if written.is_absolute() or ".." in written.parts or not inside:
+        raise CheckpointError(
+            f"{name!r} points outside of the model's folder",
+            where=str(folder),
+            expected="a file inside the folder",
+            got=str(real),
+            hint="copy the file into the folder; do not load folders from sources you do not trust",
+        )
+    return real
+
+
+def cause(error: BaseException) -> str:
+    """Returns the class and the beginning of the text of a library's error, for the "got" of our own."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:300]
+
+
+def _is_hub_blob(folder: Path, real: Path) -> bool:
+    """Whether ``folder`` is a snapshot in the hub's cache and ``real`` one of the blobs beside it."""
+    snapshots = folder.resolve().parent
+    return snapshots.name == "snapshots" and real.parent == snapshots.parent / "blobs"
+
+
+def read_json(folder: Path, name: str, refusal: type[StarQuantError]) -> dict[str, Any]:
+    """Reads a JSON object from a file of a model's folder.
+
+    Args:
+        folder: The model's folder.
+        name: The file, relative to the folder.
+        refusal: The class of the error for a file that holds something else.
+
+    Returns:
+        The object.
+
+    Raises:
+        CheckpointError: The file leads outside of the folder.
+        StarQuantError: The file is missing, unreadable, no JSON or no JSON object; of class ``refusal``.
+    """
+    path = contained(folder, name)
+    hint = "take the file again from where the model was published"
+    if not path.is_file():
+        held = sorted(p.name for p in folder.iterdir())
+        raise refusal(
+            f"{name} is missing",
+            where=str(folder),
+            expected="a model folder with config.json and *.safetensors",
+            got=f"{len(held)} files: {', '.join(held[:5])}" if held else "an empty folder",
+            hint=hint,
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise refusal(
+            f"{name} is not readable as JSON",
+            where=str(folder / name),
+            expected="a JSON object in UTF-8",
+            got=cause(error),
+            hint=hint,
+        ) from error
+    if not isinstance(content, dict):
+        raise refusal(
+            f"{name} is not a JSON object",
+            where=str(folder / name),
+            expected="a JSON object",
+            got=f"a {type(content).__name__}",
+            hint=hint,
+        )
+    return content
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Reads a model folder's ``config.json`` and checks what every model needs from it.
+
+    Args:
+        folder: The model's folder.
+
+    Returns:
+        The published keys. ``model_type`` is a string, ``architectures`` a list of strings.
+
+    Raises:
+        ConfigError: The file is missing, no JSON object, names no model type, or describes quantized weights.
+        CheckpointError: The file leads outside of the folder.
+    """
+    published = read_json(folder, CONFIG_FILE, ConfigError)
+    where = str(folder / CONFIG_FILE)
+    model_type = published.get("model_type")
+    if not isinstance(model_type, str):
+        raise ConfigError(
+            "the configuration lacks model_type",
+            where=where,
+            expected="model_type as a string",
+            got=f"{len(published)} keys" if model_type is None else repr(model_type),
+            hint="take config.json from the published model folder",
+        )
+    architectures = published.get("architectures") or []
+    if not isinstance(architectures, list) or not all(isinstance(a, str) for a in architectures):
+        raise ConfigError(
+            "architectures must be a list of names", where=where, got=repr(architectures)
+        )
+    if published.get("quantization_config"):
+        raise ConfigError(
+            "the checkpoint is already quantized",
+            where=where,
+            expected="float weights",
+            got=f"quantization_config = {published['quantization_config']}"[:200],
+            hint="load the model from which it was quantized",
+        )
+    return {**published, "architectures": architectures}

@@ -1,0 +1,181 @@
+"""``from_pretrained``: a model and its tokenizer from a shipped name, a folder or the hub."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from starquant_fx.errors import ConfigError
+from starquant_fx.models.folder import CONFIG_FILE, cause, read_config
+from starquant_fx.models.locate import locate
+from starquant_fx.models.registry import ARCHITECTURES, Architecture
+from starquant_fx.models.safetensors_files import FLOAT_TYPES, TensorFiles
+from starquant_fx.models.tensor_names import HARMLESS, mismatch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Below this many parameters a model on the CPU computes in float32 unless asked otherwise.
+SMALL = 1_000_000_000
+
+
+def from_pretrained(
+    name_or_folder: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    revision: str | None = None,
+) -> tuple[nn.Module, PreTrainedTokenizerBase | None]:
+    """Loads a masked diffusion language model, or any masked language model, and its tokenizer.
+
+    LLaDA (LLaDA-8B, LLaDA-1.5) and Dream (Dream-v0, Dream-Coder, DiffuCoder) have implementations of their own and
+    accept the published folders; LLaDA also under Llama's tensor names. Any other model must be one that transformers
+    knows as ``...ForMaskedLM``. Only safetensors are read, and no code from a repository is run.
+
+    On the CPU, weights that need no conversion stay mapped to their files: do not overwrite these in place while the
+    model is in use (replacing them is harmless).
+
+    Args:
+        name_or_folder: ``"llada-tiny"`` or ``"dream-tiny"``, a local folder, or a hub id ``owner/name``.
+        dtype: Float type of all parameters. None: float32 for a model of less than 10⁹ parameters on the CPU, else
+            the type that most of the checkpoint is stored in.
+        device: Where the model goes; the CPU by default.
+        revision: Branch, tag or commit, for a hub id only.
+
+    Returns:
+        The model in evaluation mode, without gradients, and a transformers fast tokenizer, or None where the folder
+        holds no vocabulary. ``model.config.mask_token_id`` is set; for a transformers model it comes from the
+        tokenizer unless the configuration has it, and is None if neither does.
+
+    Raises:
+        CheckpointError: There is no such model, or its files are missing, damaged, not what ``config.json``
+            describes, or lead outside of the folder; weights are not finite.
+        ConfigError: ``config.json`` is missing, incomplete or names an unsupported model; the dtype or device is not
+            usable.
+    """
+    place = _usable_device(device)
+    if dtype is not None and dtype not in FLOAT_TYPES.values():
+        raise ConfigError(
+            "the dtype is not usable",
+            where="dtype",
+            expected=", ".join(map(str, FLOAT_TYPES.values())),
+            got=repr(dtype),
+        )
+    folder = locate(name_or_folder, revision)
+    published = read_config(folder)
+    architecture = ARCHITECTURES.get(published["model_type"])
+    if architecture is not None:
+        model = _load_published(architecture, published, folder, dtype, place)
+        tokenizer = _tokenizer(folder, published["model_type"])
+    else:
+        model, tokenizer = _load_transformers(published, folder, dtype, place)
+    return model.requires_grad_(False).eval(), tokenizer
+
+
+def _load_published(
+    architecture: Architecture,
+    published: dict[str, Any],
+    folder: Path,
+    dtype: torch.dtype | None,
+    device: torch.device,
+) -> nn.Module:
+    """Builds one of our own models on the meta device and puts the tensors of the files in place."""
+    where = str(folder / CONFIG_FILE)
+    try:
+        config: Any = architecture.config.from_dict(published)
+    except ConfigError as error:
+        error.where = where
+        raise
+    files = TensorFiles(folder)
+    files.leave_out(HARMLESS)
+    depth = getattr(config, architecture.depth)
+    if depth > len(files.entries):
+        raise ConfigError(
+            f"{architecture.depth} is larger than the number of tensors",
+            where=where,
+            expected=f"at most {len(files.entries)}",
+            got=str(depth),
+        )
+    try:
+        with torch.device("meta"):
+            model = architecture.model(config).requires_grad_(False)
+    except (RuntimeError, TypeError, OverflowError) as error:
+        raise ConfigError(
+            "the sizes in the configuration describe no model that can be built",
+            where=where,
+            got=cause(error),
+        ) from error
+    names = {name: architecture.published_name(name) for name in files.entries}
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    refusal = mismatch(
+        str(folder),
+        missing=wanted.keys() - set(names.values()),
+        extra=[name for name, ours in names.items() if ours not in wanted],
+        misshapen=[
+            f"{name}: expected {list(wanted[ours])}, got {list(files.entries[name].shape)}"
+            for name, ours in names.items()
+            if ours in wanted and files.entries[name].shape != wanted[ours]
+        ],
+        repeated=[name for name, times in Counter(names.values()).items() if times > 1],
+    )
+    if refusal:
+        raise refusal
+    kept = _working_dtype(files, dtype, device)
+    state = {ours: files.read(name, kept, device) for name, ours in names.items()}
+    model.load_state_dict(state, strict=True, assign=True)
+    return model
+
+
+def _load_transformers(
+    published: dict[str, Any], folder: Path, dtype: torch.dtype | None, device: torch.device
+) -> tuple[nn.Module, PreTrainedTokenizerBase | None]:
+    """Loads a masked language model through transformers."""
+    from starquant_fx.models import masked_lm
+
+    config, model_class = masked_lm.masked_lm_class(folder, published)
+    tokenizer = _tokenizer(folder, published["model_type"])
+    files = TensorFiles(folder)
+    files.leave_out(HARMLESS)
+    kept = _working_dtype(files, dtype, device)
+    model = masked_lm.load_masked_lm(config, model_class, files, kept, device)
+    masked_lm.set_mask_token(model, tokenizer, folder)
+    return model, tokenizer
+
+
+def _tokenizer(folder: Path, model_type: str) -> PreTrainedTokenizerBase | None:
+    """Loads the tokenizer; transformers takes seconds to import and is not needed before."""
+    from starquant_fx.models.tokenizer import load_tokenizer
+
+    return load_tokenizer(folder, model_type)
+
+
+def _working_dtype(
+    files: TensorFiles, asked: torch.dtype | None, device: torch.device
+) -> torch.dtype:
+    """Returns the one float type that all parameters get."""
+    if asked is not None:
+        return asked
+    parameters = sum(entry.count for entry in files.entries.values())
+    small = device.type == "cpu" and parameters < SMALL
+    return torch.float32 if small else files.most_common_dtype()
+
+
+def _usable_device(device: torch.device | str | None) -> torch.device:
+    """Returns the device, after a first allocation on it."""
+    try:
+        place = torch.device("cpu" if device is None else device)
+        torch.empty(1, device=place)
+    # Without CUDA torch raises an AssertionError, with too few GPUs a RuntimeError, and so on.
+    except Exception as error:
+        raise ConfigError(
+            "the device is not usable",
+            where="device",
+            expected="a device of this machine, such as 'cpu'",
+            got=f"{device!r}; {cause(error)}",
+        ) from error
+    return place
