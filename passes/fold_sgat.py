@@ -9,7 +9,7 @@ from torch import fx
 
 from starquant_fx.operators import op
 from starquant_fx.pass_base import Pass, Preserves
-from starquant_fx.program import Program, facts
+from starquant_fx.program import Program, facts, note
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,5 +49,5 @@ class FoldSgat(Pass):
 
 def _fold(program: Program, node: fx.Node, name: str) -> None:
     constant = program.constant(f"{facts(node)['of']}.{name}", lambda: program.evaluate(node))
-    constant.meta["custom"] = node.meta.get("custom", {})
+    note(constant, **{**facts(node), "part": name})
     node.replace_all_uses_with(constant)
