@@ -1,0 +1,95 @@
+"""Tiny denoisers of every layout that the core is tested on; built once, never written into."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig, BertForMaskedLM, ModernBertConfig, ModernBertForMaskedLM
+
+from starquant_fx.models.llada import LladaConfig, LladaModel
+from tests import golden_data
+
+KINDS = ("llada", "dream", "odd", "bert", "modernbert")
+"""llada and dream: the goldens' real weights. odd: one LLaDA block of odd widths and one KV head."""
+VOCABULARY = {"llada": 150, "dream": 150, "odd": 60, "bert": 100, "modernbert": 100}
+"""Ids below this are ordinary tokens."""
+MASK = {"llada": 158, "dream": 158, "odd": 60, "bert": 103, "modernbert": 103}
+
+
+@functools.cache
+def model(kind: str) -> nn.Module:
+    """The model of a kind, in eval mode."""
+    if kind in ("llada", "dream"):
+        return golden_data.model(kind)
+    built: nn.Module
+    if kind == "odd":
+        built = LladaModel(
+            LladaConfig(
+                d_model=36,
+                n_heads=3,
+                n_kv_heads=1,
+                n_layers=1,
+                mlp_hidden_size=75,
+                vocab_size=61,
+                embedding_size=61,
+                mask_token_id=MASK[kind],
+                eos_token_id=59,
+                max_sequence_length=64,
+            )
+        )
+    elif kind == "bert":
+        built = BertForMaskedLM(
+            BertConfig(
+                vocab_size=104,
+                hidden_size=48,
+                num_hidden_layers=2,
+                num_attention_heads=3,
+                intermediate_size=96,
+                max_position_embeddings=64,
+                attn_implementation="sdpa",
+            )
+        )
+    else:
+        built = ModernBertForMaskedLM(
+            ModernBertConfig(
+                vocab_size=104,
+                hidden_size=48,
+                num_hidden_layers=2,
+                num_attention_heads=3,
+                intermediate_size=64,
+                max_position_embeddings=64,
+                local_attention=8,
+                pad_token_id=0,
+                bos_token_id=1,
+                eos_token_id=2,
+                cls_token_id=1,
+                sep_token_id=2,
+                attn_implementation="sdpa",
+            )
+        )
+    return randomize(built, seed=len(kind)).eval()
+
+
+def randomize(module: nn.Module, seed: int) -> nn.Module:
+    """Weights whose outputs depend on every input: gains around 1, matrices of gain about 1.5."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.dim() > 1:
+                parameter.copy_(1.5 * noise / parameter.shape[-1] ** 0.5)
+            elif "bias" in name:
+                parameter.copy_(0.2 * noise)
+            else:
+                parameter.copy_(1 + 0.2 * noise)
+    return module
+
+
+def masked_ids(kind: str, shape: tuple[int, int], ratio: float, seed: int = 0) -> Tensor:
+    """Random token ids [B, L] of which a share is masked."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(3, VOCABULARY[kind], shape, generator=generator)
+    hidden = torch.rand(shape, generator=generator) < ratio
+    return ids.masked_fill(hidden, MASK[kind])
