@@ -36,7 +36,7 @@ def agreement(
     plan: MaskPlan,
     reference: str = "full precision",
     *,
-    batch: int = 16,
+    batch: int = 8,
 ) -> dict[str, Agreement]:
     """Compares models with a reference, all models on one batch before the next batch.
 

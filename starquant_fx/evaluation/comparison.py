@@ -75,7 +75,7 @@ def compare(
     plan: MaskPlan,
     reference: str = "full precision",
     *,
-    batch: int = 16,
+    batch: int = 8,
 ) -> Comparison:
     """Measures models on the same segments under the same masks.
 

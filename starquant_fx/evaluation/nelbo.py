@@ -12,7 +12,7 @@ from starquant_fx.progress import track
 
 
 def nelbo(
-    model: Model, segments: Tensor, plan: MaskPlan, *, batch: int = 16, name: str = "model"
+    model: Model, segments: Tensor, plan: MaskPlan, *, batch: int = 8, name: str = "model"
 ) -> Tensor:
     """Estimates, for each segment, the bound on its negative log-likelihood, per token.
 
