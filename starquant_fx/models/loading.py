@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections import Counter
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from starquant_fx.errors import ConfigError
-from starquant_fx.models.folder import CONFIG_FILE, cause, read_config
+from starquant_fx.models.folder import cause, read_config
 from starquant_fx.models.locate import locate
-from starquant_fx.models.registry import ARCHITECTURES, Architecture
+from starquant_fx.models.published import load_published, published_config
+from starquant_fx.models.registry import ARCHITECTURES
 from starquant_fx.models.safetensors_files import FLOAT_TYPES, TensorFiles
-from starquant_fx.models.tensor_names import HARMLESS, mismatch
+from starquant_fx.models.tensor_names import HARMLESS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -66,92 +66,26 @@ def from_pretrained(
             expected=", ".join(map(str, FLOAT_TYPES.values())),
             got=repr(dtype),
         )
+    # transformers takes seconds to import.
+    from starquant_fx.models import masked_lm
+    from starquant_fx.models.tokenizer import load_tokenizer
+
     folder = locate(name_or_folder, revision)
     published = read_config(folder)
     architecture = ARCHITECTURES.get(published["model_type"])
     if architecture is not None:
-        model = _load_published(architecture, published, folder, dtype, place)
-        tokenizer = _tokenizer(folder, published["model_type"])
+        config = published_config(architecture, published, folder)
+        fill = functools.partial(load_published, architecture, config)
     else:
-        model, tokenizer = _load_transformers(published, folder, dtype, place)
+        config, model_class = masked_lm.masked_lm_class(folder, published)
+        fill = functools.partial(masked_lm.load_masked_lm, model_class, config)
+    tokenizer = load_tokenizer(folder, published["model_type"])
+    files = TensorFiles(folder)
+    files.leave_out(HARMLESS)
+    model = fill(files, _working_dtype(files, dtype, place), place)
+    if architecture is None:
+        masked_lm.set_mask_token(model, tokenizer, folder)
     return model.requires_grad_(False).eval(), tokenizer
-
-
-def _load_published(
-    architecture: Architecture,
-    published: dict[str, Any],
-    folder: Path,
-    dtype: torch.dtype | None,
-    device: torch.device,
-) -> nn.Module:
-    """Builds one of our own models on the meta device and puts the tensors of the files in place."""
-    where = str(folder / CONFIG_FILE)
-    try:
-        config: Any = architecture.config.from_dict(published)
-    except ConfigError as error:
-        error.where = where
-        raise
-    files = TensorFiles(folder)
-    files.leave_out(HARMLESS)
-    depth = getattr(config, architecture.depth)
-    if depth > len(files.entries):
-        raise ConfigError(
-            f"{architecture.depth} is larger than the number of tensors",
-            where=where,
-            expected=f"at most {len(files.entries)}",
-            got=str(depth),
-        )
-    try:
-        with torch.device("meta"):
-            model = architecture.model(config).requires_grad_(False)
-    except (RuntimeError, TypeError, OverflowError) as error:
-        raise ConfigError(
-            "the sizes in the configuration describe no model that can be built",
-            where=where,
-            got=cause(error),
-        ) from error
-    names = {name: architecture.published_name(name) for name in files.entries}
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    refusal = mismatch(
-        str(folder),
-        missing=wanted.keys() - set(names.values()),
-        extra=[name for name, ours in names.items() if ours not in wanted],
-        misshapen=[
-            f"{name}: expected {list(wanted[ours])}, got {list(files.entries[name].shape)}"
-            for name, ours in names.items()
-            if ours in wanted and files.entries[name].shape != wanted[ours]
-        ],
-        repeated=[name for name, times in Counter(names.values()).items() if times > 1],
-    )
-    if refusal:
-        raise refusal
-    kept = _working_dtype(files, dtype, device)
-    state = {ours: files.read(name, kept, device) for name, ours in names.items()}
-    model.load_state_dict(state, strict=True, assign=True)
-    return model
-
-
-def _load_transformers(
-    published: dict[str, Any], folder: Path, dtype: torch.dtype | None, device: torch.device
-) -> tuple[nn.Module, PreTrainedTokenizerBase | None]:
-    """Loads a masked language model through transformers."""
-    from starquant_fx.models import masked_lm
-
-    config, model_class = masked_lm.masked_lm_class(folder, published)
-    tokenizer = _tokenizer(folder, published["model_type"])
-    files = TensorFiles(folder)
-    files.leave_out(HARMLESS)
-    kept = _working_dtype(files, dtype, device)
-    model = masked_lm.load_masked_lm(config, model_class, files, kept, device)
-    masked_lm.set_mask_token(model, tokenizer, folder)
-    return model, tokenizer
-
-
-def _tokenizer(folder: Path, model_type: str) -> PreTrainedTokenizerBase | None:
-    """Loads the tokenizer; transformers takes seconds to import and is not needed before."""
-    from starquant_fx.models.tokenizer import load_tokenizer
-
-    return load_tokenizer(folder, model_type)
 
 
 def _working_dtype(

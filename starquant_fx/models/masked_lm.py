@@ -58,13 +58,13 @@ def masked_lm_class(folder: Path, published: dict[str, Any]) -> tuple[Any, Any]:
 
 
 def load_masked_lm(
-    config: Any, model_class: Any, files: TensorFiles, dtype: torch.dtype, device: torch.device
+    model_class: Any, config: Any, files: TensorFiles, dtype: torch.dtype, device: torch.device
 ) -> nn.Module:
     """Builds a transformers model from tensors that were checked.
 
     Args:
-        config: The model's configuration.
-        model_class: Its class.
+        model_class: The model's class.
+        config: Its configuration.
         files: The folder's tensors.
         dtype: Float type of the parameters.
         device: Where the model goes.

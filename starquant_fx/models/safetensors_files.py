@@ -71,15 +71,23 @@ class TensorFiles:
             self._add(shard, {name for name, file in listed.items() if file == shard})
 
     def leave_out(self, harmless: re.Pattern[str]) -> None:
-        """Forgets the tensors whose name matches, and refuses the others unless they are of a float type.
+        """Forgets the tensors whose name matches; there must be others, all of a float type.
 
         Args:
             harmless: Searched for in each name.
 
         Raises:
-            CheckpointError: Tensors that are to be read hold integers, booleans or 8-bit floats.
+            CheckpointError: Nothing is left, or what is left holds integers, booleans or 8-bit floats.
         """
         self.entries = {n: e for n, e in self.entries.items() if not harmless.search(n)}
+        if not self.entries:
+            raise CheckpointError(
+                "the files hold no weights",
+                where=str(self.folder),
+                expected="the tensors that config.json describes",
+                got="none",
+                hint="download or copy the files again",
+            )
         odd = [f"{n} ({e.stored})" for n, e in self.entries.items() if e.stored not in FLOAT_TYPES]
         if odd:
             raise CheckpointError(

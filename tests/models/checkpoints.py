@@ -7,13 +7,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor, nn
 from transformers import (
+    BertConfig,
+    BertForMaskedLM,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -21,7 +24,9 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from starquant_fx.errors import StarQuantError
 from starquant_fx.models.llada import LladaConfig, LladaModel
+from starquant_fx.models.loading import from_pretrained
 from tests import golden_data
 
 WORDS = ("[PAD]", "[MASK]", "once", "upon", "a", "time")
@@ -137,6 +142,14 @@ def write_dream(folder: Path) -> Qwen2ForCausalLM:
     return model
 
 
+def write_bert(folder: Path) -> BertForMaskedLM:
+    torch.manual_seed(0)
+    config = BertConfig(**SIZES, num_attention_heads=4, max_position_embeddings=16)
+    model = BertForMaskedLM(config).eval()
+    model.save_pretrained(folder)
+    return model
+
+
 def write_tokenizer(folder: Path) -> None:
     """A word-level tokenizer with a mask token, as transformers saves it."""
     tokenizer = Tokenizer(WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="[PAD]"))
@@ -153,8 +166,6 @@ def copy(folder: Path, to: Path) -> Path:
 
 def rewrite(folder: Path, **tensors: Tensor | None) -> None:
     """Replaces, adds or (None) removes tensors of model.safetensors; "__" in a name stands for a dot."""
-    from safetensors.torch import load_file
-
     path = folder / "model.safetensors"
     held = {n: t.clone() for n, t in load_file(path).items()}
     for name, tensor in tensors.items():
@@ -172,3 +183,12 @@ def set_keys(folder: Path, **changed: Any) -> None:
     path = folder / "config.json"
     config = {**json.loads(path.read_text()), **changed}
     path.write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+
+
+def refusal(kind: type[StarQuantError], folder: Path | str, **arguments: Any) -> str:
+    """The text of the error that loading ends with; it must say where and what was found."""
+    with pytest.raises(kind) as caught:
+        from_pretrained(folder, **arguments)
+    assert caught.value.where
+    assert caught.value.got or caught.value.hint
+    return str(caught.value)

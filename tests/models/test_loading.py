@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 from transformers import (
-    BertConfig,
     BertForMaskedLM,
     ModernBertConfig,
     ModernBertForMaskedLM,
@@ -249,16 +248,8 @@ def test_published_dream_tokenizer_is_read_without_running_its_code(tmp_path: Pa
     assert not ran.exists()
 
 
-def write_bert(folder: Path) -> BertForMaskedLM:
-    torch.manual_seed(0)
-    config = BertConfig(**checkpoints.SIZES, num_attention_heads=4, max_position_embeddings=16)
-    model = BertForMaskedLM(config).eval()
-    model.save_pretrained(folder)
-    return model
-
-
 def test_bert_loads_with_the_parts_that_predict_no_token_left_out(tmp_path: Path) -> None:
-    written = write_bert(tmp_path)
+    written = checkpoints.write_bert(tmp_path)
     checkpoints.write_tokenizer(tmp_path)
     norm = written.bert.embeddings.LayerNorm.weight.detach().clone()
     checkpoints.rewrite(
@@ -296,10 +287,26 @@ def test_modernbert_in_bfloat16_loads_as_float32(tmp_path: Path) -> None:
 
 
 def test_without_a_tokenizer_the_mask_id_of_bert_stays_open(tmp_path: Path) -> None:
-    write_bert(tmp_path)
+    checkpoints.write_bert(tmp_path)
     model, tokenizer = from_pretrained(tmp_path)
     assert tokenizer is None
     assert model.config.mask_token_id is None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", [p.parent.name for p in locate.PRETRAINED.glob("*/config.json")])
+def test_shipped_model_and_its_tokenizer_belong_together(name: str) -> None:
+    assert name in locate.SHIPPED
+    model, tokenizer = from_pretrained(name)
+    assert tokenizer is not None
+    assert dtypes(model) == {torch.float32}
+    assert tokenizer.mask_token_id == model.config.mask_token_id  # type: ignore[union-attr]
+    text = "Once upon a time there was a little girl."
+    ids = tokenizer(text, return_tensors="pt")["input_ids"]
+    decoded = tokenizer.decode(ids[0], skip_special_tokens=True)
+    assert "".join(decoded).strip() == text
+    found = logits(model, ids)
+    assert found.isfinite().all()
+    assert found.shape[-1] >= len(tokenizer)
 
 
 @pytest.fixture
