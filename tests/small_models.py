@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,14 @@ KINDS = ("llada", "dream", "odd", "bert", "modernbert")
 VOCABULARY = {"llada": 150, "dream": 150, "odd": 60, "bert": 100, "modernbert": 100}
 """Ids below this are ordinary tokens."""
 MASK = {"llada": 158, "dream": 158, "odd": 60, "bert": 103, "modernbert": 103}
+SHARED: dict[str, Any] = {
+    "vocab_size": 104,
+    "hidden_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "max_position_embeddings": 64,
+    "attn_implementation": "sdpa",
+}
 
 
 @functools.cache
@@ -40,34 +49,14 @@ def model(kind: str) -> nn.Module:
             )
         )
     elif kind == "bert":
-        built = BertForMaskedLM(
-            BertConfig(
-                vocab_size=104,
-                hidden_size=48,
-                num_hidden_layers=2,
-                num_attention_heads=3,
-                intermediate_size=96,
-                max_position_embeddings=64,
-                attn_implementation="sdpa",
-            )
-        )
+        built = BertForMaskedLM(BertConfig(**SHARED, intermediate_size=96))
     else:
+        tokens: dict[str, Any] = {
+            f"{name}_token_id": i for i, name in enumerate(("pad", "bos", "eos"))
+        }
+        tokens |= {"cls_token_id": 1, "sep_token_id": 2}
         built = ModernBertForMaskedLM(
-            ModernBertConfig(
-                vocab_size=104,
-                hidden_size=48,
-                num_hidden_layers=2,
-                num_attention_heads=3,
-                intermediate_size=64,
-                max_position_embeddings=64,
-                local_attention=8,
-                pad_token_id=0,
-                bos_token_id=1,
-                eos_token_id=2,
-                cls_token_id=1,
-                sep_token_id=2,
-                attn_implementation="sdpa",
-            )
+            ModernBertConfig(**SHARED, **tokens, intermediate_size=64, local_attention=8)
         )
     return randomize(built, seed=len(kind)).eval()
 
