@@ -25,6 +25,7 @@ class InsertSgat(Pass):
         structure: Of the basis: dense, kronecker, block or hadamard.
         right: Second Kronecker factor (or block size); 0 = balanced.
         rank: Coordinates r of each state's own subspace, rounded up to whole slices; 0 = no gates.
+        gated: Roles of the sites that get gates, separated by "+"; "all" = every site.
         start: gaussian (the paper's) or hadamard.
         seed: Seed of the start.
     """
@@ -36,6 +37,7 @@ class InsertSgat(Pass):
     structure: str = "kronecker"
     right: int = 0
     rank: int = 0
+    gated: str = "all"
     start: str = "hadamard"
     seed: int = 0
 
@@ -45,9 +47,13 @@ class InsertSgat(Pass):
             self._insert(program, site)
         return program
 
+    def _rank(self, site: Site) -> int:
+        gated = self.gated == "all" or bool(set(self.gated.split("+")) & set(site.roles))
+        return self.rank if gated else 0
+
     def _insert(self, program: Program, site: Site) -> None:
         graph = program.graph
-        shape = BasisShape.choose(self.structure, site.features, self.right, self.rank)
+        shape = BasisShape.choose(self.structure, site.features, self.right, self._rank(site))
         linears = program.site_nodes(site, "linear")
         tokens, label = linears[0].args[0], program.site_node(site, "states")
         generator = torch.Generator().manual_seed(self.seed + zlib.crc32(site.name.encode()))

@@ -42,10 +42,11 @@ class MeasureSites(Pass):
 
 def _quantized(program: Program, site: Site, tokens: Tensor, label: Tensor) -> Iterator[Tensor]:
     """Outputs of the site's linears as the program computes them now, before they are scattered."""
-    known: dict[fx.Node, Tensor] = {}
+    source = next(n for n in program.graph.nodes if facts(n).get("feeds") == site.name)
+    tokens = tokens.to(source.meta["val"].dtype)
+    known: dict[fx.Node, Tensor] = {source: tokens}
     for part, value in (("tokens", tokens), ("states", label)):
         known.update(dict.fromkeys(program.site_nodes(site, part), value))
-    known.update({n: tokens for n in program.graph.nodes if facts(n).get("feeds") == site.name})
     ends = program.site_nodes(site, "state_bias") or program.site_nodes(site, "linear")
     for end in ends:
         yield program.evaluate(end, known).float()

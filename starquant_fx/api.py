@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from starquant_fx.arguments import check_parameters, mask_token_of
+from starquant_fx.arguments import check_parameters
 from starquant_fx.calibration.prepare import Calibration, prepare
 from starquant_fx.capture import capture, skeleton
 from starquant_fx.compiled import CompiledModel, spare_tensors
-from starquant_fx.errors import CaptureError
+from starquant_fx.errors import CaptureError, LoweringError
 from starquant_fx.lowering import choose_target
+from starquant_fx.model_facts import mask_token_of, model_device
 from starquant_fx.pass_manager import Observer, run_passes
 from starquant_fx.program import CONSTANTS
 from starquant_fx.recipe import Recipe
@@ -44,7 +45,7 @@ def compile(
         calibration: Texts (with ``tokenizer``), token ids [N, L], or None: the model's own generations.
         tokenizer: For texts; also tells the mask token where the configuration does not.
         target: ``auto`` or a target's name.
-        device: Where to compile and run; the model's own device by default.
+        device: Where to compile and run; this version does both on the CPU.
         mask_token_id: Overrides the configuration's.
         token_state_input: For models without a mask token: calls take ``token_state`` [B, L] (1 = masked) as well.
         observe: Called after every pass with its text form and the program.
@@ -57,20 +58,15 @@ def compile(
         CaptureError: The model cannot be traced, or nothing says which tokens are masked.
         CalibrationError: The calibration data is unusable.
         InputError: Weights are not finite, or token ids are out of range.
-        LoweringError: Unknown target.
+        LoweringError: Unknown target, or a device other than the CPU.
     """
     chosen = get_recipe(recipe)
     resolved = choose_target(target)
-    if device is not None:
-        model = copy.deepcopy(model).to(device)
-    mask_id = (
-        None
-        if token_state_input
-        else mask_token_id
-        if mask_token_id is not None
-        else mask_token_of(model, tokenizer)
-    )
-    if mask_id is None and not token_state_input:
+    model = _on_cpu(model, device)
+    mask_id = mask_token_of(model, tokenizer) if mask_token_id is None else mask_token_id
+    if token_state_input:
+        mask_id = None
+    elif mask_id is None:
         raise CaptureError(
             "nothing says which tokens are masked",
             where=type(model).__name__,
@@ -93,3 +89,18 @@ def compile(
     program.calibration = None
     program.stages.clear()
     return CompiledModel(twin, program, report, spare_tensors(model, program), model)
+
+
+def _on_cpu(model: nn.Module, device: str | torch.device | None) -> nn.Module:
+    """Returns the model, or a copy of it, on the CPU; refuses other devices."""
+    own = model_device(model, torch.device("cpu"))
+    wanted = own if device is None else torch.device(device)
+    if wanted.type != "cpu":
+        raise LoweringError(
+            "this version compiles and runs on the CPU only",
+            where="device",
+            expected="cpu",
+            got=str(wanted),
+            hint="compile(..., device='cpu') copies a model from another device",
+        )
+    return model if own.type == "cpu" else copy.deepcopy(model).to(wanted)

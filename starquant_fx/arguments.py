@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from starquant_fx.errors import InputError
-from starquant_fx.limits import check_ids, maximum_length
+from starquant_fx.model_facts import check_ids, maximum_length
 
 CaptureKey = tuple[tuple[Any, ...], ...]
 """What distinguishes captures: name, rank, dtype and broadcast dimensions of each argument."""
@@ -113,15 +113,6 @@ def capture_key(arguments: dict[str, Tensor]) -> CaptureKey:
 def call_signature(model: nn.Module) -> inspect.Signature:
     """Signature of a model's forward."""
     return inspect.signature(model.forward)
-
-
-def mask_token_of(model: nn.Module, tokenizer: Any = None) -> int | None:
-    """The mask token's id as the configuration or the tokenizer says; None if neither does."""
-    for owner in (getattr(model, "config", None), tokenizer):
-        value = getattr(owner, "mask_token_id", None)
-        if isinstance(value, int):
-            return value
-    return None
 
 
 def check_parameters(model: nn.Module) -> None:

@@ -8,11 +8,6 @@ import torch
 from torch import Tensor
 
 
-def is_shifted(model: object) -> bool:
-    """Whether a model's raw logits at position i predict the token at position i + 1 (Dream and its relatives)."""
-    return getattr(getattr(model, "config", None), "model_type", None) == "Dream"
-
-
 def raw_logits(output: Any) -> Tensor:
     """The logits of a model's output, which is a Tensor or an object with ``.logits``."""
     logits: Tensor = output if isinstance(output, Tensor) else output.logits

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from starquant_fx.calibration.data import CalibrationData
 from starquant_fx.calibration.states import own_generations, rollout
 from starquant_fx.errors import CalibrationError
-from starquant_fx.limits import check_ids, maximum_length
-from starquant_fx.logits import is_shifted
+from starquant_fx.model_facts import check_ids, is_shifted, maximum_length
 from starquant_fx.recipe import CalibrationOptions
 
 Calibration = Sequence[str] | Tensor | None

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from starquant_fx.errors import InputError, nearest
-from starquant_fx.limits import vocabulary_size
+from starquant_fx.model_facts import vocabulary_size
 
 
 def integer(name: str, value: Any, minimum: int) -> int:

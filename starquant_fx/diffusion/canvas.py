@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from starquant_fx.errors import InputError
-from starquant_fx.limits import check_ids, maximum_length
+from starquant_fx.model_facts import check_ids, maximum_length, model_device
 
 
 class Canvas(NamedTuple):
@@ -56,7 +55,7 @@ def blank_canvas(
             got=f"{ids.shape[1]} prompt tokens + {new_tokens} new ones = {total}",
             hint="shorten the prompt or generate fewer tokens",
         )
-    device = _device(model, ids)
+    device = model_device(model, ids.device)
     filled = torch.full((ids.shape[0], total), mask_id, dtype=torch.long, device=device)
     filled[:, : ids.shape[1]] = ids.to(device)
     if keep is None or bool(keep.all()):
@@ -117,10 +116,3 @@ def _padding(attention_mask: Any, ids: Tensor) -> Tensor:
             hint="tokenizer.padding_side = 'left'",
         )
     return keep
-
-
-def _device(model: object, ids: Tensor) -> torch.device:
-    if isinstance(model, nn.Module):
-        for tensor in itertools.chain(model.parameters(), model.buffers()):
-            return tensor.device
-    return ids.device

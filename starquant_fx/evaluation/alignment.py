@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from starquant_fx.diffusion.stepping import evaluating, model_logits
 from starquant_fx.errors import StarQuantError
 from starquant_fx.evaluation.masks import MaskedBatch
+from starquant_fx.model_facts import is_shifted, model_device
 
 Model = Callable[..., Any]
 """Called with ids [B, L]; returns logits [B, L, V] or an object with ``.logits``; has ``config``."""
-
-
-def is_shifted(model: Model) -> bool:
-    """Whether logits used for column j are the raw logits of column j - 1, as Dream's are."""
-    return str(getattr(getattr(model, "config", None), "model_type", "")).lower() == "dream"
 
 
 def aligned_logits(model: Model, input_ids: Tensor, at: Tensor) -> Tensor:
@@ -38,7 +33,7 @@ def aligned_logits(model: Model, input_ids: Tensor, at: Tensor) -> Tensor:
     Raises:
         InputError: The model does not return logits for every position.
     """
-    device = _device(model, input_ids)
+    device = model_device(model, input_ids.device)
     with evaluating(model), torch.inference_mode():
         logits = model_logits(lambda ids, attention_mask: model(ids), input_ids.to(device), None)
         row, column = at.to(logits.device).nonzero(as_tuple=True)
@@ -78,10 +73,3 @@ def true_token(log_probabilities: Tensor, batch: MaskedBatch) -> Tensor:
     """Picks the log-probabilities [M] of the true tokens out of [M, V]."""
     targets = batch.targets.to(log_probabilities.device)
     return log_probabilities.gather(1, targets[:, None])[:, 0]
-
-
-def _device(model: Model, ids: Tensor) -> torch.device:
-    if isinstance(model, nn.Module):
-        for tensor in itertools.chain(model.parameters(), model.buffers()):
-            return tensor.device
-    return ids.device

@@ -197,8 +197,8 @@ class DreamModel(nn.Module):
         Args:
             input_ids: [B, L] integer token ids.
             attention_mask: None or "full": no mask. [B, L] padding mask (1 = keep): hides the columns and, without
-                position_ids, counts positions over kept tokens, as generation does. [B or 1, 1, L or 1, L]: bool (True =
-                may attend) or float (added to the scores).
+                position_ids, counts positions over kept tokens, as generation does. [B or 1, 1, L or 1, L]: bool
+                (True = may attend) or float (added to the scores).
             position_ids: [B or 1, L] positions of the rotary embedding; 0..L-1 by default.
             output_hidden_states: Also return the hidden states.
 

@@ -1,9 +1,12 @@
-"""What a model's configuration allows: vocabulary, length, and ids that fit."""
+"""What a model says about itself: vocabulary, longest sequence, device, mask token, shifted logits."""
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from starquant_fx.errors import InputError
 
@@ -21,6 +24,28 @@ def vocabulary_size(model: object) -> int | None:
 def maximum_length(model: object) -> int | None:
     """Longest sequence of the model as its configuration says, None if it does not say."""
     return _first_integer(model, ("max_sequence_length", "max_position_embeddings"))
+
+
+def model_device(model: object, default: torch.device) -> torch.device:
+    """Device of a module's first parameter or buffer; ``default`` for anything without one."""
+    if isinstance(model, nn.Module):
+        for tensor in itertools.chain(model.parameters(), model.buffers()):
+            return tensor.device
+    return default
+
+
+def is_shifted(model: object) -> bool:
+    """Whether a model's raw logits at position i predict the token at position i + 1 (Dream and its relatives)."""
+    return getattr(getattr(model, "config", None), "model_type", None) == "Dream"
+
+
+def mask_token_of(model: object, tokenizer: Any = None) -> int | None:
+    """The mask token's id as the configuration or the tokenizer says; None if neither does."""
+    for owner in (getattr(model, "config", None), tokenizer):
+        value = getattr(owner, "mask_token_id", None)
+        if isinstance(value, int):
+            return value
+    return None
 
 
 def check_ids(ids: Tensor, model: object, where: str) -> Tensor:
