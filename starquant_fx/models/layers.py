@@ -1,7 +1,8 @@
 """The pieces that LLaDA and Dream share: RMS norm, rotary embedding, bidirectional attention.
 
 They are written in the operators that a capture should keep (``linear``, ``rms_norm``,
-``scaled_dot_product_attention``) and hold no buffers, so that a model can be built from its configuration alone under fake tensors.
+``scaled_dot_product_attention``) and hold no buffers, so that a model can be built from its
+configuration alone under fake tensors.
 """
 
 from __future__ import annotations

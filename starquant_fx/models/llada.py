@@ -174,7 +174,8 @@ class LladaModel(nn.Module):
         Args:
             input_ids: [B, L] integer token ids.
             attention_mask: [B, L], 1 or True = keep; a zero hides the column from every query.
-            attention_bias: Broadcastable to [B, H, L, L]; integers and bools: nonzero = may attend; float: added to the scores.
+            attention_bias: Broadcastable to [B, H, L, L]; integers and bools: nonzero = may attend; floats
+                are added to the scores.
             output_hidden_states: Also return the hidden states.
 
         Returns:
