@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from starquant_fx.errors import CheckpointError, ConfigError
 from starquant_fx.models.loading import from_pretrained
+from starquant_fx.models.safetensors_files import TensorFiles
 from tests.models import checkpoints
 from tests.models.checkpoints import refusal
 
@@ -127,9 +128,14 @@ def test_tensors_that_do_not_match_the_configuration(
         ("bert", {"num_hidden_layers": 400}, "missing (bert.encoder.layer.10."),
     ],
 )
-def test_sizes_are_compared_before_memory_is_taken(
-    damaged: Damaged, name: str, changed: dict[str, Any], message: str
+def test_sizes_are_compared_before_any_value_is_read(
+    damaged: Damaged,
+    name: str,
+    changed: dict[str, Any],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(TensorFiles, "read", pytest.fail)
     folder = damaged(name)
     checkpoints.set_keys(folder, **changed)
     assert message in refusal(CheckpointError, folder)

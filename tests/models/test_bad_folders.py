@@ -183,6 +183,17 @@ def test_index_that_points_outside_is_refused(
     assert f"{escape!r} points outside of the model's folder" in text
 
 
+@pytest.mark.parametrize("roundabout", ["{folder}/{file}", "../{name}/{file}"])
+def test_index_names_its_shards_relative_to_the_folder(damaged: Damaged, roundabout: str) -> None:
+    folder = damaged("shards")
+    weights = index_of(folder)["weight_map"]
+    moved = {
+        n: roundabout.format(folder=folder, name=folder.name, file=f) for n, f in weights.items()
+    }
+    (folder / INDEX).write_text(json.dumps({"weight_map": moved}))
+    assert "points outside of the model's folder" in refusal(CheckpointError, folder)
+
+
 @pytest.mark.parametrize("absolute", [False, True])
 def test_link_that_leads_outside_is_refused(
     damaged: Damaged, tmp_path: Path, absolute: bool
