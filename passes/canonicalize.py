@@ -112,7 +112,7 @@ def _before_repeat(node: fx.Node) -> fx.Node | None:
     heads = node.meta["val"].shape[1]
     current = node
     for accepted in (
-        (aten.view.default, aten.reshape.default),
+        (aten.view.default, aten.reshape.default, aten._unsafe_view.default),
         (aten.clone.default,),
         (aten.expand.default,),
     ):
@@ -120,8 +120,6 @@ def _before_repeat(node: fx.Node) -> fx.Node | None:
             current = current.args[0]  # type: ignore[assignment]
         elif accepted != (aten.clone.default,):
             return None
-    while current.target == aten.slice.Tensor:
-        current = current.args[0]  # type: ignore[assignment]
     if current.target != aten.unsqueeze.default or current.args[1] != 2:
         return None
     source = current.args[0]
@@ -192,11 +190,8 @@ def _fold_into(program: Program, linear: fx.Node, gain: Tensor, shift: Tensor | 
 
     linear.update_arg(1, program.constant(f"folded.{name}.weight", scaled))
     if shift is not None:
-        old = (
-            program.tensor(linear.args[2])
-            if len(linear.args) > 2 and linear.args[2] is not None
-            else None
-        )  # type: ignore[arg-type]
+        bias_node = linear.args[2] if len(linear.args) > 2 else None
+        old = program.tensor(bias_node) if isinstance(bias_node, fx.Node) else None
 
         def shifted() -> Tensor:
             added = weight.float() @ shift.float()
