@@ -98,7 +98,7 @@ def _problem(
     if gates:
         shared, bounds = gates[0].args[2:4]
         table = reference.gate_table(site.features, shared, bounds).float()  # type: ignore[arg-type]
-        rank = (site.features - shared) // 2  # type: ignore[operator]
+        rank = (site.features - int(str(shared))) // 2
     weights = [weight for weight, _ in full_precision_parameters(program, site)]
     quantizers = [
         n for part in ("quantize", "quantize_weight") for n in program.site_nodes(site, part)

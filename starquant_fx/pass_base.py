@@ -73,6 +73,11 @@ class Pass(ABC):
                 changed.append(f"{field.name}={_text(value)}")
         return self.name + (f"{{{','.join(changed)}}}" if changed else "")
 
+    def seeded(self, seed: int) -> Self:
+        """Returns the pass with its ``seed`` replaced, or itself if it draws nothing."""
+        drawn = any(f.name == "seed" for f in dataclasses.fields(self))  # type: ignore[arg-type]
+        return dataclasses.replace(self, seed=seed) if drawn else self  # type: ignore[type-var]
+
     @classmethod
     def with_options(cls, options: dict[str, Any]) -> Self:
         """Builds the pass from option names and values.

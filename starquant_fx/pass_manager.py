@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import fx
@@ -111,7 +112,7 @@ def verify(program: Program) -> None:
     _drop_unread_tensors(program)
     program.module.recompile()
     propagate(program)
-    got = output.args[0].meta["val"]  # type: ignore[union-attr]
+    got = output.args[0].meta["val"]
     if expected is not None and (expected.dtype != got.dtype or expected.dim() != got.dim()):
         raise PassError(
             "the output of the graph changed",
@@ -147,11 +148,15 @@ class _CachedFakeProp(FakeTensorProp):
             return n.meta["val"]
         if n.op != "call_function":
             return super().run_node(n)
-        inputs = fx.map_arg((n.args, n.kwargs), lambda a: _Held(a.meta["val"]))
+        inputs = fx.map_arg((n.args, n.kwargs), self._held)
         if n.meta.get(PROPAGATED) != (n.target, inputs):
             super().run_node(n)
             n.meta[PROPAGATED] = (n.target, inputs)
         return n.meta["val"]
+
+    @staticmethod
+    def _held(node: fx.Node) -> Any:
+        return _Held(node.meta["val"])
 
 
 class _Held:

@@ -166,12 +166,9 @@ class Recipe:
 
     def seeded(self, seed: int) -> Recipe:
         """Returns the recipe with every draw (calibration, starts, fits) under another seed."""
-        passes = tuple(
-            dataclasses.replace(p, seed=seed) if hasattr(p, "seed") else p for p in self.passes
-        )  # type: ignore[type-var]
-        return dataclasses.replace(
-            self, passes=passes, calibration=dataclasses.replace(self.calibration, seed=seed)
-        )
+        passes = tuple(one.seeded(seed) for one in self.passes)
+        calibration = dataclasses.replace(self.calibration, seed=seed)
+        return dataclasses.replace(self, passes=passes, calibration=calibration)
 
     def without(self, *names: str) -> Recipe:
         """Returns the recipe without the passes of these names (for ablations); the method's name says so.

@@ -143,7 +143,7 @@ class LladaModel(nn.Module):
 
     def get_output_embeddings(self) -> nn.Linear:
         """Returns the LM head."""
-        head: nn.Linear = self.model["transformer"]["ff_out"]  # type: ignore[index,assignment]
+        head: nn.Linear = self.model["transformer"]["ff_out"]  # type: ignore[index]
         return head
 
     def forward_hidden(
