@@ -39,15 +39,18 @@ def test_transformers_can_probe_for_its_own_kernels_package(
     assert result.stdout.split() == ["False"]
 
 
-@pytest.mark.parametrize("name", FOLDERS)
 @pytest.mark.parametrize("place", ["checkout", "elsewhere"])
-def test_import_as_a_subpackage_works(
-    root: Path, tmp_path: Path, run_python: RunPython, name: str, place: str
+def test_all_three_import_as_subpackages(
+    root: Path, tmp_path: Path, run_python: RunPython, place: str
 ) -> None:
     cwd = root if place == "checkout" else tmp_path
-    code = f"import starquant_fx.{name} as package; print(package.__name__, package.__file__)"
+    code = "".join(
+        f"import starquant_fx.{name} as package; print(package.__name__, package.__file__)\n"
+        for name in FOLDERS
+    )
     result = run_python(code, cwd)
     assert result.returncode == 0, result.stderr
-    imported, file = result.stdout.split()
-    assert imported == f"starquant_fx.{name}"
-    assert Path(file).resolve() == root / name / "__init__.py"
+    found = dict(line.split() for line in result.stdout.splitlines())
+    assert {name: Path(file).resolve() for name, file in found.items()} == {
+        f"starquant_fx.{name}": root / name / "__init__.py" for name in FOLDERS
+    }
