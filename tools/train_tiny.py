@@ -11,6 +11,7 @@ import argparse
 import json
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -29,7 +30,7 @@ from starquant_fx.errors import StarQuantError
 
 EVALUATION_WINDOW = 256
 CURVE_WINDOWS = 128  # enough to see the curve, little enough to cost nothing
-EXPORT_WINDOWS = 512
+EXPORT_WINDOWS = 256
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--batch", type=int, default=16, help="windows a step")
     train.add_argument("--window", type=int, default=512, help="tokens a window")
     train.add_argument("--muon-rate", type=float, default=0.02, help="of the hidden matrices")
+    train.add_argument("--embedding-rate", type=float, default=2e-2, help="of the embedding")
     train.add_argument("--adam-rate", type=float, default=3e-3, help="of everything else")
     train.add_argument("--device", default="auto", help="auto, cpu or cuda")
     train.add_argument("--eager", action="store_true", help="do not compile")
@@ -57,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     writer.add_argument("--arch", choices=ARCHITECTURES, required=True)
     writer.add_argument("--to", type=Path, help="default: starquant_fx/models/pretrained/ARCH-tiny")
     writer.add_argument("--note", default="Intermediate checkpoint: training goes on.")
+    writer.add_argument("--history", help="a sentence for the card on how the run went")
     writer.add_argument("--docs", type=Path, help="also write the curve into this folder")
     texts = commands.add_parser("excerpts", help="write the texts that ship")
     texts.set_defaults(job=run_excerpts)
@@ -92,6 +95,7 @@ def run_train(arguments: argparse.Namespace) -> None:
         batch=arguments.batch,
         window=arguments.window,
         muon_rate=arguments.muon_rate,
+        embedding_rate=arguments.embedding_rate,
         adam_rate=arguments.adam_rate,
         init_from=str(arguments.init_from) if arguments.init_from else None,
     )
@@ -150,6 +154,7 @@ def run_export(arguments: argparse.Namespace) -> None:
         arguments.to or Path("starquant_fx/models/pretrained") / name,
         arguments.note,
         command,
+        arguments.history,
     )
     for split, measured in zip(("validation", "test"), figures, strict=True):
         print(split, measured)
@@ -162,9 +167,9 @@ def run_excerpts(arguments: argparse.Namespace) -> None:
     write_excerpts(load_documents(arguments.data), arguments.to)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
-    arguments = parser().parse_args()
+    arguments = parser().parse_args(argv)
     if getattr(arguments, "threads", None):
         torch.set_num_threads(arguments.threads)
     try:

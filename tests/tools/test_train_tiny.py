@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -15,6 +16,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+import train_tiny
 from safetensors.torch import load_file
 from tiny_training import corpus
 from tiny_training.excerpts import CALIBRATION_BOOKS, EXCERPTS, write_excerpts
@@ -259,7 +261,16 @@ def test_budget_warms_up_holds_and_decays() -> None:
 
 def settings_of(arch: str, tokenizer: PreTrainedTokenizerFast) -> Settings:
     config = published_config(arch, tokenizer, **SMALL[arch])
-    return Settings(arch, config, seed=5, batch=4, window=64, muon_rate=0.02, adam_rate=3e-3)
+    return Settings(
+        arch,
+        config,
+        seed=5,
+        batch=4,
+        window=64,
+        muon_rate=0.02,
+        embedding_rate=0.02,
+        adam_rate=3e-3,
+    )
 
 
 def trainer_of(
@@ -326,6 +337,24 @@ def test_other_settings_and_broken_states_are_refused(
         trainer_of(tmp_path, "llada", tokenizer, documents)
 
 
+def test_run_starts_from_given_weights(
+    tokenizer: PreTrainedTokenizerFast, documents: list[corpus.Document], tmp_path: Path
+) -> None:
+    first = trainer_of(tmp_path / "first", "llada", tokenizer, documents)
+    first.run(BUDGET, lambda row: None, stop_after=2)
+    weights, _, _ = load_checked_state(tmp_path / "first")
+    second = Trainer(
+        tmp_path / "second",
+        dataclasses.replace(first.settings, init_from="first"),
+        first.stream,
+        first.validation,
+        first.options,
+        weights,
+    )
+    assert second.progress.step == 0
+    assert all(torch.equal(value, weights[k]) for k, value in second.model.state_dict().items())
+
+
 # Export
 
 
@@ -370,3 +399,27 @@ def test_export_loads_and_its_card_holds_the_measured_figures(
     shutil.rmtree(run)
     assert len(read_curve(tmp_path / "docs") or [1]) == 1
     assert (tmp_path / "docs/tiny.svg").read_text().count("<polyline") == 2
+
+
+def test_command_line_from_corpus_to_shipped_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, run, to = str(tmp_path / "data"), str(tmp_path / "run"), tmp_path / "llada-tiny"
+    books = [
+        {"title": t, "author": "A", "year": 1900, "text": story(i, 400)}
+        for i, t in enumerate([*corpus.HELD_OUT_BOOKS, "Another Book"])
+    ]
+    write_rows(tmp_path / "data" / corpus.BOOKS_FILE, books)
+    write_rows(tmp_path / "data" / corpus.STORIES_FILE, [{"text": story(i)} for i in range(9)])
+    train = ["train", "--arch", "llada", "--eager", "--batch", "1", "--window", "64", "--run", run]
+    assert train_tiny.main([*train, "--data", data, "--target-tokens", "128"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["tokens"] == 128
+    export_line = ["export", "--arch", "llada", "--run", run, "--data", data, "--to", str(to)]
+    assert train_tiny.main([*export_line, "--note", "Only a test.", "--history", "Cut short."]) == 0
+    card = (to / "README.md").read_text()
+    assert "**Only a test.**" in card
+    assert "- Cut short.\n" in card
+    assert {t.dtype for t in load_file(to / "model.safetensors").values()} == {torch.bfloat16}
+    capsys.readouterr()
+    assert train_tiny.main([*train, "--data", str(tmp_path)]) == 2
+    assert "error: a corpus file is missing" in capsys.readouterr().err

@@ -77,6 +77,7 @@ def model_card(
     test: Figures,
     note: str,
     command: str,
+    history: str | None = None,
 ) -> str:
     """Returns the card as Markdown.
 
@@ -89,7 +90,9 @@ def model_card(
         test: Figures on the test split.
         note: How final the weights are.
         command: The command that trained them.
+        history: A sentence on how the run went.
     """
+    extra = "" if history is None else f"- {history}\n"
     return f"""# {name}
 
 A masked diffusion language model of {parameters / 1e6:.2f} M parameters in {_shape(settings)}. It
@@ -114,10 +117,10 @@ with the given probability.
 - {progress.step:,} steps of {settings.batch * settings.window:,} tokens,
   {progress.tokens / 1e6:.1f} M tokens in all, {progress.seconds / 3600:.2f} hours, seed
   {settings.seed}.
-- Muon for the hidden matrices (peak rate {settings.muon_rate:g}), AdamW for the rest (peak rate
-  {settings.adam_rate:g}); warm-up, constant, linear decay to zero. The curve is in
-  `docs/training/{name}.jsonl`.
+- Muon for the hidden matrices (peak rate {settings.muon_rate:g}), AdamW for the embedding
+  ({settings.embedding_rate:g}) and for the rest ({settings.adam_rate:g}); warm-up, constant, linear
+  decay to zero. The curve is in `docs/training/{name}.jsonl`.
 - Hardware: one thread of a shared 2-core x86-64 server CPU, bfloat16 products, float32 weights.
 - Command: `{command}`
-
+{extra}
 {DATA_AND_LICENCES}"""

@@ -62,6 +62,7 @@ def export(
     destination: Path,
     note: str,
     command: str,
+    history: str | None = None,
 ) -> tuple[Figures, Figures]:
     """Evaluates the weights and writes the shipped folder; the old one stays until the new is whole.
 
@@ -74,6 +75,7 @@ def export(
         destination: The folder to write.
         note: What the card says about how final the weights are.
         command: The command that trained them.
+        history: A sentence on how the run went; None if there is nothing to say.
 
     Returns:
         The figures on validation and test.
@@ -98,6 +100,7 @@ def export(
             test,
             note,
             command,
+            history,
         )
         write_atomically(folder / "README.md", card)
         for file in folder.iterdir():

@@ -114,7 +114,9 @@ class Trainer:
         else:
             initialise(self.model, settings.seed)
         self.model.to(options.device)
-        self.optimizer = MuonWithAdamW(self.model, settings.muon_rate, settings.adam_rate)
+        self.optimizer = MuonWithAdamW(
+            self.model, settings.muon_rate, settings.embedding_rate, settings.adam_rate
+        )
         self.optimizer.load_state({k: v.to(options.device) for k, v in moments.items()})
         self.curve = Curve(folder, self.progress.step)
         self._stopping = False

@@ -53,27 +53,29 @@ class MuonWithAdamW:
     Args:
         model: The model to train; has ``get_output_embeddings``.
         muon_rate: Peak learning rate of Muon.
-        adam_rate: Peak learning rate of AdamW.
+        embedding_rate: Peak learning rate of AdamW for the embedding.
+        adam_rate: Peak learning rate of AdamW for head, gains and biases.
     """
 
-    def __init__(self, model: nn.Module, muon_rate: float, adam_rate: float) -> None:
+    def __init__(
+        self, model: nn.Module, muon_rate: float, embedding_rate: float, adam_rate: float
+    ) -> None:
         head = model.get_output_embeddings().weight  # type: ignore[operator]
-        tables = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)} | {head}
-        named = dict(model.named_parameters())
-        hidden = {n: p for n, p in named.items() if p.ndim == 2 and p not in tables}
-        other = {n: p for n, p in named.items() if n not in hidden}
-        self.names: dict[Tensor, str] = {p: n for n, p in named.items()}
-        vectors = [p for p in other.values() if p.ndim == 1]
-        matrices = [p for p in other.values() if p.ndim == 2]
-        self.muon = torch.optim.Muon(
-            hidden.values(), lr=muon_rate, momentum=0.95, weight_decay=MUON_DECAY
-        )
+        tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
+        hidden, vectors = [], []
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                vectors.append(parameter)
+            elif parameter is not head and all(parameter is not table for table in tables):
+                hidden.append(parameter)
+        self.names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
+        self.muon = torch.optim.Muon(hidden, lr=muon_rate, momentum=0.95, weight_decay=MUON_DECAY)
         self.adam = torch.optim.AdamW(
             [
-                {"params": matrices, "weight_decay": ADAM_DECAY},
-                {"params": vectors, "weight_decay": 0.0},
+                {"params": tables, "lr": embedding_rate, "weight_decay": ADAM_DECAY},
+                {"params": [head], "lr": adam_rate, "weight_decay": ADAM_DECAY},
+                {"params": vectors, "lr": adam_rate, "weight_decay": 0.0},
             ],
-            lr=adam_rate,
             betas=(0.9, 0.95),
             eps=1e-10,
         )

@@ -29,7 +29,8 @@ class Settings:
         batch: Windows a step.
         window: Tokens a window.
         muon_rate: Peak learning rate of the hidden matrices.
-        adam_rate: Peak learning rate of everything else.
+        embedding_rate: Peak learning rate of the embedding.
+        adam_rate: Peak learning rate of head, gains and biases.
         init_from: Checkpoint folder the weights started from; None from scratch.
     """
 
@@ -39,6 +40,7 @@ class Settings:
     batch: int
     window: int
     muon_rate: float
+    embedding_rate: float
     adam_rate: float
     init_from: str | None = None
 
