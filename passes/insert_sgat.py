@@ -23,7 +23,7 @@ class InsertSgat(Pass):
 
     Attributes:
         structure: Of the basis: dense, kronecker, block or hadamard.
-        right: Second Kronecker factor (or block size); 0 = balanced.
+        size: First Kronecker factor, or block size (the largest divisor of d not above it); 0 = balanced.
         rank: Coordinates r of each state's own subspace, rounded up to whole slices; 0 = no gates.
         gated: Roles of the sites that get gates, separated by "+"; "all" = every site.
         start: gaussian (the paper's) or hadamard.
@@ -35,7 +35,7 @@ class InsertSgat(Pass):
     before: ClassVar[tuple[str, ...]] = ("insert-quantizers",)
     preserves: ClassVar[Preserves] = Preserves.NOT
     structure: str = "kronecker"
-    right: int = 0
+    size: int = 0
     rank: int = 0
     gated: str = "all"
     start: str = "hadamard"
@@ -53,7 +53,7 @@ class InsertSgat(Pass):
 
     def _insert(self, program: Program, site: Site) -> None:
         graph = program.graph
-        shape = BasisShape.choose(self.structure, site.features, self.right, self._rank(site))
+        shape = BasisShape.choose(self.structure, site.features, self.size, self._rank(site))
         linears = program.site_nodes(site, "linear")
         tokens, label = linears[0].args[0], program.site_node(site, "states")
         generator = torch.Generator().manual_seed(self.seed + zlib.crc32(site.name.encode()))

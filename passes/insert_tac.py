@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from starquant_fx.calibration.tac import TacOptions, block_size
+from starquant_fx.basis import largest_divisor
+from starquant_fx.calibration.tac import TacOptions
 from starquant_fx.calibration.tac_run import REFERENCES, estimate_corrections
 from starquant_fx.operators import op
 from starquant_fx.pass_base import Pass, Preserves
@@ -87,7 +88,7 @@ class InsertTac(Pass):
 
     def _insert(self, program: Program, site: Site) -> None:
         graph = program.graph
-        g = block_size(site.features, self.block)
+        g = largest_divisor(site.features, self.block)
         blocks = site.features // g
         matrix = program.constant(
             f"{site.name}.tac_matrix", lambda: torch.eye(g).repeat(blocks, 1, 1)

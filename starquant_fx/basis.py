@@ -11,15 +11,20 @@ import math
 import torch
 from torch import Tensor
 
-from starquant_fx.errors import RecipeError
+from starquant_fx.errors import RecipeError, nearest
 
 STRUCTURES = ("dense", "kronecker", "block", "hadamard")
 
 
 def balanced_split(features: int) -> tuple[int, int]:
     """Splits d into (a, b) with a * b = d, b <= a, as close to each other as d allows."""
-    right = max(k for k in range(1, math.isqrt(features) + 1) if features % k == 0)
+    right = largest_divisor(features, math.isqrt(features))
     return features // right, right
+
+
+def largest_divisor(features: int, limit: int) -> int:
+    """The largest divisor of d that is not above ``limit``."""
+    return max(k for k in range(1, min(limit, features) + 1) if features % k == 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,14 +46,14 @@ class BasisShape:
     rank: int
 
     @classmethod
-    def choose(cls, structure: str, features: int, right: int, rank: int) -> BasisShape:
+    def choose(cls, structure: str, features: int, size: int, rank: int) -> BasisShape:
         """Fits the wanted sizes to d.
 
         Args:
             structure: One of ``STRUCTURES``.
             features: d.
-            right: Wanted second factor (or block size); 0 = balanced (128 for blocks). The largest divisor of d that is
-                not above it is taken.
+            size: Wanted first Kronecker factor, or block size; the largest divisor of d that is not above it is
+                taken. 0 = factors as equal as d allows, or blocks of 128. A dense basis has no size.
             rank: Wanted r; it is rounded up to a whole slice of the first factor. 0 = no gates.
 
         Returns:
@@ -59,20 +64,25 @@ class BasisShape:
         """
         if structure not in STRUCTURES:
             raise RecipeError(
-                "unknown basis structure", expected=", ".join(STRUCTURES), got=structure
+                "unknown basis structure",
+                expected=", ".join(STRUCTURES),
+                got=structure,
+                hint=nearest(structure, STRUCTURES),
             )
-        if right < 0 or rank < 0:
+        if size < 0 or rank < 0:
             raise RecipeError(
-                "sizes of a basis cannot be negative", got=f"right={right}, rank={rank}"
+                "sizes of a basis cannot be negative", got=f"size={size}, rank={rank}"
             )
         if structure == "dense":
             left, right = features, 1
-        elif right == 0 and structure != "block":
+        elif structure == "block":
+            right = largest_divisor(features, size or 128)
+            left = features // right
+        elif size == 0:
             left, right = balanced_split(features)
         else:
-            limit = right or 128
-            right = max(k for k in range(1, min(limit, features) + 1) if features % k == 0)
-            left = features // right
+            left = largest_divisor(features, size)
+            right = features // left
         slice_size = 1 if structure in ("dense", "block") else right
         rank = math.ceil(rank / slice_size) * slice_size
         if 2 * rank >= features:

@@ -44,11 +44,6 @@ class TacOptions:
             )
 
 
-def block_size(features: int, wanted: int) -> int:
-    """The largest block not above ``wanted`` that divides d."""
-    return max(k for k in range(1, min(wanted, features) + 1) if features % k == 0)
-
-
 def estimate(
     full: Tensor, quantized: Tensor, block: int, options: TacOptions
 ) -> tuple[Tensor, Tensor]:
