@@ -28,6 +28,7 @@ from starquant_fx.report import Report, SiteRow
 
 FORMAT = "starquant-artifact"
 VERSION = 1
+SUFFIX = ".safetensors"
 
 
 def save_artifact(compiled: CompiledModel, path: str | Path) -> Path:
@@ -43,14 +44,7 @@ def save_artifact(compiled: CompiledModel, path: str | Path) -> Path:
     Raises:
         CheckpointError: The path cannot be written.
     """
-    path = Path(path)
-    if path.suffix != ".safetensors" or not path.parent.is_dir():
-        raise CheckpointError(
-            "the artifact cannot be written here",
-            where=str(path),
-            expected="a .safetensors file in an existing folder",
-            got=str(path),
-        )
+    path = check_destination(path, SUFFIX)
     made = {
         n: t.detach().cpu().contiguous()
         for n, t in compiled.program.tensors().items()
@@ -65,6 +59,31 @@ def save_artifact(compiled: CompiledModel, path: str | Path) -> Path:
         "report": json.dumps(compiled.report.to_dict()),
     }
     write_atomically(path, save(made, metadata))
+    return path
+
+
+def check_destination(path: str | Path, suffix: str) -> Path:
+    """Checks, before any work, that a file can be written.
+
+    Args:
+        path: The file.
+        suffix: What its name must end in.
+
+    Returns:
+        The path.
+
+    Raises:
+        CheckpointError: Another suffix, or the folder does not exist or is not writable.
+    """
+    path = Path(path)
+    folder = path.parent
+    if path.suffix != suffix or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise CheckpointError(
+            "the file cannot be written here",
+            where=str(path),
+            expected=f"a {suffix} file in an existing folder that can be written",
+            got=f"suffix {path.suffix!r}" if path.suffix != suffix else f"folder {str(folder)!r}",
+        )
     return path
 
 

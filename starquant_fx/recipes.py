@@ -44,7 +44,7 @@ def star(weight_bits: int, activation_bits: int) -> Recipe:
         InsertPartition(),
         InsertCentering(),
         EstimateMeans(),
-        InsertSgat(structure="kronecker", size=64, rank=1, gated="o+down"),
+        InsertSgat(structure="kronecker", size=128, rank=1, gated="o+down"),
         InsertQuantizers(clip=True),
         FitSgat(),
         FoldSgat(),

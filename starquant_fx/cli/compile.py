@@ -48,11 +48,14 @@ def compile_command(
     from rich.console import Console
 
     from starquant_fx.api import compile as compile_model
-    from starquant_fx.artifact import save_artifact, write_atomically
+    from starquant_fx.artifact import SUFFIX, check_destination, save_artifact, write_atomically
     from starquant_fx.recipes import get_recipe
 
     console = Console()
     chosen = get_recipe(recipe).seeded(seed)
+    for path, suffix in ((output, SUFFIX), (report, ".json")):
+        if path is not None:
+            check_destination(path, suffix)
     texts = calibration_texts(model, calibration)
     loaded, tokenizer = load(model)
 

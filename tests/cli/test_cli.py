@@ -1,0 +1,84 @@
+"""The command line, run as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "goldens" / "llada"
+
+
+def run(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "starquant_fx", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+        env={**os.environ, "COLUMNS": "100", "PYTHONPATH": str(ROOT)},
+    )
+
+
+@pytest.mark.parametrize("command", ["compile", "generate", "evaluate", "passes", "demo"])
+def test_every_command_explains_itself(command: str) -> None:
+    done = run(command, "--help")
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+    overview = run("--help").stdout
+    assert command in overview
+
+
+def test_passes_are_listed_with_order_and_promise() -> None:
+    done = run("passes", "fold-sgat")
+    assert done.returncode == 0
+    assert "insert-quantizers" in done.stdout
+    assert "bitwise" in done.stdout
+    refused = run("passes", "fold-sgta")
+    assert refused.returncode == 2
+    assert "did you mean 'fold-sgat'?" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("compile", "lada-tiny"), "did you mean 'llada-tiny'?"),
+        (("compile", GOLDEN, "-r", "strar-w4a4"), "did you mean 'star-w4a4'?"),
+        (("compile", GOLDEN, "-r", "star-w9a4"), "2..8, or 16"),
+        (("compile", GOLDEN, "-r", "rtn-w4a4", "-t", "referense"), "did you mean 'reference'?"),
+        (("generate", GOLDEN, "-p", "x"), "tokenizer"),
+        (("evaluate", GOLDEN, "--text", "nowhere.txt"), "nowhere.txt"),
+    ],
+)
+def test_refusals_exit_with_2_and_no_traceback(
+    arguments: tuple[str | Path, ...], message: str
+) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_compile_writes_artifact_and_report(tmp_path: Path) -> None:
+    artifact, report = tmp_path / "a.safetensors", tmp_path / "r.json"
+    done = run("compile", GOLDEN, "-r", "rtn-w8a8", "-o", artifact, "--report", report)
+    assert done.returncode == 0, done.stderr
+    assert "fold-sgat" in done.stdout
+    assert artifact.stat().st_size > 0
+    values = json.loads(report.read_text())
+    assert values["recipe"] == "rtn-w8a8"
+    assert {row["bits"] for row in values["sites"]} == {"w8a8"}
+
+
+def test_compile_into_a_missing_folder_is_refused_before_the_work(tmp_path: Path) -> None:
+    done = run("compile", GOLDEN, "-r", "rtn-w8a8", "-o", tmp_path / "no" / "a.safetensors")
+    assert done.returncode == 2
+    assert "cannot be written here" in done.stderr
+    assert "fold-sgat" not in done.stdout
+    assert list(tmp_path.iterdir()) == []
