@@ -46,7 +46,7 @@ def star(weight_bits: int, activation_bits: int) -> Recipe:
         EstimateMeans(),
         InsertSgat(structure="kronecker", size=128, rank=1, gated="o+down"),
         InsertQuantizers(clip=True),
-        FitSgat(),
+        FitSgat(lr=1e-2),
         FoldSgat(),
         MeasureSites(),
         InsertTac(),

@@ -62,13 +62,19 @@ class DreamConfig(PublishedConfig):
             f"{heads}, {self.hidden_size}",
         )
         self.require(
-            (self.hidden_size // heads) % 2 == 0, "rotary heads must have an even size", self.hidden_size // heads
+            (self.hidden_size // heads) % 2 == 0,
+            "rotary heads must have an even size",
+            self.hidden_size // heads,
         )
         self.require(
-            heads % kv_heads == 0, "num_key_value_heads must divide num_attention_heads", f"{kv_heads}, {heads}"
+            heads % kv_heads == 0,
+            "num_key_value_heads must divide num_attention_heads",
+            f"{kv_heads}, {heads}",
         )
         self.require(
-            0 <= self.mask_token_id < self.vocab_size, "mask_token_id is outside the vocabulary", self.mask_token_id
+            0 <= self.mask_token_id < self.vocab_size,
+            "mask_token_id is outside the vocabulary",
+            self.mask_token_id,
         )
 
 
@@ -81,7 +87,11 @@ class DreamAttention(nn.Module):
 
     def __init__(self, config: DreamConfig) -> None:
         super().__init__()
-        d, self.heads, self.kv_heads = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
+        d, self.heads, self.kv_heads = (
+            config.hidden_size,
+            config.num_attention_heads,
+            config.num_key_value_heads,
+        )
         kv_features = d // self.heads * self.kv_heads
         self.q_proj = nn.Linear(d, d)
         self.k_proj = nn.Linear(d, kv_features)
@@ -177,7 +187,9 @@ class DreamModel(nn.Module):
         """Returns the embeddings, the output of each layer but the last, and the final normed state [B, L, d]."""
         config = self.config
         mask, positions = _mask_and_positions(input_ids, attention_mask, position_ids)
-        rotary = rotary_tables(positions, config.hidden_size // config.num_attention_heads, config.rope_theta)
+        rotary = rotary_tables(
+            positions, config.hidden_size // config.num_attention_heads, config.rope_theta
+        )
         x = self.model.embed_tokens(input_ids)
         states = []
         for layer in self.model.layers:
@@ -219,7 +231,10 @@ def _mask_and_positions(
     default = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
     if isinstance(attention_mask, str) and attention_mask != "full":
         raise InputError(
-            "unknown attention mask", where="attention_mask", expected="None, 'full' or a tensor", got=attention_mask
+            "unknown attention mask",
+            where="attention_mask",
+            expected="None, 'full' or a tensor",
+            got=attention_mask,
         )
     if attention_mask is None or isinstance(attention_mask, str):
         return None, default if position_ids is None else position_ids

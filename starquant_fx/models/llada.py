@@ -66,7 +66,11 @@ class LladaConfig(PublishedConfig):
     @classmethod
     def from_dict(cls, published: dict[str, Any]) -> LladaConfig:
         """As the base class, but refuses LLaDA-MoE, which publishes the same ``model_type``."""
-        moe = [k for k in ("num_experts", "n_experts", "num_experts_per_tok", "moe_router_enabled") if published.get(k)]
+        moe = [
+            k
+            for k in ("num_experts", "n_experts", "num_experts_per_tok", "moe_router_enabled")
+            if published.get(k)
+        ]
         if moe or any("MoE" in a for a in published.get("architectures") or ()):
             raise ConfigError(
                 "this is LLaDA-MoE, which shares model_type 'llada' but has another architecture",
@@ -80,11 +84,23 @@ class LladaConfig(PublishedConfig):
     def validate(self) -> None:
         """Checks that the sizes fit each other."""
         heads, kv_heads = self.n_heads, self.n_kv_heads or self.n_heads
-        self.require(self.d_model % heads == 0, "n_heads must divide d_model", f"{heads}, {self.d_model}")
-        self.require((self.d_model // heads) % 2 == 0, "rotary heads must have an even size", self.d_model // heads)
-        self.require(heads % kv_heads == 0, "n_kv_heads must divide n_heads", f"{kv_heads}, {heads}")
+        self.require(
+            self.d_model % heads == 0, "n_heads must divide d_model", f"{heads}, {self.d_model}"
+        )
+        self.require(
+            (self.d_model // heads) % 2 == 0,
+            "rotary heads must have an even size",
+            self.d_model // heads,
+        )
+        self.require(
+            heads % kv_heads == 0, "n_kv_heads must divide n_heads", f"{kv_heads}, {heads}"
+        )
         rows = self.embedding_size or self.vocab_size
-        self.require(0 <= self.mask_token_id < rows, "mask_token_id is outside the embedding", self.mask_token_id)
+        self.require(
+            0 <= self.mask_token_id < rows,
+            "mask_token_id is outside the embedding",
+            self.mask_token_id,
+        )
 
 
 class LladaBlock(nn.Module):
@@ -147,7 +163,10 @@ class LladaModel(nn.Module):
         return head
 
     def forward_hidden(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, attention_bias: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        attention_bias: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """Returns the embeddings, the output of each block but the last, and the final normed state [B, L, d]."""
         parts: Any = self.model["transformer"]
