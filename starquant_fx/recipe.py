@@ -176,6 +176,23 @@ class Recipe:
         Raises:
             RecipeError: The recipe has no such pass.
         """
+        self._require_passes(names)
+        kept = tuple(p for p in self.passes if p.name not in names)
+        return dataclasses.replace(
+            self, passes=kept, method=f"{self.method}(no {', '.join(names)})"
+        )
+
+    def replacing(self, one: Pass) -> Recipe:
+        """Returns the recipe with its pass of the same name replaced; the method's name says so.
+
+        Raises:
+            RecipeError: The recipe has no such pass.
+        """
+        self._require_passes((one.name,))
+        passes = tuple(one if p.name == one.name else p for p in self.passes)
+        return dataclasses.replace(self, passes=passes, method=f"{self.method}({one})")
+
+    def _require_passes(self, names: tuple[str, ...]) -> None:
         present = [p.name for p in self.passes]
         for name in names:
             if name not in present:
@@ -184,10 +201,6 @@ class Recipe:
                     expected=", ".join(present),
                     hint=nearest(name, present),
                 )
-        kept = tuple(p for p in self.passes if p.name not in names)
-        return dataclasses.replace(
-            self, passes=kept, method=f"{self.method}(no {', '.join(names)})"
-        )
 
 
 def matches(pattern: str, names: tuple[str, ...], roles: tuple[str, ...]) -> bool:

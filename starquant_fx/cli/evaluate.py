@@ -41,8 +41,14 @@ def evaluate_command(
     without: Annotated[
         list[str] | None,
         typer.Option(
-            "--without",
-            help="Also evaluate each recipe that has it without this pass (an ablation).",
+            "--without", help="Also each recipe that has this pass without it (an ablation)."
+        ),
+    ] = None,
+    replace: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--replace",
+            help="Also each recipe that has this pass with other options, for example 'insert-sgat{size=64,rank=0}'.",
         ),
     ] = None,
     markdown: Annotated[
@@ -59,22 +65,27 @@ def evaluate_command(
     from starquant_fx.evaluation.table import to_markdown, to_table
     from starquant_fx.evaluation.text import excerpt
     from starquant_fx.evaluation.text import segments as cut
+    from starquant_fx.pass_base import parse_pass
+    from starquant_fx.passes import REGISTRY
     from starquant_fx.recipes import get_recipe
 
     console = Console()
-    recipes = [get_recipe(name) for name in (recipe or ["rtn-w4a4", "star-w4a4"])]
+    named = [get_recipe(name) for name in (recipe or ["rtn-w4a4", "star-w4a4"])]
+    recipes = list(named)
     for name in without or []:
-        recipes += [r.without(name) for r in recipes if any(p.name == name for p in r.passes)]
+        recipes += [r.without(name) for r in named if name in [p.name for p in r.passes]]
+    for one in [parse_pass(text, REGISTRY) for text in replace or []]:
+        recipes += [r.replacing(one) for r in named if one.name in [p.name for p in r.passes]]
     held_out = excerpt(split) if text is None else read_text(text)
     texts = calibration_texts(model, calibration)
     loaded, tokenizer = load(model)
     ids = cut(held_out, need_tokenizer(tokenizer, model), length, segments)
-    for one in seed or [0]:
-        plan = mask_plan(len(ids), ids.shape[1], seed=one)
+    for drawn in seed or [0]:
+        plan = mask_plan(len(ids), ids.shape[1], seed=drawn)
         comparison, costs, _ = measure(
-            loaded, tokenizer, [r.seeded(one) for r in recipes], texts, ids, plan
+            loaded, tokenizer, [r.seeded(drawn) for r in recipes], texts, ids, plan
         )
-        console.print(f"\n{model}, seed {one}, {len(ids)} segments of {length} tokens")
+        console.print(f"\n{model}, seed {drawn}, {len(ids)} segments of {length} tokens")
         console.print(to_markdown(comparison, costs) if markdown else to_table(comparison, costs))
 
 
