@@ -98,7 +98,7 @@ def _tokenized(
     stream: list[int] = []
     for text in texts:
         stream += [
-            *tokenizer(text, add_special_tokens=False)["input_ids"],
+            *tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"],
             *([] if end is None else [end]),
         ]
     length = min(length, len(stream))

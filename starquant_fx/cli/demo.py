@@ -17,6 +17,8 @@ RECIPES = ("rtn-w4a4", "star-w4a4")
 PROMPT = "Once upon a time"
 LENGTH = 256
 NEW_TOKENS = 60
+DRAWS = 4
+"""Monte-Carlo draws a segment for the NELBO."""
 
 
 def demo_command(
@@ -56,7 +58,7 @@ def demo_command(
         [get_recipe(name).seeded(seed) for name in RECIPES],
         [excerpt("calibration")],
         ids,
-        mask_plan(len(ids), ids.shape[1], seed=seed),
+        mask_plan(len(ids), ids.shape[1], seed=seed, draws=DRAWS),
         observe,
     )
     console.print(models[RECIPES[-1]].report)

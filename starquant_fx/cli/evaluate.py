@@ -35,6 +35,9 @@ def evaluate_command(
     calibration: CalibrationFile = None,
     segments: Annotated[int, typer.Option("--segments", help="Segments at most.")] = 64,
     length: Annotated[int, typer.Option("--length", help="Tokens a segment.")] = 256,
+    draws: Annotated[
+        int, typer.Option("--draws", help="Monte-Carlo draws a segment for the NELBO.")
+    ] = 4,
     seed: Annotated[
         list[int] | None, typer.Option("--seed", help="Seed of calibration and masks, repeatable.")
     ] = None,
@@ -81,7 +84,7 @@ def evaluate_command(
     loaded, tokenizer = load(model)
     ids = cut(held_out, need_tokenizer(tokenizer, model), length, segments)
     for drawn in seed or [0]:
-        plan = mask_plan(len(ids), ids.shape[1], seed=drawn)
+        plan = mask_plan(len(ids), ids.shape[1], seed=drawn, draws=draws)
         comparison, costs, _ = measure(
             loaded, tokenizer, [r.seeded(drawn) for r in recipes], texts, ids, plan
         )
