@@ -42,13 +42,7 @@ class FitSgat(Pass):
 
     def requires(self, program: Program) -> None:
         """A fit needs calibration data, unless the program has no weights."""
-        self.expect(
-            program.weightless or program.calibration is not None,
-            "there is nothing to calibrate with",
-            where=program.recipe.name,
-            expected="calibration data",
-            got="none",
-        )
+        self.expect_calibration(program)
 
     def run(self, program: Program) -> Program:
         """Fits site after site."""

@@ -67,13 +67,7 @@ class InsertTac(Pass):
             expected=", ".join(REFERENCES),
             got=self.reference,
         )
-        self.expect(
-            program.weightless or program.calibration is not None,
-            "there is nothing to calibrate with",
-            where=program.recipe.name,
-            expected="calibration data",
-            got="none",
-        )
+        self.expect_calibration(program)
 
     def run(self, program: Program) -> Program:
         """Inserts the corrections as identities, then estimates them in graph order."""

@@ -64,6 +64,16 @@ class Pass(ABC):
                 f"pass {self.name}: {what}", where=where, expected=expected, got=str(got), hint=hint
             )
 
+    def expect_calibration(self, program: Program) -> None:
+        """Raises a PassError unless there is something to estimate from, or no weights to estimate for."""
+        self.expect(
+            program.weightless or program.calibration is not None,
+            "there is nothing to calibrate with",
+            where=program.recipe.name,
+            expected="calibration data",
+            got="none",
+        )
+
     def __str__(self) -> str:
         """Returns the text form: the name, and in braces the options that differ from their defaults."""
         changed = []

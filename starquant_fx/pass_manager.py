@@ -29,21 +29,15 @@ def check_order(passes: Sequence[Pass]) -> None:
     seen: list[str] = []
     for one in passes:
         missing = [name for name in one.after if name not in seen]
-        if missing:
-            raise PassError(
-                f"pass {one.name} is out of order",
-                where=" -> ".join(p.name for p in passes),
-                expected=f"{', '.join(missing)} before it",
-                got=f"before it: {', '.join(seen) or 'nothing'}",
-                hint="reorder the recipe's passes; `starquant-fx passes` lists what each one needs",
-            )
         early = [name for name in one.before if name in seen]
-        if early:
+        if missing or early:
+            expected = [f"{', '.join(missing)} before it"] * bool(missing)
+            expected += [f"{', '.join(early)} after it"] * bool(early)
             raise PassError(
                 f"pass {one.name} is out of order",
                 where=" -> ".join(p.name for p in passes),
-                expected=f"{', '.join(early)} after it",
-                got=f"before it: {', '.join(seen)}",
+                expected="; ".join(expected),
+                got=f"before it: {', '.join(seen) or 'nothing'}",
                 hint="reorder the recipe's passes; `starquant-fx passes` lists what each one needs",
             )
         seen.append(one.name)
