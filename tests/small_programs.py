@@ -14,7 +14,7 @@ from starquant_fx.calibration.activations import Recorder
 from starquant_fx.calibration.data import CalibrationData
 from starquant_fx.capture import capture
 from starquant_fx.pass_base import Pass
-from starquant_fx.pass_manager import run_passes, verify
+from starquant_fx.pass_manager import check_order, verify
 from starquant_fx.passes import FitSgat
 from starquant_fx.program import Program, Site, facts
 from starquant_fx.recipe import Recipe
@@ -83,8 +83,16 @@ def until(name: str, recipe: str | Recipe = "star-w4a4") -> tuple[Pass, ...]:
 def rewritten(
     kind: str, passes: Sequence[Pass], recipe: str | Recipe = "star-w4a4", calibrated: bool = True
 ) -> Program:
-    """A fresh program after some passes."""
-    return run_passes(captured(kind, recipe, calibrated), passes)
+    """A fresh program after some passes; common beginnings of pipelines run once."""
+    check_order(passes)
+    return copied(_rewritten(kind, tuple(passes), get_recipe(recipe), calibrated))
+
+
+@functools.cache
+def _rewritten(kind: str, passes: tuple[Pass, ...], recipe: Recipe, calibrated: bool) -> Program:
+    if not passes:
+        return captured(kind, recipe, calibrated)
+    return continued(_rewritten(kind, passes[:-1], recipe, calibrated), passes[-1])
 
 
 def continued(program: Program, *passes: Pass) -> Program:

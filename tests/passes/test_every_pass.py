@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor, fx
 
 from starquant_fx.pass_base import Pass, Preserves
-from starquant_fx.pass_manager import run_passes
 from starquant_fx.passes import REGISTRY, Fuse, InsertSgat, InsertTac, InsertTokenState
-from starquant_fx.program import Program, facts
+from starquant_fx.program import facts
 from starquant_fx.recipe import Recipe
 from starquant_fx.recipes import get_recipe
 from tests.small_models import KINDS, MASK, masked_ids, model
-from tests.small_programs import captured, code_nodes, copied, logits, quick, relative, values
+from tests.small_programs import code_nodes, logits, quick, relative, rewritten, values
 
 ROUNDING = 1e-4
 FLIPS = 1e-3
@@ -49,17 +48,10 @@ POSITIONS = [(k, n, i) for k, n in RUNS for i in range(len(PIPELINES[n].passes))
 
 
 @functools.cache
-def stages(kind: str, pipeline: str) -> list[fx.GraphModule]:
-    """The graph as captured and after every pass."""
+def stage(kind: str, pipeline: str, passes: int) -> fx.GraphModule:
+    """The graph after so many passes."""
     recipe = PIPELINES[pipeline]
-    program = captured(kind, recipe)
-    found = [copied(program).module]
-
-    def observe(text: str, after: Program) -> None:
-        found.append(copied(after).module)
-
-    run_passes(program, recipe.passes, observe)
-    return found
+    return rewritten(kind, recipe.passes[:passes], recipe).module
 
 
 def inputs(kind: str) -> list[Tensor]:
@@ -115,7 +107,7 @@ def codes_flipped(before: fx.GraphModule, after: fx.GraphModule, ids: Tensor) ->
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_captured_graph_computes_what_the_model_does(kind: str) -> None:
-    graph = stages(kind, "rtn")[0]
+    graph = stage(kind, "rtn", 0)
     for ids in inputs(kind):
         assert relative(logits(graph, ids), logits(model(kind), ids)) < 1e-5
 
@@ -123,7 +115,7 @@ def test_captured_graph_computes_what_the_model_does(kind: str) -> None:
 @pytest.mark.parametrize(("kind", "pipeline", "position"), POSITIONS)
 def test_pass_preserves_what_it_says(kind: str, pipeline: str, position: int) -> None:
     one = PIPELINES[pipeline].passes[position]
-    before, after = stages(kind, pipeline)[position : position + 2]
+    before, after = (stage(kind, pipeline, position + i) for i in (0, 1))
     for ids in inputs(kind):
         compare(one, before, after, ids)
 
@@ -149,7 +141,7 @@ def test_pipelines_and_registry_agree_on_the_order(name: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_masked_and_unmasked_tokens_are_told_apart(kind: str) -> None:
-    finished = stages(kind, "star")[-1]
+    finished = stage(kind, "star", len(PIPELINES["star"].passes))
     state = next(n for n in finished.graph.nodes if n.op == "call_function")
     ids = masked_ids(kind, (2, 9), 0.5)
     (got,) = values(finished, [state], ids)

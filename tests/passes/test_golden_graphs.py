@@ -5,17 +5,14 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from pathlib import Path
 
 import pytest
 
-from starquant_fx.pass_manager import run_passes
 from starquant_fx.passes import Fuse
-from starquant_fx.program import Program
 from tests.graph_text import block_text
-from tests.small_programs import captured, continued, quick, site_of
+from tests.small_programs import rewritten, site_of, until
 
 FOLDER = Path(__file__).parent / "golden"
 CASES = {
@@ -34,22 +31,12 @@ CASES = {
 }
 
 
-@functools.cache
-def texts(kind: str, recipe: str) -> dict[str, str]:
-    """The first attention block after every pass."""
-    found = {}
-
-    def observe(text: str, program: Program) -> None:
-        if program.sites:
-            found[text.partition("{")[0]] = attention_block(program)
-        if text.startswith("insert-tac"):
-            found["fuse-partition"] = attention_block(continued(program, Fuse(form="partition")))
-
-    run_passes(captured(kind, recipe), quick(recipe).passes, observe)
-    return found
-
-
-def attention_block(program: Program) -> str:
+def attention_block(kind: str, recipe: str, after: str) -> str:
+    """The first attention block after a pass."""
+    if after == "fuse-partition":
+        program = rewritten(kind, (*until("insert-tac", recipe), Fuse(form="partition")), recipe)
+    else:
+        program = rewritten(kind, until(after, recipe), recipe)
     return block_text(program, site_of(program, "q"), site_of(program, "o"))
 
 
@@ -57,7 +44,7 @@ def attention_block(program: Program) -> str:
     ("kind", "recipe", "after"), [(k, r, p) for (k, r), after in CASES.items() for p in after]
 )
 def test_graph_of_one_attention_block(kind: str, recipe: str, after: str) -> None:
-    text = texts(kind, recipe)[after]
+    text = attention_block(kind, recipe, after)
     file = FOLDER / f"{kind}-{recipe.partition('-')[0]}-{after}.txt"
     if os.environ.get("UPDATE_GOLDEN"):
         file.parent.mkdir(exist_ok=True)
