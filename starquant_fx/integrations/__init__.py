@@ -1,0 +1,1 @@
+"""StarQuant FX inside other tools."""
