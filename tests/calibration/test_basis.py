@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from starquant_fx.basis import (
+    BasisShape,
+    balanced_split,
+    hadamard,
+    largest_divisor,
+    random_orthogonal,
+    start_factors,
+)
+from starquant_fx.kernels import reference
+
+
+@pytest.mark.parametrize(
+    ("features", "split"),
+    [(4096, (64, 64)), (12288, (128, 96)), (3584, (64, 56)), (18944, (148, 128)), (7, (7, 1))],
+)
+def test_balanced_splits_of_real_widths(features: int, split: tuple[int, int]) -> None:
+    assert balanced_split(features) == split
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8, 12, 15, 37, 64, 148])
+def test_hadamard_is_orthogonal_with_even_entries(size: int) -> None:
+    matrix = hadamard(size)
+    torch.testing.assert_close(matrix.T @ matrix, torch.eye(size), atol=1e-5, rtol=0)
+    odd = size // (size & -size)
+    if odd == 1:
+        assert torch.equal(matrix.abs(), matrix.abs()[:1, :1].expand(size, size))
+    else:
+        assert float(matrix.abs().min()) > 1e-4
+        assert float(matrix.abs().max()) <= 2**0.5 / size**0.5 * 1.001
+
+
+def test_random_orthogonal_has_no_preferred_sign() -> None:
+    q = random_orthogonal((400, 3, 3), torch.Generator().manual_seed(0))
+    assert float(q.mean(0).abs().max()) < 0.1  # a plain QR has a diagonal of one sign
+
+
+@pytest.mark.parametrize("structure", ["dense", "kronecker", "block", "hadamard"])
+@pytest.mark.parametrize("start", ["gaussian", "hadamard"])
+def test_factors_fit_the_shape_and_rotate(structure: str, start: str) -> None:
+    shape = BasisShape.choose(structure, 24, 0, 2)
+    factors = start_factors(shape, torch.Generator().manual_seed(0), start)
+    assert [tuple(f.shape) for f in factors] == shape.factor_shapes()
+    x = torch.randn(5, 24, generator=torch.Generator().manual_seed(1))
+    rotated = reference.rotate(x, factors, structure)
+    torch.testing.assert_close(rotated.norm(dim=1), x.norm(dim=1))
+    assert shape.multiply_adds() <= 24 * 24
+
+
+@pytest.mark.parametrize("states", [2, 4])
+def test_gates_partition_what_is_not_shared(states: int) -> None:
+    shape = BasisShape.choose("kronecker", 24, 7, 3)
+    assert (shape.left, shape.right, shape.rank, shape.shared) == (6, 4, 4, 16)
+    table = reference.gate_table(24, shape.shared, shape.bounds(states))
+    assert bool(table[:, :16].all())
+    for label in range(states):
+        own = slice(16, 20) if label % 2 else slice(20, 24)
+        assert table[label, 16:].sum() == 4
+        assert bool(table[label, own].all())
+
+
+@pytest.mark.parametrize(
+    ("features", "wanted", "divisor"), [(64, 16, 16), (36, 16, 12), (7, 16, 7), (13, 12, 1)]
+)
+def test_the_largest_divisor_not_above_the_wanted_one(
+    features: int, wanted: int, divisor: int
+) -> None:
+    assert largest_divisor(features, wanted) == divisor
