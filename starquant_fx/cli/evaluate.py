@@ -88,8 +88,11 @@ def evaluate_command(
         comparison, costs, _ = measure(
             loaded, tokenizer, [r.seeded(drawn) for r in recipes], texts, ids, plan
         )
-        console.print(f"\n{model}, seed {drawn}, {len(ids)} segments of {length} tokens")
-        console.print(to_markdown(comparison, costs) if markdown else to_table(comparison, costs))
+        typer.echo(f"\n{model}, seed {drawn}, {len(ids)} segments of {length} tokens\n")
+        if markdown:
+            typer.echo(to_markdown(comparison, costs))
+        else:
+            console.print(to_table(comparison, costs))
 
 
 def measure(
