@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from starquant_fx.calibration.data import CalibrationData
 from starquant_fx.calibration.states import own_generations, rollout
-from starquant_fx.errors import CalibrationError
+from starquant_fx.errors import CalibrationError, InputError
 from starquant_fx.model_facts import check_ids, is_shifted, maximum_length
 from starquant_fx.recipe import CalibrationOptions
 
@@ -39,7 +39,8 @@ def prepare(
         States of mask ratios between 0 and 1.
 
     Raises:
-        CalibrationError: The calibration is empty, or texts come without a tokenizer.
+        CalibrationError: The calibration is empty or of another kind, texts come without a tokenizer, or the model's
+            logits are not finite.
         InputError: Token ids are out of range or too long.
     """
     shifted = is_shifted(model)
@@ -57,10 +58,12 @@ def prepare(
         )
         groups = [texts]
     elif isinstance(calibration, Tensor):
-        check_ids(calibration, model, "calibration")
-        groups = _by_length(calibration, getattr(model.config, "pad_token_id", None), options)
+        ids = check_ids(calibration, model, "calibration")
+        pad = getattr(getattr(model, "config", None), "pad_token_id", None)
+        groups = _by_length(ids, pad, options)
+        _check_lengths(groups, maximum_length(model))
     else:
-        groups = [_tokenized(list(calibration), tokenizer, length, options)]
+        groups = [_tokenized(_texts(calibration), tokenizer, length, options)]
         check_ids(groups[0], model, "calibration")
     if mask_token_id is None:
         return _with_state_input(groups, options)
@@ -76,6 +79,19 @@ def prepare(
         for i, group in enumerate(groups)
     ]
     return CalibrationData(states, seed=options.seed)
+
+
+def _texts(calibration: object) -> list[str]:
+    """The texts of a calibration that is no tensor; one string is one text."""
+    given = [calibration] if isinstance(calibration, str) else calibration
+    if not isinstance(given, Sequence) or not all(isinstance(text, str) for text in given):
+        raise CalibrationError(
+            "the calibration is of an unknown kind",
+            where="calibration",
+            expected="texts or token ids: a list of strings, a LongTensor [N, L], or None",
+            got=f"a {type(calibration).__name__}",
+        )
+    return list(given)
 
 
 def _tokenized(
@@ -101,6 +117,12 @@ def _tokenized(
             *tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"],
             *([] if end is None else [end]),
         ]
+    if not stream:
+        raise CalibrationError(
+            "the calibration texts are empty: the tokenizer makes no tokens of them",
+            where="calibration",
+            got=f"{len(texts)} texts",
+        )
     length = min(length, len(stream))
     segments = torch.tensor(stream[: len(stream) // length * length]).view(-1, length)
     generator = torch.Generator().manual_seed(options.seed)
@@ -123,6 +145,17 @@ def _by_length(ids: Tensor, pad: int | None, options: CalibrationOptions) -> lis
             text = row[int(kept[0]) : int(kept[-1]) + 1]
             groups.setdefault(text.numel(), []).append(text)
     return [torch.stack(rows) for _, rows in sorted(groups.items(), key=lambda item: -len(item[1]))]
+
+
+def _check_lengths(groups: list[Tensor], longest: int | None) -> None:
+    length = max((group.shape[1] for group in groups), default=0)
+    if longest is not None and length > longest:
+        raise InputError(
+            "a calibration sequence is longer than the model's maximum",
+            where="calibration",
+            expected=f"at most {longest} tokens",
+            got=f"{length} tokens",
+        )
 
 
 def _with_state_input(groups: list[Tensor], options: CalibrationOptions) -> CalibrationData:

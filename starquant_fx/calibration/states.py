@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from starquant_fx.errors import CalibrationError
 from starquant_fx.logits import aligned_logits
 from starquant_fx.progress import track
 
@@ -47,9 +48,23 @@ def rollout(
     for step in range(1, steps + 1):
         left = ((start + (end - start) * step / steps) * length).round().long()
         for rows in torch.arange(count).split(CHUNK):
-            logits = aligned_logits(model(ids[rows]), shifted).float()
+            logits = _logits(model, ids[rows], shifted)
             ids[rows] = _reveal(ids[rows], logits, left[rows], mask_id)
     return ids
+
+
+def _logits(model: Denoiser, ids: Tensor, shifted: bool) -> Tensor:
+    """Logits float32 [B, L, V] of the tokens in place; -inf is how a model forbids a token."""
+    logits = aligned_logits(model(ids), shifted).float()
+    if bool((logits.isnan() | (logits == torch.inf)).any()):
+        raise CalibrationError(
+            "the model's logits on calibration texts are not finite",
+            where="calibration",
+            expected="numbers, or -inf",
+            got="NaN or Inf",
+            hint="check the model's weights and dtype",
+        )
+    return logits
 
 
 def _reveal(ids: Tensor, logits: Tensor, left: Tensor, mask_id: int) -> Tensor:
@@ -83,7 +98,7 @@ def own_generations(
     for step in track(range(OWN_STEPS), "generating calibration texts", OWN_STEPS):
         now = (order * OWN_STEPS // length) == step
         for rows in torch.arange(count).split(CHUNK):
-            logits = aligned_logits(model(ids[rows]), shifted).float()
+            logits = _logits(model, ids[rows], shifted)
             logits[..., mask_id] = -torch.inf
             chosen = now[rows]
             drawn = torch.multinomial(logits[chosen].softmax(-1), 1, generator=generator).squeeze(1)
