@@ -69,9 +69,16 @@ def test_gates_keep_the_coordinates_of_the_state_and_zero_the_other_ones() -> No
 
 
 def test_rank_is_rounded_up_to_whole_slices() -> None:
-    after = continued(rewritten("odd", BEFORE), InsertSgat(size=16, rank=5))
-    assert after.site_node(site_of(after, "q"), "gate").args[2] == 36 - 2 * 6  # 36 = 12 x 3
-    assert after.site_node(site_of(after, "down"), "gate").args[2] == 75 - 2 * 5  # 75 = 15 x 5
+    after = continued(rewritten("odd", BEFORE), InsertSgat(size=10, rank=5))
+    for role, shared in (("q", 36 - 2 * 8), ("down", 75 - 2 * 15)):  # 36 = 9 x 4, 75 = 5 x 15
+        assert after.site_node(site_of(after, role), "gate").args[2] == shared
+
+
+def test_gates_can_be_kept_to_some_roles() -> None:
+    after = continued(rewritten("odd", BEFORE), InsertSgat(rank=2, gated="o+down"))
+    gated = {s.roles for s in after.quantized_sites() if after.site_nodes(s, "gate")}
+    assert gated == {("o",), ("down",)}
+    assert len(after.nodes(op("rotate"))) == 4 + 7
 
 
 def test_starts_depend_on_seed_and_site_only() -> None:
