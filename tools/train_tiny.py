@@ -59,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     writer.add_argument("--arch", choices=ARCHITECTURES, required=True)
     writer.add_argument("--to", type=Path, help="default: starquant_fx/models/pretrained/ARCH-tiny")
     writer.add_argument("--note", default="Intermediate checkpoint: training goes on.")
+    writer.add_argument("--made-by", help="command for the card (default: from the run's settings)")
     writer.add_argument("--history", help="a sentence for the card on how the run went")
     writer.add_argument("--docs", type=Path, help="also write the curve into this folder")
     texts = commands.add_parser("excerpts", help="write the texts that ship")
@@ -153,7 +154,7 @@ def run_export(arguments: argparse.Namespace) -> None:
         HeldOut(validation, test),
         arguments.to or Path("starquant_fx/models/pretrained") / name,
         arguments.note,
-        command,
+        arguments.made_by or command,
         arguments.history,
     )
     for split, measured in zip(("validation", "test"), figures, strict=True):

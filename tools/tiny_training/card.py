@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 
 from tiny_training.state import Progress, Settings
@@ -68,6 +69,18 @@ def _shape(settings: Settings) -> str:
     )
 
 
+def _wrap(text: str, item: bool = False) -> str:
+    """Breaks a paragraph, or an item of a list, into lines."""
+    return textwrap.fill(
+        text,
+        100,
+        initial_indent="- " if item else "",
+        subsequent_indent="  " if item else "",
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
+
+
 def model_card(
     name: str,
     settings: Settings,
@@ -92,12 +105,27 @@ def model_card(
         command: The command that trained them.
         history: A sentence on how the run went.
     """
-    extra = "" if history is None else f"- {history}\n"
+    about = _wrap(
+        f"A masked diffusion language model of {parameters / 1e6:.2f} M parameters in "
+        f"{_shape(settings)}. It exists to measure quantization on a real, trained model that fits "
+        "in a package; it writes in the manner of children's books and knows nothing."
+    )
+    amount = _wrap(
+        f"{progress.step:,} steps of {settings.batch * settings.window:,} tokens, "
+        f"{progress.tokens / 1e6:.1f} M tokens in all, {progress.seconds / 3600:.2f} hours, seed "
+        f"{settings.seed}.",
+        item=True,
+    )
+    rates = _wrap(
+        f"Muon for the hidden matrices (peak rate {settings.muon_rate:g}), AdamW for the embedding "
+        f"({settings.embedding_rate:g}) and for the rest ({settings.adam_rate:g}); warm-up, "
+        f"constant, linear decay. The curve is in `docs/training/{name}.jsonl`.",
+        item=True,
+    )
+    extra = "" if history is None else _wrap(history, item=True) + "\n"
     return f"""# {name}
 
-A masked diffusion language model of {parameters / 1e6:.2f} M parameters in {_shape(settings)}. It
-exists to measure quantization on a real, trained model that fits in a package; it writes in the
-manner of children's books and knows nothing.
+{about}
 
 **{note}**
 
@@ -114,12 +142,8 @@ with the given probability.
 
 - Objective: masked diffusion as LLaDA's (uniform mask ratio, 1/t weighting), packed windows of
   {settings.window} tokens joined by the end-of-text token, cut to 512, 256, 128 or 64.
-- {progress.step:,} steps of {settings.batch * settings.window:,} tokens,
-  {progress.tokens / 1e6:.1f} M tokens in all, {progress.seconds / 3600:.2f} hours, seed
-  {settings.seed}.
-- Muon for the hidden matrices (peak rate {settings.muon_rate:g}), AdamW for the embedding
-  ({settings.embedding_rate:g}) and for the rest ({settings.adam_rate:g}); warm-up, constant, linear
-  decay to zero. The curve is in `docs/training/{name}.jsonl`.
+{amount}
+{rates}
 - Hardware: one thread of a shared 2-core x86-64 server CPU, bfloat16 products, float32 weights.
 - Command: `{command}`
 {extra}
