@@ -96,6 +96,9 @@ def _site(program: Program, members: list[fx.Node]) -> Site:
     roles = tuple(str(facts(m)["role"]) for m in members)
     weights = [m.args[1].meta["val"] for m in members]  # type: ignore[union-attr]
     options, reason = program.recipe.for_site(names, roles)
+    obstacle = _obstacle(program, members)
+    if obstacle is not None:
+        options, reason = None, obstacle
     return Site(
         name=names[0],
         linears=names,
@@ -105,6 +108,17 @@ def _site(program: Program, members: list[fx.Node]) -> Site:
         options=options,
         reason=reason,
     )
+
+
+def _obstacle(program: Program, members: list[fx.Node]) -> str | None:
+    """Why a site cannot be quantized, whatever the recipe says; None if it can."""
+    if any(m.args[1].op != "get_attr" for m in members):  # type: ignore[union-attr]
+        return "its weight is computed in the graph"
+    ids = program.placeholder("input_ids")
+    source = members[0].args[0].meta["val"]  # type: ignore[union-attr]
+    if ids is None or tuple(source.shape[:-1]) != tuple(ids.meta["val"].shape):
+        return f"its input is {list(source.shape)}, not one row a token [B, L, d]"
+    return None
 
 
 def _role(linear: fx.Node) -> str:

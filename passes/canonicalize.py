@@ -140,7 +140,7 @@ def _fold_gain(program: Program, node: fx.Node) -> None:
     readers = list(node.users)
     if norm is None or gain is None or not readers:
         return
-    if not all(r.target == LINEAR and r.args[0] is node for r in readers):
+    if not all(_may_fold(r, node) for r in readers):
         return
     scale = program.tensor(gain)
     shift = program.tensor(bias) if bias is not None else None
@@ -155,6 +155,14 @@ def _fold_gain(program: Program, node: fx.Node) -> None:
         source = node.args[0] if node.args[1] is gain else node.args[1]
         node.replace_all_uses_with(source)  # type: ignore[arg-type]
         program.graph.erase_node(node)
+
+
+def _may_fold(reader: fx.Node, node: fx.Node) -> bool:
+    """Whether a reader of a scaled norm is a linear with a weight of its own (a tied one would have to be copied)."""
+    if reader.target != LINEAR or reader.args[0] is not node:
+        return False
+    weight = reader.args[1]
+    return isinstance(weight, fx.Node) and weight.op == "get_attr" and len(weight.users) == 1
 
 
 def _norm_parts(node: fx.Node) -> tuple[fx.Node | None, fx.Node | None, fx.Node | None]:

@@ -33,6 +33,8 @@ class EstimateMeans(Pass):
             return program
         for site, tokens, label in site_activations(program):
             means = state_means(tokens, label, program.states, self.prior)
+            # What is subtracted is rounded to the activations' dtype, so its image must be of the rounded means.
+            means = means.to(program.site_node(site, "tokens").meta["val"].dtype).float()
             center = program.site_node(site, "center").args[2]
             assert isinstance(center, fx.Node)
             program.set_tensor(str(center.target), means)

@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from starquant_fx.basis import BasisShape
 from starquant_fx.calibration.activations import full_precision_parameters, site_activations
 from starquant_fx.calibration.basis_fit import FitOptions, SiteProblem, aim_gates, fit_site
+from starquant_fx.calibration.tac_run import TRANSFORMED_STAGE
 from starquant_fx.kernels import reference
 from starquant_fx.pass_base import Pass, Preserves
 from starquant_fx.program import Program, Site
@@ -50,7 +51,7 @@ class FitSgat(Pass):
             count = len(list(program.quantized_sites()))
             for site, tokens, label in track(site_activations(program), "fitting SGAT", count):
                 self._fit(program, site, tokens, label)
-        program.keep_stage(self.name)
+        program.keep_stage(TRANSFORMED_STAGE)
         return program
 
     def _fit(self, program: Program, site: Site, tokens: Tensor, label: Tensor) -> None:

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import torch
 
+from starquant_fx.calibration.tac_run import TRANSFORMED_STAGE
 from starquant_fx.operators import op
 from starquant_fx.pass_base import Pass, Preserves
 from starquant_fx.program import Program, Site, note
@@ -36,6 +37,7 @@ class InsertQuantizers(Pass):
                 self._activation(program, site)
             if site.options.weight_bits != FULL_PRECISION:
                 self._weights(program, site)
+        program.keep_stage(TRANSFORMED_STAGE)
         return program
 
     def _activation(self, program: Program, site: Site) -> None:

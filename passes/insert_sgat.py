@@ -15,6 +15,10 @@ from starquant_fx.basis import BasisShape, start_factors
 from starquant_fx.operators import op
 from starquant_fx.pass_base import Pass, Preserves
 from starquant_fx.program import Program, Site, note
+from starquant_fx.recipe import ROLES
+
+LARGEST_SLICE = 16
+"""A slice that rounding makes larger than d / 16 is too much to gate."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +51,29 @@ class InsertSgat(Pass):
             self._insert(program, site)
         return program
 
-    def _rank(self, site: Site) -> int:
+    def requires(self, program: Program) -> None:
+        """The roles that get gates exist."""
+        unknown = sorted(set(self.gated.split("+")) - {"all", *ROLES})
+        self.expect(
+            not unknown, "unknown role", where="gated", expected="+".join(ROLES), got=unknown
+        )
+
+    def _shape(self, program: Program, site: Site) -> BasisShape:
+        """The site's basis; gates are left out where one slice would take too much of it."""
         gated = self.gated == "all" or bool(set(self.gated.split("+")) & set(site.roles))
-        return self.rank if gated else 0
+        slices = BasisShape.choose(self.structure, site.features, self.size, 0)
+        wanted = self.rank if gated else 0
+        if wanted < slices.slice_size and slices.slice_size > site.features // LARGEST_SLICE:
+            if wanted:
+                text = f"{site.name}: no gates, one slice is {slices.slice_size} of {site.features}"
+                program.findings.setdefault("notes", {})[site.name] = text
+            return slices
+        return BasisShape.choose(self.structure, site.features, self.size, wanted)
 
     def _insert(self, program: Program, site: Site) -> None:
         graph = program.graph
-        shape = BasisShape.choose(self.structure, site.features, self.size, self._rank(site))
+        shape = self._shape(program, site)
+        program.findings.setdefault(site.name, {}).update(transform=str(shape), gates=shape.rank)
         linears = program.site_nodes(site, "linear")
         tokens, label = linears[0].args[0], program.site_node(site, "states")
         generator = torch.Generator().manual_seed(self.seed + zlib.crc32(site.name.encode()))

@@ -12,10 +12,11 @@ from starquant_fx.arguments import check_parameters
 from starquant_fx.calibration.prepare import Calibration, prepare
 from starquant_fx.capture import capture, skeleton
 from starquant_fx.compiled import CompiledModel, spare_tensors
+from starquant_fx.diffusion.stepping import evaluating
 from starquant_fx.errors import CaptureError, LoweringError
 from starquant_fx.lowering import choose_target
-from starquant_fx.model_facts import mask_token_of, model_device
-from starquant_fx.pass_manager import Observer, run_passes
+from starquant_fx.model_facts import check_mask_token, mask_token_of, model_device
+from starquant_fx.pass_manager import Observer, check_order, run_passes
 from starquant_fx.program import CONSTANTS
 from starquant_fx.recipe import Recipe
 from starquant_fx.recipes import get_recipe
@@ -36,8 +37,8 @@ def compile(
 ) -> CompiledModel:
     """Compiles a masked diffusion LLM to a low-bit model.
 
-    The model itself is not changed. The result is deterministic: the same model, recipe and calibration give the same
-    codes.
+    The model itself is not changed; tensors that no pass changes (embeddings, norms, biases) are shared with it. The
+    result is deterministic: the same model, recipe and calibration give the same codes.
 
     Args:
         model: LLaDA, Dream, or any masked LM whose forward takes ``input_ids`` [B, L] and returns logits.
@@ -73,17 +74,14 @@ def compile(
             expected="config.mask_token_id, a tokenizer's mask token, mask_token_id=... or token_state_input=True",
             got="none of them",
         )
+    check_mask_token(mask_id, model)
+    check_order(chosen.passes)
     check_parameters(model)
-    training = model.training
-    model.eval()
-    try:
-        data = prepare(model, calibration, tokenizer, mask_id, chosen.calibration)
+    with evaluating(model):
         program = capture(model, chosen, mask_token_id=mask_id)
-        program.calibration = data
+        program.calibration = prepare(model, calibration, tokenizer, mask_id, chosen.calibration)
         run_passes(program, chosen.passes, observe)
         twin = skeleton(model)
-    finally:
-        model.train(training)
     before = tensor_bytes({n: p.detach() for n, p in model.named_parameters()}, CONSTANTS)
     report = make_report(program, resolved, before, tensor_bytes(program.tensors(), CONSTANTS))
     program.calibration = None

@@ -72,9 +72,38 @@ def bind(
     mask = tensors.get("attention_mask")
     if mask is not None and mask.dim() == 2 and bool((mask != 0).all()):
         del tensors["attention_mask"]
+    for name, value in tensors.items():
+        _check_shape(name, value, ids)
     if state is not None:
-        tensors["token_state"] = state
+        tensors["token_state"] = _checked_state(state, ids)
     return {"input_ids": ids, **tensors}
+
+
+def _check_shape(name: str, value: Tensor, ids: Tensor) -> None:
+    """Masks and positions must fit the ids: [B or 1, L], or [..., L] with rank 4."""
+    batch, length = ids.shape
+    shape = list(value.shape)
+    fits = shape in ([batch, length], [1, length]) if value.dim() == 2 else shape[-1:] == [length]
+    if not fits:
+        raise InputError(
+            "an argument does not fit the ids",
+            where=name,
+            expected=f"[{batch}, {length}] or [{batch}, 1, {length}, {length}]",
+            got=str(shape),
+        )
+
+
+def _checked_state(state: Any, ids: Tensor) -> Tensor:
+    """Returns a token state as int64 after checking its shape and values."""
+    good = isinstance(state, Tensor) and state.shape == ids.shape and not state.is_floating_point()
+    if not good or bool(((state != 0) & (state != 1)).any()):
+        raise InputError(
+            "the token state does not fit the ids",
+            where="token_state",
+            expected=f"integers [{ids.shape[0]}, {ids.shape[1]}], 1 = masked, 0 = unmasked",
+            got=f"{state.dtype} {list(state.shape)}" if isinstance(state, Tensor) else repr(state),
+        )
+    return state.long()
 
 
 def _check(ids: Tensor, model: object) -> None:

@@ -1,7 +1,7 @@
 """The artifact of a compilation: everything the passes made, in one safetensors file, to be bound to the model again.
 
 It holds packed weights, scales, bases, means and corrections, and in its metadata the recipe and a fingerprint of the
-model. The tensors that no pass changed (embeddings, norms, head) stay with the model.
+model. The tensors that no pass changed (embeddings, norms) stay with the model.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from starquant_fx.capture import capture, skeleton
 from starquant_fx.compiled import CompiledModel, bind_tensors, spare_tensors
 from starquant_fx.errors import CheckpointError
 from starquant_fx.fingerprint import fingerprint
+from starquant_fx.lowering import choose_target
 from starquant_fx.pass_manager import run_passes
 from starquant_fx.program import CONSTANTS
 from starquant_fx.recipes import from_dict
@@ -117,24 +118,35 @@ def load_artifact(model: nn.Module, path: str | Path) -> CompiledModel:
         RecipeError: Its recipe is not understood.
     """
     tensors, metadata = _read(Path(path))
-    recipe = from_dict(json.loads(metadata["recipe"]))
+    try:
+        recipe = from_dict(json.loads(metadata["recipe"]))
+        mask_token_id = json.loads(metadata["mask_token_id"])
+        report = _report(json.loads(metadata["report"]))
+        made_from = metadata["fingerprint"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            "the artifact's metadata is damaged",
+            where=str(path),
+            expected="recipe, mask_token_id, report and fingerprint",
+            got=f"{type(error).__name__}: {error}",
+        ) from error
+    choose_target(report.target)
     check_parameters(model)
     found = fingerprint(dict(model.named_parameters()))
-    if found != metadata["fingerprint"]:
+    if found != made_from:
         raise CheckpointError(
             "the artifact was made from another model",
             where=str(path),
-            expected=f"fingerprint {metadata['fingerprint'][:12]}",
+            expected=f"fingerprint {made_from[:12]}",
             got=f"fingerprint {found[:12]}",
             hint="load the model that was compiled, in the dtype it was compiled in",
         )
     twin = skeleton(model)
-    program = capture(twin, recipe, mask_token_id=json.loads(metadata["mask_token_id"]))
+    program = capture(twin, recipe, mask_token_id=mask_token_id)
     run_passes(program, recipe.passes)
     held = {n: p.detach() for n, p in model.named_parameters(remove_duplicate=False)}
     bind_tensors(program, {**held, **tensors})
     program.stages.clear()
-    report = _report(json.loads(metadata["report"]))
     return CompiledModel(twin, program, report, spare_tensors(model, program), model)
 
 

@@ -83,8 +83,8 @@ class BasisShape:
         else:
             left = largest_divisor(features, size)
             right = features // left
-        slice_size = 1 if structure in ("dense", "block") else right
-        rank = math.ceil(rank / slice_size) * slice_size
+        shape = cls(structure, features, left, right, 0)
+        rank = math.ceil(rank / shape.slice_size) * shape.slice_size
         if 2 * rank >= features:
             raise RecipeError(
                 "the gates leave no shared coordinates",
@@ -93,6 +93,16 @@ class BasisShape:
                 hint="lower the rank",
             )
         return cls(structure, features, left, right, rank)
+
+    @property
+    def slice_size(self) -> int:
+        """Coordinates that share one index of the first factor; r is a multiple of it."""
+        return 1 if self.structure in ("dense", "block") else self.right
+
+    def __str__(self) -> str:
+        """For example ``kronecker 128x32``."""
+        sizes = {"dense": f"{self.features}", "block": f"{self.right}"}
+        return f"{self.structure} {sizes.get(self.structure, f'{self.left}x{self.right}')}"
 
     @property
     def shared(self) -> int:

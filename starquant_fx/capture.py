@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 import warnings
+from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -151,6 +152,7 @@ def _to_program(
     values: dict[fx.Node, fx.Node] = {}
     arguments = iter(names)
     tensors: dict[str, Tensor] = {}
+    calls: Counter[str] = Counter()
     mode: FakeTensorMode | None = None
     for node in module.graph.nodes:
         if node.op == "output":
@@ -168,7 +170,7 @@ def _to_program(
             new.target = str(node.target).removeprefix("model.")
             tensors[new.target] = operator.attrgetter(str(node.target))(module).detach()
         elif node.target == LINEAR:
-            note(new, of=_qualified_name(node))
+            note(new, of=_call_name(node, calls))
     assert mode is not None
     plain = fx.GraphModule(
         {name: value for name, value in tensors.items()}, graph, class_name="DenoiserGraph"
@@ -181,11 +183,15 @@ def _to_program(
     return program
 
 
-def _qualified_name(linear: fx.Node) -> str:
-    """The qualified name of a linear: that of its weight, which no module stack can lose."""
+def _call_name(linear: fx.Node, used: Counter[str]) -> str:
+    """Name of a call of a linear: its weight's, which no stack can lose; further calls of one weight are numbered."""
     weight = linear.args[1]
     assert isinstance(weight, fx.Node)
-    return str(weight.target).removeprefix("model.").removesuffix(".weight")
+    name = linear.name
+    if weight.op == "get_attr":
+        name = str(weight.target).removeprefix("model.").removesuffix(".weight")
+    used[name] += 1
+    return name if used[name] == 1 else f"{name}_call{used[name]}"
 
 
 def _check(program: Program, where: str) -> None:

@@ -11,12 +11,12 @@ from torch._subclasses.fake_tensor import FakeTensor
 from starquant_fx.arguments import bind, call_signature, capture_key
 from starquant_fx.capture import capture
 from starquant_fx.diffusion import generate
-from starquant_fx.errors import LoweringError
+from starquant_fx.errors import InputError, LoweringError
 from starquant_fx.fingerprint import fingerprint
 from starquant_fx.lowering import lower
 from starquant_fx.models.layers import DenoiserOutput
 from starquant_fx.pass_manager import run_passes
-from starquant_fx.program import Program
+from starquant_fx.program import CONSTANTS, Program
 from starquant_fx.report import Report
 
 
@@ -47,6 +47,7 @@ class CompiledModel(nn.Module):
         self.report = report
         self.graph = lower(program, report.target)
         self.fingerprint = fingerprint(dict(signature_of.named_parameters()))
+        self._plain_inputs = [str(n.target) for n in program.graph.nodes if n.op == "placeholder"]
         self._signature: inspect.Signature = call_signature(signature_of)
         self._skeleton = [skeleton]
         self._spare = spare
@@ -71,7 +72,17 @@ class CompiledModel(nn.Module):
             InputError: The arguments do not fit the model.
         """
         arguments = bind(self._signature, self, args, kwargs)
-        graph = self.graph if list(arguments) == self._plain_inputs() else self._variant(arguments)
+        wanted = self.program.mask_token_id is None
+        if ("token_state" in arguments) != wanted:
+            raise InputError(
+                "the token state is missing" if wanted else "this model takes no token state",
+                where="token_state",
+                expected="an integer tensor like input_ids"
+                if wanted
+                else "nothing: the mask token says it",
+                got="none" if wanted else "a tensor",
+            )
+        graph = self.graph if list(arguments) == self._plain_inputs else self._variant(arguments)
         return DenoiserOutput(graph(*arguments.values()))
 
     def generate(
@@ -95,9 +106,6 @@ class CompiledModel(nn.Module):
         run_passes(program, self.recipe.passes)
         bind_tensors(program, {**self._spare, **self.program.tensors()})
         return lower(program, self.report.target)
-
-    def _plain_inputs(self) -> list[str]:
-        return [str(n.target) for n in self.program.graph.nodes if n.op == "placeholder"]
 
     def _variant(self, arguments: dict[str, Tensor]) -> fx.GraphModule:
         key = capture_key(arguments)
@@ -129,12 +137,14 @@ def bind_tensors(program: Program, tensors: dict[str, Tensor]) -> None:
         if not isinstance(fake, FakeTensor):
             continue
         real = tensors.get(name)
-        if real is None or real.shape != fake.shape:
+        if real is None or real.shape != fake.shape or real.dtype != fake.dtype:
             raise LoweringError(
                 "a tensor of the program cannot be bound",
                 where=name,
-                expected=str(list(fake.shape)),
-                got="no tensor of this name" if real is None else str(list(real.shape)),
+                expected=f"{fake.dtype} {list(fake.shape)}",
+                got="no tensor of this name"
+                if real is None
+                else f"{real.dtype} {list(real.shape)}",
             )
         program.set_tensor(name, real)
 
@@ -146,5 +156,7 @@ def spare_tensors(model: nn.Module, program: Program) -> dict[str, Tensor]:
     return {
         name: tensor.detach()
         for name, tensor in model.named_parameters(remove_duplicate=False)
-        if name not in held and name.rpartition(".")[0] not in quantized
+        if name not in held
+        and f"{CONSTANTS}.folded.{name}" not in held
+        and name.rpartition(".")[0] not in quantized
     }

@@ -18,7 +18,9 @@ def _first_integer(model: object, keys: tuple[str, ...]) -> int | None:
 
 def vocabulary_size(model: object) -> int | None:
     """Rows of the model's embedding as its configuration says, None if it does not say."""
-    return _first_integer(model, ("embedding_size", "vocab_size"))
+    # LLaDA's embedding_size is its number of rows; elsewhere the key is the width of the embedding.
+    rows = ("embedding_size",) if is_llada(model) else ()
+    return _first_integer(model, (*rows, "vocab_size"))
 
 
 def maximum_length(model: object) -> int | None:
@@ -32,6 +34,11 @@ def model_device(model: object, default: torch.device) -> torch.device:
         for tensor in itertools.chain(model.parameters(), model.buffers()):
             return tensor.device
     return default
+
+
+def is_llada(model: object) -> bool:
+    """Whether a model's configuration is LLaDA's."""
+    return getattr(getattr(model, "config", None), "model_type", None) == "llada"
 
 
 def is_shifted(model: object) -> bool:
@@ -80,3 +87,15 @@ def check_ids(ids: Tensor, model: object, where: str) -> Tensor:
             hint="use the tokenizer that belongs to the model",
         )
     return ids.long()
+
+
+def check_mask_token(mask_id: int | None, model: object) -> None:
+    """Raises an InputError if a mask token's id is outside the model's vocabulary."""
+    vocabulary = vocabulary_size(model)
+    if mask_id is not None and vocabulary is not None and not 0 <= mask_id < vocabulary:
+        raise InputError(
+            "the mask token is outside the vocabulary",
+            where="mask_token_id",
+            expected=f"0 to {vocabulary - 1}",
+            got=str(mask_id),
+        )

@@ -108,9 +108,8 @@ class Pass(ABC):
             default = known[key].default
             kinds = (int, float) if isinstance(default, float) else (type(default),)
             optional = "None" in str(known[key].type)
-            if not isinstance(value, kinds) and not (
-                optional and (value is None or default is None)
-            ):
+            fits = isinstance(value, kinds) and isinstance(value, bool) == isinstance(default, bool)
+            if not fits and not (optional and (value is None or default is None)):
                 raise RecipeError(
                     f"pass {cls.name}: option {key} has a wrong type",
                     where=cls.name,

@@ -70,14 +70,16 @@ def run_passes(
             program = one.run(program)
             verify(program)
             one.ensures(program)
+        except PassError as error:
+            error.got = f"{error.got or ''}; passes run: {_history(program)}"
+            raise
         except StarQuantError:
             raise
         except Exception as error:
-            done = ", ".join(r.name for r in program.records) or "none"
             raise PassError(
                 f"pass {one.name} failed: {type(error).__name__}: {error}",
                 where=str(one),
-                got=f"passes run: {done}",
+                got=f"passes run: {_history(program)}",
             ) from error
         for node in program.graph.nodes:
             if node not in known:
@@ -92,8 +94,12 @@ def run_passes(
     return program
 
 
+def _history(program: Program) -> str:
+    return ", ".join(r.name for r in program.records) or "none"
+
+
 def verify(program: Program) -> None:
-    """Removes dead code, lints, and propagates fake tensors; the output's shape and dtype must not change.
+    """Removes dead code, lints, and propagates fake tensors; the output's rank and dtype must not change.
 
     Raises:
         PassError: The output changed.

@@ -13,6 +13,23 @@ if TYPE_CHECKING:
 
 VERSION = 1
 FULL_PRECISION = 16
+ROLES = (
+    "q",
+    "k",
+    "v",
+    "qk",
+    "qv",
+    "kv",
+    "qkv",
+    "o",
+    "gate",
+    "up",
+    "gate_up",
+    "down",
+    "head",
+    "dense",
+)
+"""What a linear can be in a denoiser; several letters: one linear computes several of them."""
 BITS = (*range(2, 9), FULL_PRECISION)
 
 
@@ -78,6 +95,18 @@ class CalibrationOptions:
     rollout_steps: int = 4
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Checks that the numbers are integers in range."""
+        for name, lowest in (("samples", 1), ("length", 1), ("rollout_steps", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+                raise RecipeError(
+                    "a calibration option is out of range",
+                    where=name,
+                    expected=f"an integer, {lowest} or more",
+                    got=repr(value),
+                )
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -112,6 +141,14 @@ class Recipe:
         for pattern, bits in self.overrides:
             parse_bits(bits, f"override {pattern!r}")
         for pattern in (*self.ignore, *(p for p, _ in self.overrides)):
+            if pattern.startswith("role:") and pattern[5:] not in ROLES:
+                raise RecipeError(
+                    "unknown role",
+                    where=pattern,
+                    expected=", ".join(ROLES),
+                    got=pattern[5:],
+                    hint=nearest(pattern[5:], ROLES),
+                )
             if pattern.startswith("re:"):
                 try:
                     re.compile(pattern[3:])

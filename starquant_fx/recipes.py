@@ -59,7 +59,7 @@ def star_paper(weight_bits: int, activation_bits: int) -> Recipe:
     """The paper's literal form: Gaussian-QR start, dense basis, no clipping, covariance TAC, 128 segments.
 
     Our guesses, because the text does not give them: r = 16, the learning rate 5e-3 and its cosine schedule, TAC's
-    lambda, eps, alpha and beta.
+    lambda, eps, alpha and beta. Adam works in the Lie algebra of the rotations, which keeps the basis orthogonal.
     """
     passes = (
         Canonicalize(),

@@ -8,9 +8,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, fx
+from rich.text import Text
+from torch import Tensor
 
-from starquant_fx.program import Program, Site, facts
+from starquant_fx.program import Program, Site
 
 STORED_FLOAT_BYTES = 2
 """Floating-point model tensors are counted as stored in bf16, whatever dtype they were loaded in."""
@@ -28,7 +29,7 @@ class SiteRow:
         transform: Structure and sizes of the basis, or ``none``.
         gates: Coordinates r of each state, 0 = no gates.
         error: ||y - y'||^2 / ||y||^2 on calibration states given full-precision inputs; None = not measured.
-        leakage: The gates' share of it, quantizers off; None = not fitted.
+        leakage: What the gates alone lose, quantizers off, relative to the centred outputs; None = not fitted.
         tac: Distance of the attention output to the references before and after TAC; empty where there is none.
     """
 
@@ -79,13 +80,13 @@ class Report:
 
     def __rich_console__(self, console: Any, options: Any) -> Any:
         """Renders with rich."""
-        table = Table(title=f"{self.recipe} on {self.target}")
+        table = Table(title=Text(f"{self.recipe} on {self.target}"))
         for column in ("site", "roles", "bits", "transform", "gates", "error", "leakage", "TAC"):
             table.add_column(column)
         for row in self.sites:
             before, after = row.tac.get("tac_before_original"), row.tac.get("tac_after_original")
             table.add_row(
-                row.site,
+                Text(row.site),
                 " ".join(row.roles),
                 row.bits,
                 row.transform,
@@ -96,9 +97,11 @@ class Report:
             )
         yield table
         for linear, reason in self.unquantized:
-            yield f"not quantized: {linear} ({reason})"
-        yield f"weights: {self.bytes_before / 1e6:.2f} MB (bf16) -> {self.bytes_after / 1e6:.2f} MB"
-        yield from self.notes
+            yield Text(f"not quantized: {linear} ({reason})")
+        yield Text(
+            f"weights: {self.bytes_before / 1e6:.2f} MB (bf16) -> {self.bytes_after / 1e6:.2f} MB"
+        )
+        yield from map(Text, self.notes)
 
 
 def _number(value: float | None) -> str:
@@ -120,9 +123,7 @@ def tensor_bytes(tensors: dict[str, Tensor], made_by_passes: str) -> int:
 
 def make_report(program: Program, target: str, bytes_before: int, bytes_after: int) -> Report:
     """Reads the report off a finished program."""
-    stage = program.stages.get("fit-sgat", program.module)
-    transforms, gates = (_by_site(stage, part) for part in ("rotate", "gate"))
-    rows = tuple(_row(program, site, transforms, gates) for site in program.quantized_sites())
+    rows = tuple(_row(program, site) for site in program.quantized_sites())
     skipped = tuple(
         (n, s.reason or "") for s in program.sites.values() if s.options is None for n in s.linears
     )
@@ -133,26 +134,15 @@ def make_report(program: Program, target: str, bytes_before: int, bytes_after: i
     )
 
 
-def _by_site(stage: fx.GraphModule, part: str) -> dict[str, fx.Node]:
-    return {str(facts(n)["site"]): n for n in stage.graph.nodes if facts(n).get("part") == part}
-
-
-def _row(
-    program: Program, site: Site, transforms: dict[str, Any], gates: dict[str, Any]
-) -> SiteRow:
+def _row(program: Program, site: Site) -> SiteRow:
     found = program.findings.get(site.name, {})
-    rotate, gate = transforms.get(site.name), gates.get(site.name)
-    text = "none"
-    if rotate is not None:
-        sizes = [f.meta["val"].shape[-1] for f in rotate.args[1] if f.meta["val"].dim() > 1]
-        text = f"{rotate.args[2]} {'x'.join(str(s) for s in sizes)}"
     return SiteRow(
         site=site.name,
         linears=site.linears,
         roles=site.roles,
         bits=str(site.options),
-        transform=text,
-        gates=0 if gate is None else (site.features - gate.args[2]) // 2,
+        transform=found.get("transform", "none"),
+        gates=found.get("gates", 0),
         error=found.get("error"),
         leakage=found.get("leakage"),
         tac={k: v for k, v in found.items() if k.startswith("tac_")},

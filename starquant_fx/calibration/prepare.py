@@ -60,7 +60,7 @@ def prepare(
     elif isinstance(calibration, Tensor):
         ids = check_ids(calibration, model, "calibration")
         pad = getattr(getattr(model, "config", None), "pad_token_id", None)
-        groups = _by_length(ids, pad, options)
+        groups = _one_length(ids, pad, options)
         _check_lengths(groups, maximum_length(model))
     else:
         groups = [_tokenized(_texts(calibration), tokenizer, length, options)]
@@ -129,8 +129,11 @@ def _tokenized(
     return segments[torch.randperm(segments.shape[0], generator=generator)[: options.samples]]
 
 
-def _by_length(ids: Tensor, pad: int | None, options: CalibrationOptions) -> list[Tensor]:
-    """Strips padding at both ends of each row and groups rows of one length."""
+def _one_length(ids: Tensor, pad: int | None, options: CalibrationOptions) -> list[Tensor]:
+    """Strips padding at both ends of each row and cuts the rows to the length that keeps most tokens.
+
+    One length for all keeps mask ratios stratified over all rows, and lets TAC pair all of them in one run.
+    """
     if ids.dim() != 2 or not ids.numel():
         raise CalibrationError(
             "the calibration data has a wrong shape",
@@ -138,13 +141,16 @@ def _by_length(ids: Tensor, pad: int | None, options: CalibrationOptions) -> lis
             expected="token ids [N, L], N and L at least 1",
             got=str(list(ids.shape)),
         )
-    groups: dict[int, list[Tensor]] = {}
+    texts: list[Tensor] = []
     for row in ids[: options.samples].cpu():
         kept = torch.nonzero(row != pad).flatten() if pad is not None else torch.arange(row.numel())
         if kept.numel():
-            text = row[int(kept[0]) : int(kept[-1]) + 1]
-            groups.setdefault(text.numel(), []).append(text)
-    return [torch.stack(rows) for _, rows in sorted(groups.items(), key=lambda item: -len(item[1]))]
+            texts.append(row[int(kept[0]) : int(kept[-1]) + 1])
+    lengths = sorted((t.numel() for t in texts), reverse=True)
+    if not lengths:
+        return []
+    best = max(range(len(lengths)), key=lambda i: (i + 1) * lengths[i])
+    return [torch.stack([t[: lengths[best]] for t in texts if t.numel() >= lengths[best]])]
 
 
 def _check_lengths(groups: list[Tensor], longest: int | None) -> None:

@@ -11,7 +11,7 @@ from starquant_fx.calibration.activations import FULL_PRECISION_STAGE, Recorder
 from starquant_fx.calibration.tac import TacOptions, estimate
 from starquant_fx.program import Program, Site, facts
 
-TRANSFORMED_STAGE = "fit-sgat"
+TRANSFORMED_STAGE = "insert-quantizers"
 """Stage whose graph, with its quantizers off, is the paper's full-precision reference."""
 REFERENCES = {"transformed": TRANSFORMED_STAGE, "original": FULL_PRECISION_STAGE}
 

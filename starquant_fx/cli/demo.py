@@ -32,6 +32,7 @@ def demo_command(
     from rich.columns import Columns
     from rich.console import Console
     from rich.panel import Panel
+    from rich.text import Text
 
     from starquant_fx.diffusion import generate
     from starquant_fx.evaluation.masks import mask_plan
@@ -48,7 +49,7 @@ def demo_command(
 
     def observe(text: str, program: Any) -> None:
         if program is None:
-            console.print(f"\n[bold]{text}[/bold]")
+            console.print(Text(f"\n{text}", style="bold"))
         else:
             print_pass(console, text, program)
 
@@ -74,7 +75,7 @@ def demo_command(
         arguments = sampler_arguments(model, NEW_TOKENS, NEW_TOKENS)
         out = generate(denoiser, prompt, live=live, **arguments)
         panels.append(
-            Panel(tokenizer.decode(out[0], skip_special_tokens=True), title=name, width=38)
+            Panel(Text(tokenizer.decode(out[0], skip_special_tokens=True)), title=name, width=38)
         )
     console.print(Columns(panels))
     console.print(f"{time.perf_counter() - start:.0f} s in all")

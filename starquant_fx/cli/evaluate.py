@@ -16,6 +16,7 @@ from starquant_fx.cli.options import (
     need_tokenizer,
     read_text,
 )
+from starquant_fx.errors import RecipeError, nearest
 
 FULL = "full precision"
 
@@ -76,6 +77,10 @@ def evaluate_command(
     named = [get_recipe(name) for name in (recipe or ["rtn-w4a4", "star-w4a4"])]
     recipes = list(named)
     for name in without or []:
+        if name not in REGISTRY:
+            raise RecipeError(
+                f"unknown pass {name!r}", expected=", ".join(REGISTRY), hint=nearest(name, REGISTRY)
+            )
         recipes += [r.without(name) for r in named if name in [p.name for p in r.passes]]
     for one in [parse_pass(text, REGISTRY) for text in replace or []]:
         recipes += [r.replacing(one) for r in named if one.name in [p.name for p in r.passes]]

@@ -60,7 +60,7 @@ def generate_command(
     console = Console()
     loaded, tokenizer = load(model)
     need_tokenizer(tokenizer, model)
-    denoiser = _denoiser(loaded, tokenizer, model, recipe, artifact, calibration)
+    denoiser = _denoiser(loaded, tokenizer, model, recipe, artifact, calibration, seed)
     ids = torch.tensor([tokenizer(prompt, add_special_tokens=False)["input_ids"]], dtype=torch.long)
     torch.manual_seed(seed)
     view = tokenizer if live and console.is_terminal else None
@@ -76,9 +76,11 @@ def _denoiser(
     recipe: str | None,
     artifact: Path | None,
     calibration: Path | None,
+    seed: int,
 ) -> Any:
     from starquant_fx.api import compile as compile_model
     from starquant_fx.artifact import load_artifact
+    from starquant_fx.recipes import get_recipe
 
     if recipe is not None and artifact is not None:
         raise InputError(
@@ -87,9 +89,9 @@ def _denoiser(
     if artifact is not None:
         return load_artifact(loaded, artifact)
     if recipe is not None:
-        return compile_model(
-            loaded, recipe, calibration=calibration_texts(name, calibration), tokenizer=tokenizer
-        )
+        texts = calibration_texts(name, calibration)
+        chosen = get_recipe(recipe).seeded(seed)
+        return compile_model(loaded, chosen, calibration=texts, tokenizer=tokenizer)
     return loaded
 
 

@@ -35,7 +35,6 @@ CalibrationFile = Annotated[
 ]
 Target = Annotated[str, typer.Option("--target", "-t", help="auto or reference.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of every draw.")]
-SHIPPED = ("llada-tiny", "dream-tiny")
 
 
 def read_text(path: Path) -> str:
@@ -56,6 +55,8 @@ def calibration_texts(model: str, path: Path | None) -> list[str] | None:
     Raises:
         CalibrationError: The file holds no text.
     """
+    from starquant_fx.models.locate import SHIPPED
+
     if path is None:
         if model not in SHIPPED:
             return None

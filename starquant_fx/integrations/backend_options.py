@@ -28,6 +28,9 @@ IDENTICAL = ("calibration", "tokenizer", "artifact")
 class BackendOptions:
     """What ``options`` of torch.compile may hold.
 
+    Where several models of one class are compiled in one process, torch compares their options, and fails on two that
+    differ in a tensor only: give the models their codes as ``artifact`` then.
+
     Attributes:
         recipe: As for ``starquant_fx.compile``. Beside an artifact: the recipe that it must have been made with.
         calibration: As for ``starquant_fx.compile``.

@@ -121,6 +121,17 @@ class _Runner:
         compilation: Compiles a model, or finds its compilation.
     """
 
+    # Without a __dict__: TorchDynamo copies that of a callable, and would hold on to what is pending.
+    __slots__ = (
+        "__weakref__",
+        "_arguments",
+        "_compilation",
+        "_lowered",
+        "_numbers",
+        "_owned",
+        "_pending",
+    )
+
     def __init__(
         self, traced: DynamoGraph, compilation: Callable[[nn.Module], _Compilation]
     ) -> None:
