@@ -34,6 +34,8 @@ class StarQuantError(Exception):
         self.expected = expected
         self.got = got
         self.hint = hint
+        self.during: str | None = None
+        """The pass that was running and those before it; the pass manager sets it."""
         super().__init__(what)
 
     def __str__(self) -> str:
@@ -42,6 +44,7 @@ class StarQuantError(Exception):
             ("where", self.where),
             ("expected", self.expected),
             ("got", self.got),
+            ("in pass", self.during),
             ("do", self.hint),
         )
         return "\n".join([self.what, *(f"  {name}: {text}" for name, text in parts if text)])

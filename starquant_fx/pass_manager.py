@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from starquant_fx.errors import PassError, StarQuantError
@@ -70,17 +70,13 @@ def run_passes(
             program = one.run(program)
             verify(program)
             one.ensures(program)
-        except PassError as error:
-            error.got = f"{error.got or ''}; passes run: {_history(program)}"
-            raise
-        except StarQuantError:
+        except StarQuantError as error:
+            error.during = _position(one, program)
             raise
         except Exception as error:
-            raise PassError(
-                f"pass {one.name} failed: {type(error).__name__}: {error}",
-                where=str(one),
-                got=f"passes run: {_history(program)}",
-            ) from error
+            failure = PassError(f"pass {one.name} failed: {type(error).__name__}: {error}")
+            failure.during = _position(one, program)
+            raise failure from error
         for node in program.graph.nodes:
             if node not in known:
                 note(node, by=one.name)
@@ -94,8 +90,8 @@ def run_passes(
     return program
 
 
-def _history(program: Program) -> str:
-    return ", ".join(r.name for r in program.records) or "none"
+def _position(one: Pass, program: Program) -> str:
+    return f"{one}; passes run before it: {', '.join(r.name for r in program.records) or 'none'}"
 
 
 def verify(program: Program) -> None:
@@ -113,13 +109,18 @@ def verify(program: Program) -> None:
     program.module.recompile()
     propagate(program)
     got = output.args[0].meta["val"]
-    if expected is not None and (expected.dtype != got.dtype or expected.dim() != got.dim()):
+    if expected is not None and _form(expected) != _form(got):
         raise PassError(
             "the output of the graph changed",
             expected=f"{expected.dtype} {list(expected.shape)}",
             got=f"{got.dtype} {list(got.shape)}",
         )
     output.meta["val"] = got
+
+
+def _form(value: Tensor) -> tuple[object, ...]:
+    """Dtype and sizes; sizes that are only known at run time are None."""
+    return value.dtype, *(size if isinstance(size, int) else None for size in value.shape)
 
 
 def _is_kept(node: fx.Node) -> bool:
