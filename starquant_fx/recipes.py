@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from starquant_fx.errors import RecipeError, nearest
@@ -105,15 +105,15 @@ def get_recipe(name: str | Recipe) -> Recipe:
     """
     if isinstance(name, Recipe):
         return name
-    method, _, bits = name.rpartition("-")
+    method, _, bits = name.rpartition("-") if isinstance(name, str) else ("", "", "")
     if method not in METHODS:
         known = [f"{m}-w4a4" for m in METHODS]
         raise RecipeError(
             f"unknown recipe {name!r}",
             where="recipe",
             expected=f"<method>-w<bits>a<bits>, method one of {', '.join(METHODS)}",
-            got=name,
-            hint=nearest(name, known),
+            got=repr(name),
+            hint=nearest(str(name), known),
         )
     return METHODS[method](*parse_bits(bits, name))
 
@@ -133,6 +133,7 @@ def from_dict(values: dict[str, Any]) -> Recipe:
     missing = [n for n, f in known.items() if f.default is dataclasses.MISSING and n not in values]
     if missing:
         raise RecipeError(f"the recipe lacks {', '.join(missing)}", expected=", ".join(known))
+    _check_types(values)
     options = dict(values)
     passes: tuple[Pass, ...] = tuple(parse_pass(text, REGISTRY) for text in options["passes"])
     calibration = options.get("calibration", {})
@@ -151,3 +152,28 @@ def from_dict(values: dict[str, Any]) -> Recipe:
         overrides=tuple(dict(options.get("overrides", {})).items()),
     )
     return Recipe(**options)
+
+
+def _check_types(values: dict[str, Any]) -> None:
+    """Refuses what JSON can hold and a recipe cannot; bits and the version have checks of their own."""
+    texts = ("a list of texts", lambda v: isinstance(v, (list, tuple)) and _all_texts(v))
+    kinds: dict[str, tuple[str, Callable[[Any], bool]]] = {
+        "method": ("a text", lambda v: isinstance(v, str)),
+        "passes": texts,
+        "symmetric": ("true or false", lambda v: isinstance(v, bool)),
+        "ignore": texts,
+        "overrides": (
+            "patterns to bits",
+            lambda v: isinstance(v, dict) and _all_texts((*v, *v.values())),
+        ),
+        "calibration": ("names to integers", lambda v: isinstance(v, dict)),
+    }
+    for key, (expected, fits) in kinds.items():
+        if key in values and not fits(values[key]):
+            raise RecipeError(
+                f"recipe key {key!r} has a wrong type", expected=expected, got=repr(values[key])
+            )
+
+
+def _all_texts(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
