@@ -58,18 +58,26 @@ def test_ids_become_states_of_the_same_texts() -> None:
     assert torch.equal(data.batches[0], again.batches[0])
 
 
-def test_padding_at_either_end_is_stripped_and_lengths_are_grouped() -> None:
+def test_padding_is_stripped_and_rows_are_cut_to_the_length_that_keeps_most() -> None:
     ids = torch.arange(48).view(6, 8)
     ids[0, :3] = PAD
     ids[1, 5:] = PAD
     ids[2, 4] = PAD  # inside: the model's own end of text, kept
     ids[3] = PAD  # nothing left
     data = prepared(ids, NO_MASKS)
-    assert sorted(tuple(b.shape) for b in data.batches) == [(2, 5), (3, 8)]
-    short = next(b for b in data.batches if b.shape[1] == 5)
-    long = next(b for b in data.batches if b.shape[1] == 8)
-    assert unmasked(CalibrationData([short]), torch.stack([ids[0, 3:], ids[1, :5]]))
-    assert unmasked(CalibrationData([long]), ids[[2, 4, 5]])
+    assert [tuple(b.shape) for b in data.batches] == [(5, 5)]
+    assert unmasked(data, torch.cat([ids[:1, 3:], ids[[1, 2, 4, 5], :5]]))
+    ids[0] = PAD
+    assert [tuple(b.shape) for b in prepared(ids, NO_MASKS).batches] == [(3, 8)]
+
+
+def test_rows_of_many_lengths_stay_stratified() -> None:
+    ids = torch.arange(160).view(8, 20) % 100
+    for row in range(8):
+        ids[row, 20 - row :] = PAD
+    (states,) = prepared(ids, NO_MASKS).batches
+    shares = (states == MASK["llada"]).float().mean(1).sort().values
+    assert float(shares[0]) < 0.25 < 0.75 < float(shares[-1])
 
 
 def test_no_more_sequences_are_used_than_asked_for() -> None:
