@@ -87,11 +87,12 @@ def test_gains_stay_where_they_are_told_to() -> None:
 def test_a_norm_that_feeds_the_residual_stream_keeps_its_gain() -> None:
     after = continued(captured("bert"), Canonicalize())
     norms = after.nodes(aten.layer_norm.default)
-    kept = [n for n in norms if n.args[2] is not None]
     assert len(norms) == 6  # embeddings, two a layer, head
-    assert (
-        len(kept) == 4
-    )  # the last layer's and the head's are read by one linear each, nothing else
+    folded = [n for n in norms if n.args[2] is None]
+    # Only the last layer's is read by one linear and nothing else; the head's weight is the embedding's.
+    (reader,) = folded[0].users
+    assert len(folded) == 1
+    assert facts(reader)["of"] == "cls.predictions.transform.dense"
 
 
 class Block(nn.Module):

@@ -4,7 +4,12 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
-from starquant_fx.calibration.activations import full_precision_parameters, site_activations
+from starquant_fx.calibration.activations import (
+    FULL_PRECISION_STAGE,
+    full_precision_parameters,
+    site_activations,
+)
+from starquant_fx.calibration.tac_run import TRANSFORMED_STAGE
 from starquant_fx.errors import PassError
 from starquant_fx.passes import (
     EstimateMeans,
@@ -23,11 +28,13 @@ SHORT = FitSgat(epochs=2, batch=64)
 def test_clips_and_bases_are_learned_and_reported() -> None:
     program = rewritten("odd", BEFORE)
     after = continued(program, SHORT)
-    assert "fit-sgat" in after.stages
+    assert set(after.stages) == {FULL_PRECISION_STAGE, TRANSFORMED_STAGE}
+    assert after.stages[TRANSFORMED_STAGE] is not program.stages[TRANSFORMED_STAGE]
     for site in after.quantized_sites():
         found = after.findings[site.name]
         assert 0 < found["fit_after"] <= found["fit_before"]
-        assert 0 < found["leakage"] < 1
+        assert found["leakage"] < 1
+        assert (found["leakage"] > 0) == bool(after.site_nodes(site, "gate"))
     old, new = program.tensors(), after.tensors()
     changed = {n for n in new if not torch.equal(new[n], old[n])}
     assert changed == {n for n in new if ".clip" in n or ".basis_" in n}
@@ -57,7 +64,7 @@ def test_no_epochs_keep_the_start() -> None:
 
 def test_a_hadamard_basis_is_not_learned() -> None:
     program = rewritten("odd", PARTITIONED)
-    program = continued(program, InsertSgat(structure="hadamard", rank=3), InsertQuantizers())
+    program = continued(program, InsertSgat(structure="hadamard", rank=6), InsertQuantizers())
     after = continued(program, SHORT)
     assert all(torch.equal(t, program.tensors()[n]) for n, t in after.tensors().items())
     assert after.findings[site_of(after, "q").name]["leakage"] > 0

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from starquant_fx.errors import RecipeError
+from starquant_fx.errors import PassError, RecipeError
 from starquant_fx.operators import op
 from starquant_fx.passes import InsertSgat
 from starquant_fx.program import Program
@@ -42,7 +42,7 @@ def test_a_basis_without_gates_changes_nothing(kind: str, structure: str) -> Non
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_every_site_gets_a_basis_and_every_weight_the_same_one(structure: str) -> None:
-    after = continued(rewritten("dream", BEFORE), InsertSgat(structure=structure, rank=2))
+    after = continued(rewritten("dream", BEFORE), InsertSgat(structure=structure, rank=8))
     for site in after.quantized_sites():
         rotate, gate = after.site_node(site, "rotate"), after.site_node(site, "gate")
         assert gate.args[0] is rotate
@@ -70,8 +70,19 @@ def test_gates_keep_the_coordinates_of_the_state_and_zero_the_other_ones() -> No
 
 def test_rank_is_rounded_up_to_whole_slices() -> None:
     after = continued(rewritten("odd", BEFORE), InsertSgat(size=10, rank=5))
-    for role, shared in (("q", 36 - 2 * 8), ("down", 75 - 2 * 15)):  # 36 = 9 x 4, 75 = 5 x 15
-        assert after.site_node(site_of(after, role), "gate").args[2] == shared
+    site = site_of(after, "q")
+    assert after.site_node(site, "gate").args[2] == 36 - 2 * 8  # 36 = 9 x 4
+    assert after.findings[site.name] == {"transform": "kronecker 9x4", "gates": 8}
+
+
+def test_a_slice_that_would_take_too_much_is_not_gated_and_that_is_said() -> None:
+    after = continued(rewritten("odd", BEFORE), InsertSgat(size=10, rank=5))
+    site = site_of(after, "down")  # 75 = 5 x 15
+    assert not after.site_nodes(site, "gate")
+    assert after.findings[site.name]["gates"] == 0
+    assert after.findings["notes"][site.name].endswith("no gates, one slice is 15 of 75")
+    wanted = continued(rewritten("odd", BEFORE), InsertSgat(size=10, rank=15))
+    assert wanted.site_node(site, "gate").args[2] == 75 - 2 * 15
 
 
 def test_gates_can_be_kept_to_some_roles() -> None:
@@ -79,6 +90,12 @@ def test_gates_can_be_kept_to_some_roles() -> None:
     gated = {s.roles for s in after.quantized_sites() if after.site_nodes(s, "gate")}
     assert gated == {("o",), ("down",)}
     assert len(after.nodes(op("rotate"))) == 4 + 7
+
+
+def test_gates_for_unknown_roles_are_refused() -> None:
+    with pytest.raises(PassError, match="insert-sgat: unknown role") as caught:
+        continued(rewritten("odd", BEFORE), InsertSgat(rank=2, gated="o+donw"))
+    assert "donw" in str(caught.value)
 
 
 def test_starts_depend_on_seed_and_site_only() -> None:

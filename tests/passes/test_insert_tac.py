@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from starquant_fx.calibration.activations import FULL_PRECISION_STAGE
 from starquant_fx.calibration.tac import TacOptions, estimate
+from starquant_fx.calibration.tac_run import TRANSFORMED_STAGE
 from starquant_fx.errors import PassError
 from starquant_fx.operators import op
 from starquant_fx.passes import InsertTac
@@ -49,7 +51,7 @@ def test_without_centring_and_basis_it_stands_before_the_quantizer() -> None:
 @pytest.mark.parametrize("estimator", ["covariance", "ridge"])
 @pytest.mark.parametrize(
     ("reference", "stage", "off"),
-    [("transformed", "fit-sgat", True), ("original", "assign-roles", False)],
+    [("transformed", TRANSFORMED_STAGE, True), ("original", FULL_PRECISION_STAGE, False)],
 )
 def test_corrections_are_estimated_with_the_earlier_ones_active(
     estimator: str, reference: str, stage: str, off: bool
@@ -85,7 +87,7 @@ def test_a_least_squares_correction_never_moves_away_from_its_reference(referenc
 def test_distances_are_reported_as_they_are() -> None:
     after = continued(rewritten("odd", BEFORE), InsertTac())
     site = next(s for s in after.quantized_sites() if "o" in s.roles)
-    full = source(after, "assign-roles", site.name, False)
+    full = source(after, FULL_PRECISION_STAGE, site.name, False)
     quantized = source(after, None, site.name, False)
     found = after.findings[site.name]["tac_before_original"]
     expected = float((quantized - full).pow(2).sum() / full.pow(2).sum())
