@@ -21,5 +21,5 @@ def fingerprint(parameters: dict[str, Tensor]) -> str:
     for name in sorted(parameters):
         tensor = parameters[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(memoryview(tensor.flatten().view(torch.uint8).numpy()))
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
