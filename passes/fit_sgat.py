@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -11,7 +13,13 @@ from torch import Tensor, fx
 
 from starquant_fx.basis import BasisShape
 from starquant_fx.calibration.activations import full_precision_parameters, site_activations
-from starquant_fx.calibration.basis_fit import FitOptions, SiteProblem, aim_gates, fit_site
+from starquant_fx.calibration.basis_fit import (
+    FitOptions,
+    FittedSite,
+    SiteProblem,
+    aim_gates,
+    fit_site,
+)
 from starquant_fx.calibration.tac_run import TRANSFORMED_STAGE
 from starquant_fx.kernels import reference
 from starquant_fx.pass_base import Pass, Preserves
@@ -46,43 +54,60 @@ class FitSgat(Pass):
         self.expect_calibration(program)
 
     def run(self, program: Program) -> Program:
-        """Fits site after site."""
+        """Fits the sites, one a core: a site's products are too small to share between cores."""
         if not program.weightless:
-            count = len(list(program.quantized_sites()))
-            for site, tokens, label in track(site_activations(program), "fitting SGAT", count):
-                self._fit(program, site, tokens, label)
+            threads = torch.get_num_threads()
+            sites = [
+                (site, _problem(program, site, tokens, label))
+                for site, tokens, label in site_activations(program)
+            ]
+            single = partial(torch.set_num_threads, 1)
+            try:
+                with ThreadPoolExecutor(threads, initializer=single) as pool:
+                    fits = pool.map(lambda one: self._fit(program, *one), sites)
+                    for (site, _), fitted in zip(
+                        sites, track(fits, "fitting SGAT", len(sites)), strict=True
+                    ):
+                        _store(program, site, fitted)
+            finally:
+                torch.set_num_threads(threads)
         program.keep_stage(TRANSFORMED_STAGE)
         return program
 
-    def _fit(self, program: Program, site: Site, tokens: Tensor, label: Tensor) -> None:
-        rotate = program.site_node(site, "rotate")
-        factor_nodes: list[fx.Node] = rotate.args[1]  # type: ignore[assignment]
-        factors = [program.tensor(n) for n in factor_nodes]
-        problem = _problem(program, site, tokens, label, factors)
+    def _fit(self, program: Program, site: Site, problem: SiteProblem) -> FittedSite:
+        factors = [program.tensor(n) for n in _factor_nodes(program, site)]
         if self.aim:
             factors = aim_gates(problem, factors)
         seed = self.seed + zlib.crc32(site.name.encode())
-        fitted = fit_site(problem, factors, FitOptions(self.epochs, self.batch, self.lr, seed))
-        for node, factor in zip(factor_nodes, fitted.factors, strict=True):
-            program.set_tensor(str(node.target), factor)
-        clips = [(n, fitted.clip) for n in program.site_nodes(site, "quantize")]
-        clips += zip(
-            program.site_nodes(site, "quantize_weight"),
-            fitted.clip_weight.split(list(site.outputs)),
-            strict=False,
-        )
-        for quantizer, value in clips:
-            if isinstance(clip := quantizer.args[-1], fx.Node):
-                program.set_tensor(str(clip.target), value.clone())
-        found = program.findings.setdefault(site.name, {})
-        found.update(fit_before=fitted.before, fit_after=fitted.after, leakage=fitted.leakage)
+        return fit_site(problem, factors, FitOptions(self.epochs, self.batch, self.lr, seed))
 
 
-def _problem(
-    program: Program, site: Site, tokens: Tensor, label: Tensor, factors: list[Tensor]
-) -> SiteProblem:
+def _factor_nodes(program: Program, site: Site) -> list[fx.Node]:
+    factors: list[fx.Node] = program.site_node(site, "rotate").args[1]  # type: ignore[assignment]
+    return factors
+
+
+def _store(program: Program, site: Site, fitted: FittedSite) -> None:
+    """Writes factors, clip factors and findings of a fitted site into the program."""
+    for node, factor in zip(_factor_nodes(program, site), fitted.factors, strict=True):
+        program.set_tensor(str(node.target), factor)
+    clips = [(n, fitted.clip) for n in program.site_nodes(site, "quantize")]
+    clips += zip(
+        program.site_nodes(site, "quantize_weight"),
+        fitted.clip_weight.split(list(site.outputs)),
+        strict=False,
+    )
+    for quantizer, value in clips:
+        if isinstance(clip := quantizer.args[-1], fx.Node):
+            program.set_tensor(str(clip.target), value.clone())
+    found = program.findings.setdefault(site.name, {})
+    found.update(fit_before=fitted.before, fit_after=fitted.after, leakage=fitted.leakage)
+
+
+def _problem(program: Program, site: Site, tokens: Tensor, label: Tensor) -> SiteProblem:
     """Reads the site's problem off the graph."""
     rotate = program.site_node(site, "rotate")
+    factors = [program.tensor(n) for n in _factor_nodes(program, site)]
     centers = program.site_nodes(site, "center")
     gates = program.site_nodes(site, "gate")
     if centers:

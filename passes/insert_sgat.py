@@ -63,10 +63,9 @@ class InsertSgat(Pass):
         gated = self.gated == "all" or bool(set(self.gated.split("+")) & set(site.roles))
         slices = BasisShape.choose(self.structure, site.features, self.size, 0)
         wanted = self.rank if gated else 0
-        if wanted < slices.slice_size and slices.slice_size > site.features // LARGEST_SLICE:
-            if wanted:
-                text = f"{site.name}: no gates, one slice is {slices.slice_size} of {site.features}"
-                program.findings.setdefault("notes", {})[site.name] = text
+        if 0 < wanted < slices.slice_size and slices.slice_size > site.features // LARGEST_SLICE:
+            text = f"{site.name}: no gates, one slice is {slices.slice_size} of {site.features}"
+            program.findings.setdefault("notes", {})[site.name] = text
             return slices
         return BasisShape.choose(self.structure, site.features, self.size, wanted)
 
