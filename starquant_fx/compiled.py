@@ -82,6 +82,8 @@ class CompiledModel(nn.Module):
                 else "nothing: the mask token says it",
                 got="none" if wanted else "a tensor",
             )
+        if "token_state" not in self._plain_inputs:
+            arguments.pop("token_state", None)  # a recipe without states does not read it
         graph = self.graph if list(arguments) == self._plain_inputs else self._variant(arguments)
         return DenoiserOutput(graph(*arguments.values()))
 

@@ -137,6 +137,11 @@ def relative(got: Tensor, expected: Tensor) -> float:
     return float((got - expected).abs().max() / expected.abs().max())
 
 
+def distance(got: Tensor, expected: Tensor) -> float:
+    """||got - expected||^2 / ||expected||^2."""
+    return float((got - expected).double().pow(2).sum() / expected.double().pow(2).sum())
+
+
 def site_of(program: Program, role: str) -> Site:
     """The first site with a linear of this role."""
     return next(s for s in program.sites.values() if role in s.roles)

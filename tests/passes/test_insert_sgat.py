@@ -86,7 +86,9 @@ def test_a_slice_that_would_take_too_much_is_not_gated_and_that_is_said() -> Non
 
 
 def test_gates_can_be_kept_to_some_roles() -> None:
-    after = continued(rewritten("odd", BEFORE), InsertSgat(rank=2, gated="o+down"))
+    after = continued(
+        rewritten("odd", BEFORE), InsertSgat(structure="dense", rank=2, gated="o+down")
+    )
     gated = {s.roles for s in after.quantized_sites() if after.site_nodes(s, "gate")}
     assert gated == {("o",), ("down",)}
     assert len(after.nodes(op("rotate"))) == 4 + 7
