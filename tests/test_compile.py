@@ -1,0 +1,459 @@
+"""``starquant_fx.compile`` on every kind of model: what comes out, and that the model stays as it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import starquant_fx
+from starquant_fx.capture import capture
+from starquant_fx.compiled import CompiledModel
+from starquant_fx.pass_manager import run_passes
+from starquant_fx.passes import FitSgat
+from starquant_fx.program import Program
+from starquant_fx.recipe import CalibrationOptions, Recipe
+from starquant_fx.recipes import get_recipe
+from tests.small_models import MASK, masked_ids, model, randomize
+from tests.small_programs import distance, logits
+
+SMALL = CalibrationOptions(samples=8, length=16, rollout_steps=1)
+
+
+CLOSE = 5e-3
+"""Share of the energy of the logits that eight bits may cost a random model; it costs up to 0.0033."""
+
+
+def small(name: str) -> Recipe:
+    """A named recipe with little calibration and a short fit."""
+    recipe = dataclasses.replace(get_recipe(name), calibration=SMALL)
+    passes = tuple(
+        dataclasses.replace(p, epochs=2, batch=64) if isinstance(p, FitSgat) else p
+        for p in recipe.passes
+    )
+    return dataclasses.replace(recipe, passes=passes)
+
+
+def texts(kind: str) -> Tensor:
+    return masked_ids(kind, (8, 16), 0.0, seed=1)
+
+
+def fresh(kind: str, recipe: str | Recipe, **arguments: Any) -> CompiledModel:
+    chosen = small(recipe) if isinstance(recipe, str) else recipe
+    named = {"calibration": texts(kind), "mask_token_id": MASK[kind], **arguments}
+    return starquant_fx.compile(model(kind), chosen, **named)
+
+
+@functools.cache
+def compiled(kind: str, name: str) -> CompiledModel:
+    return fresh(kind, name)
+
+
+def made(one: CompiledModel) -> dict[str, Tensor]:
+    return {n: t for n, t in one.program.tensors().items() if n.startswith("starquant.")}
+
+
+# What comes out
+
+
+def test_star_on_llada() -> None:
+    one = compiled("llada", "star-w4a4")
+    rows = {row.site: row for row in one.report.sites}
+    assert len(rows) == 12
+    block = "model.transformer.blocks.1."
+    assert [rows[f"{block}{n}"].roles for n in ("q_proj", "attn_out", "ff_proj", "ff_out")] == [
+        ("q", "k", "v"),
+        ("o",),
+        ("gate", "up"),
+        ("down",),
+    ]
+    for row in rows.values():
+        assert row.bits == "w4a4"
+        assert row.transform.startswith("kronecker ")
+        assert row.error is not None
+        assert 0 < row.error < 0.2
+        assert row.leakage is not None
+        assert (row.leakage > 0) == (row.gates > 0)
+        assert bool(row.tac) == (row.roles == ("o",))
+    assert any(row.gates for row in rows.values())
+    plain = {row.site: row.error for row in compiled("llada", "rtn-w4a4").report.sites}
+    assert all(row.error < plain[name] for name, row in rows.items())  # type: ignore[operator]
+    assert one.report.unquantized == (
+        ("model.transformer.ff_out", "ignored by the recipe (role:head)"),
+    )
+    assert [text for text, _ in one.report.seconds] == [str(p) for p in one.recipe.passes]
+    ids = masked_ids("llada", (3, 11), 0.5)
+    got = logits(one, ids)
+    assert got.shape == (3, 11, 160)
+    assert distance(got, logits(model("llada"), ids)) < 1
+
+
+def test_the_report_is_readable_and_complete() -> None:
+    report = compiled("llada", "star-w4a4").report
+    text = str(report)
+    for row in report.sites:
+        assert row.site in text
+    assert "not quantized: model.transformer.ff_out (ignored by the recipe (role:head))" in text
+    assert "MB (bf16) -> " in text
+    values = report.to_dict()
+    assert values["recipe"] == "star-w4a4"
+    assert values["target"] == "reference"
+    assert len(values["sites"]) == 12
+
+
+def test_bytes_are_those_of_the_tensors() -> None:
+    report = compiled("odd", "rtn-w4a4").report
+    parameters = sum(p.numel() for p in model("odd").parameters())
+    assert report.bytes_before == 2 * parameters
+    linears = [
+        m for n, m in model("odd").named_modules() if isinstance(m, nn.Linear) and "blocks" in n
+    ]
+    packed = sum(m.out_features * ((m.in_features + 1) // 2) for m in linears)
+    channels = sum(m.out_features for m in linears) * 8  # a scale and a column sum
+    norms = sum(p.numel() for n, p in model("odd").named_parameters() if "norm" in n)
+    head_and_embedding = 2 * 2 * 61 * 36
+    # Gains are folded: those of the blocks are gone, the last one's too.
+    assert report.bytes_after == packed + channels + head_and_embedding
+    assert norms > 0
+
+
+@pytest.mark.parametrize("kind", ["odd", "dream", "bert", "modernbert"])
+def test_eight_bits_stay_close_to_the_model(kind: str) -> None:
+    one = compiled(kind, "rtn-w8a8")
+    for shape in ((3, 12), (1, 1), (2, 5)):
+        ids = masked_ids(kind, shape, 0.5, seed=3)
+        assert distance(logits(one, ids), logits(model(kind), ids)) < CLOSE
+    assert all(row.error is not None and row.error < 1e-3 for row in one.report.sites)
+    names = {n for row in one.report.sites for n in row.linears} | {
+        n for n, _ in one.report.unquantized
+    }
+    linears = {n for n, m in model(kind).named_modules() if isinstance(m, nn.Linear)}
+    assert len(names) == len(linears)
+    assert all(reason for _, reason in one.report.unquantized)
+
+
+@pytest.mark.parametrize(
+    ("kind", "roles"),
+    [
+        ("bert", {"q k v", "o", "up", "down", "dense"}),
+        ("modernbert", {"qkv", "o", "gate_up", "down", "dense"}),
+    ],
+)
+def test_masked_language_models_of_transformers(kind: str, roles: set[str]) -> None:
+    report = compiled(kind, "rtn-w8a8").report
+    assert {" ".join(row.roles) for row in report.sites} == roles
+    (head,) = report.unquantized
+    assert head[0].endswith("decoder")
+
+
+def test_star_works_on_a_model_of_transformers() -> None:
+    one = fresh("bert", "star-w4a4")
+    ids = masked_ids("bert", (3, 12), 0.5)
+    assert distance(logits(one, ids), logits(model("bert"), ids)) < 0.5
+    assert sum(row.error or 1 for row in one.report.sites) < 0.1
+    assert sum(bool(row.tac) for row in one.report.sites) == 2
+
+
+def test_bits_by_site_are_reported() -> None:
+    recipe = dataclasses.replace(
+        small("rtn-w4a4"), overrides=(("role:down", "w8a8"),), ignore=("role:o",)
+    )
+    report = fresh("odd", recipe).report
+    assert report.recipe == "rtn-w4a4[role:down=w8a8]"
+    assert {row.roles: row.bits for row in report.sites} == {
+        ("q", "k", "v"): "w4a4",
+        ("gate", "up"): "w4a4",
+        ("down",): "w8a8",
+        ("head",): "w4a4",
+    }
+    assert report.unquantized == (
+        ("model.transformer.blocks.0.attn_out", "ignored by the recipe (role:o)"),
+    )
+
+
+def test_a_basis_that_was_not_fitted_is_reported_too() -> None:
+    report = fresh("odd", small("star-w4a4").without("fit-sgat")).report
+    assert all(row.transform.startswith("kronecker") for row in report.sites)
+    assert all(row.leakage is None for row in report.sites)
+
+
+# The same again
+
+
+@pytest.mark.parametrize("name", ["star-w4a4", "rtn-w8a8"])
+def test_the_same_call_gives_the_same_codes(name: str) -> None:
+    first, again = compiled("odd", name), fresh("odd", name)
+    assert made(first).keys() == made(again).keys()
+    assert all(torch.equal(t, made(again)[n]) for n, t in made(first).items())
+    ids = masked_ids("odd", (3, 11), 0.5)
+    assert torch.equal(logits(first, ids), logits(again, ids))
+
+
+def test_another_seed_gives_other_codes() -> None:
+    other = fresh("odd", small("star-w4a4").seeded(5))
+    packed = {n: t for n, t in made(compiled("odd", "star-w4a4")).items() if n.endswith(".packed")}
+    assert any(not torch.equal(t, made(other)[n]) for n, t in packed.items())
+
+
+def test_the_model_is_not_changed() -> None:
+    original = model("odd")
+    before = {n: t.clone() for n, t in original.state_dict().items()}
+    pointers = {n: p.data_ptr() for n, p in original.named_parameters()}
+    one = fresh("odd", "star-w4a4")
+    logits(one, masked_ids("odd", (2, 5), 0.5))
+    after = original.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[n], t) for n, t in before.items())
+    assert {n: p.data_ptr() for n, p in original.named_parameters()} == pointers
+    assert all(p.requires_grad and p.grad is None for p in original.parameters())
+
+
+def test_train_and_eval_modes_come_back_module_by_module() -> None:
+    built = trained()
+    built.train()
+    built.quiet.eval()
+    starquant_fx.compile(built, small("rtn-w8a8"), calibration=texts("odd"), mask_token_id=60)
+    assert {n for n, m in built.named_modules() if not m.training} == {"quiet"}
+    built.eval()
+
+
+def trained() -> Any:
+    """A model whose answer depends on the mode."""
+
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model("odd")
+            self.noisy, self.quiet = nn.Dropout(0.5), nn.Dropout(0.5)
+
+        def forward(self, input_ids: Tensor) -> Tensor:
+            out: Tensor = self.quiet(self.noisy(self.inner(input_ids).logits))
+            return out
+
+    return Noisy()
+
+
+def test_a_model_in_train_mode_is_compiled_as_in_eval_mode() -> None:
+    built = trained()
+    built.train()
+    one = starquant_fx.compile(built, small("rtn-w8a8"), calibration=texts("odd"), mask_token_id=60)
+    built.eval()
+    ids = masked_ids("odd", (2, 5), 0.5)
+    assert distance(logits(one, ids), logits(built, ids)) < CLOSE
+    model("odd").eval()
+
+
+# Arguments of a call
+
+
+def attention_masks(length: int) -> dict[str, Tensor]:
+    padding = torch.ones(3, length, dtype=torch.long)
+    padding[0, :4] = 0
+    padding[2, :1] = 0
+    seen = torch.rand(3, 1, length, length, generator=torch.Generator().manual_seed(0)) < 0.7
+    return {
+        "2d": padding,
+        "2d-bool": padding.bool(),
+        "4d": seen | torch.eye(length, dtype=torch.bool),
+        "4d-keys": padding.bool()[:, None, None, :],
+    }
+
+
+@pytest.mark.parametrize("which", ["2d", "2d-bool", "4d", "4d-keys"])
+def test_attention_masks_of_dream(which: str) -> None:
+    """A variant captured on demand computes what a capture with these arguments and real weights does."""
+    one = compiled("dream", "rtn-w8a8")
+    ids, mask = masked_ids("dream", (3, 9), 0.5), attention_masks(9)[which]
+    arguments = {"input_ids": ids, "attention_mask": mask}
+    program = capture(model("dream"), one.recipe, mask_token_id=MASK["dream"], arguments=arguments)
+    run_passes(program, one.recipe.passes)
+    expected = logits(program.module, ids, mask)
+    with torch.no_grad():
+        got = one(ids, attention_mask=mask).logits
+        full = model("dream")(ids, attention_mask=mask).logits
+        assert torch.equal(got, expected)
+        assert distance(got, full) < CLOSE
+        longer, mask = masked_ids("dream", (3, 13), 0.5), attention_masks(13)[which]
+        full = model("dream")(longer, attention_mask=mask).logits
+        assert distance(one(longer, attention_mask=mask).logits, full) < CLOSE
+
+
+def test_masks_that_hide_nothing_need_no_variant() -> None:
+    one = compiled("dream", "rtn-w8a8")
+    ids = masked_ids("dream", (3, 9), 0.5)
+    plain = logits(one, ids)
+    variants = len(one._variants)
+    with torch.no_grad():
+        for mask in (None, "full", torch.ones(3, 9), torch.ones(3, 9).bool()):
+            assert torch.equal(one(ids, attention_mask=mask).logits, plain)
+    assert len(one._variants) == variants
+
+
+def test_a_padded_row_is_answered_as_without_padding() -> None:
+    one = compiled("odd", "rtn-w8a8")
+    ids = masked_ids("odd", (1, 9), 0.5)
+    padded = torch.cat([torch.full((1, 4), 59), ids], 1).expand(2, -1)
+    keep = torch.ones(2, 13, dtype=torch.long)
+    keep[:, :4] = 0
+    with torch.no_grad():
+        # LLaDA counts positions from the left edge, so only the mask and not the place may matter.
+        got = one(padded, attention_mask=keep).logits[:, 4:]
+        full = model("odd")(padded, attention_mask=keep).logits[:, 4:]
+    assert distance(got, full) < CLOSE
+    assert torch.equal(got[0], got[1])
+
+
+def test_a_padding_mask_of_bert() -> None:
+    one = compiled("bert", "rtn-w8a8")
+    ids, mask = masked_ids("bert", (3, 9), 0.5), attention_masks(9)["2d"]
+    with torch.no_grad():
+        full = model("bert")(input_ids=ids, attention_mask=mask).logits
+        got = one(input_ids=ids, attention_mask=mask, token_type_ids=None, return_dict=True).logits
+    assert distance(got, full) < CLOSE
+
+
+@pytest.mark.parametrize("name", ["star-w4a4", "rtn-w4a4"])
+def test_the_token_state_can_be_an_input(name: str) -> None:
+    recipe = small(name)
+    by_input = starquant_fx.compile(
+        model("odd"), recipe, calibration=texts("odd"), token_state_input=True
+    )
+    ids = masked_ids("odd", (3, 9), 0.5)
+    state = (ids == MASK["odd"]).long()
+    with torch.no_grad():
+        got = by_input(ids, token_state=state).logits
+        assert distance(got, logits(model("odd"), ids)) < 0.5
+        flipped = by_input(ids, token_state=1 - state).logits
+        assert torch.equal(got, flipped) == (name == "rtn-w4a4")
+        keep = torch.ones_like(ids)
+        keep[0, :2] = 0
+        for _ in range(2):  # captured, then found again
+            padded = by_input(ids, attention_mask=keep, token_state=state).logits
+            assert not torch.equal(padded[0], got[0])
+            assert distance(padded[1:], got[1:]) < CLOSE  # a flipped code at most
+
+
+def test_a_state_input_and_a_mask_token_give_the_same_codes() -> None:
+    by_token = compiled("odd", "rtn-w4a4")
+    by_input = starquant_fx.compile(
+        model("odd"), small("rtn-w4a4"), calibration=texts("odd"), token_state_input=True
+    )
+    assert all(torch.equal(t, made(by_input)[n]) for n, t in made(by_token).items())
+
+
+def test_ids_may_be_int32() -> None:
+    ids = masked_ids("odd", (2, 5), 0.5)
+    one = compiled("odd", "star-w4a4")
+    assert torch.equal(logits(one, ids.int()), logits(one, ids))
+
+
+def test_it_generates() -> None:
+    one = compiled("llada", "star-w4a4")
+    prompt = masked_ids("llada", (2, 4), 0.0)
+    out = one.generate(prompt, steps=4, gen_length=8, block_length=4)
+    assert out.shape == (2, 12)
+    assert torch.equal(out[:, :4], prompt)
+    assert not bool((out == MASK["llada"]).any())
+    assert torch.equal(
+        out, starquant_fx.generate(one, prompt, steps=4, gen_length=8, block_length=4)
+    )
+
+
+# Where calibration comes from
+
+
+class Words:
+    """A tokenizer of three-letter words that knows its mask token."""
+
+    eos_token_id, sep_token_id, mask_token_id = 2, None, 60
+
+    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+        return {"input_ids": [3 + sum(map(ord, word)) % 50 for word in text.split()]}
+
+
+def test_calibration_by_texts_and_a_mask_token_from_the_tokenizer() -> None:
+    built = copied_without_mask_token()
+    one = starquant_fx.compile(
+        built, small("rtn-w8a8"), calibration=["once upon a time"] * 20, tokenizer=Words()
+    )
+    assert one.program.mask_token_id == 60
+    assert all(row.error is not None and row.error < 1e-3 for row in one.report.sites)
+
+
+def copied_without_mask_token() -> nn.Module:
+    class Anonymous(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model("odd")
+
+        def forward(self, input_ids: Tensor) -> Tensor:
+            out: Tensor = self.inner(input_ids).logits
+            return out
+
+    return Anonymous()
+
+
+def test_without_calibration_the_model_calibrates_itself() -> None:
+    one, again = (fresh("odd", "star-w4a4", calibration=None) for _ in range(2))
+    assert all(torch.equal(t, made(again)[n]) for n, t in made(one).items())
+    assert all(row.error is not None for row in one.report.sites)
+
+
+def test_every_pass_can_be_observed() -> None:
+    seen: list[str] = []
+
+    def observe(text: str, program: Program) -> None:
+        seen.append(text)
+
+    one = fresh("odd", "rtn-w8a8", observe=observe)
+    assert seen == [str(p) for p in one.recipe.passes]
+
+
+# Other models
+
+
+def test_a_bfloat16_model_stays_one() -> None:
+    built = type(model("odd"))(model("odd").config)
+    randomize(built, seed=3).to(torch.bfloat16).eval()
+    one = starquant_fx.compile(built, small("star-w8a8"), calibration=texts("odd"))
+    ids = masked_ids("odd", (3, 9), 0.5)
+    got, expected = logits(one, ids), logits(built, ids)
+    assert got.dtype == torch.bfloat16
+    assert distance(got.float(), expected.float()) < 0.2
+
+
+class Twice(nn.Module):
+    """One linear that is called twice, and one that reads a pooled sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(20, 16)
+        self.shared, self.pooled, self.head = (
+            nn.Linear(16, 16),
+            nn.Linear(16, 16),
+            nn.Linear(16, 20),
+        )
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.embed(input_ids)
+        q = self.shared(x)
+        x = x + nn.functional.scaled_dot_product_attention(q, q, q)
+        x = x + self.shared(x).tanh() + self.pooled(x.mean(1))[:, None]
+        out: Tensor = self.head(x)
+        return out
+
+
+def test_shared_linears_and_linears_off_the_tokens() -> None:
+    built = randomize(Twice(), seed=1).eval()
+    ids = torch.randint(0, 19, (8, 12), generator=torch.Generator().manual_seed(0))
+    one = starquant_fx.compile(
+        built, small("star-w8a8").without("insert-tac"), calibration=ids, mask_token_id=19
+    )
+    assert sorted(row.site for row in one.report.sites) == ["shared", "shared_call2"]
+    reasons = dict(one.report.unquantized)
+    assert "not one row a token" in reasons["pooled"]
+    assert distance(logits(one, ids), logits(built, ids)) < 0.1
