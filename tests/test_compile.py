@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import pytest
@@ -11,51 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import starquant_fx
-from starquant_fx.capture import capture
-from starquant_fx.compiled import CompiledModel
-from starquant_fx.pass_manager import run_passes
-from starquant_fx.passes import FitSgat
 from starquant_fx.program import Program
-from starquant_fx.recipe import CalibrationOptions, Recipe
-from starquant_fx.recipes import get_recipe
-from tests.small_models import MASK, masked_ids, model, randomize
+from tests.compile_cases import CLOSE, compiled, fresh, made, small, texts
+from tests.small_models import masked_ids, model, randomize
 from tests.small_programs import distance, logits
-
-SMALL = CalibrationOptions(samples=8, length=16, rollout_steps=1)
-
-
-CLOSE = 5e-3
-"""Share of the energy of the logits that eight bits may cost a random model; it costs up to 0.0033."""
-
-
-def small(name: str) -> Recipe:
-    """A named recipe with little calibration and a short fit."""
-    recipe = dataclasses.replace(get_recipe(name), calibration=SMALL)
-    passes = tuple(
-        dataclasses.replace(p, epochs=2, batch=64) if isinstance(p, FitSgat) else p
-        for p in recipe.passes
-    )
-    return dataclasses.replace(recipe, passes=passes)
-
-
-def texts(kind: str) -> Tensor:
-    return masked_ids(kind, (8, 16), 0.0, seed=1)
-
-
-def fresh(kind: str, recipe: str | Recipe, **arguments: Any) -> CompiledModel:
-    chosen = small(recipe) if isinstance(recipe, str) else recipe
-    named = {"calibration": texts(kind), "mask_token_id": MASK[kind], **arguments}
-    return starquant_fx.compile(model(kind), chosen, **named)
-
-
-@functools.cache
-def compiled(kind: str, name: str) -> CompiledModel:
-    return fresh(kind, name)
-
-
-def made(one: CompiledModel) -> dict[str, Tensor]:
-    return {n: t for n, t in one.program.tensors().items() if n.startswith("starquant.")}
-
 
 # What comes out
 
@@ -245,122 +203,6 @@ def test_a_model_in_train_mode_is_compiled_as_in_eval_mode() -> None:
     ids = masked_ids("odd", (2, 5), 0.5)
     assert distance(logits(one, ids), logits(built, ids)) < CLOSE
     model("odd").eval()
-
-
-# Arguments of a call
-
-
-def attention_masks(length: int) -> dict[str, Tensor]:
-    padding = torch.ones(3, length, dtype=torch.long)
-    padding[0, :4] = 0
-    padding[2, :1] = 0
-    seen = torch.rand(3, 1, length, length, generator=torch.Generator().manual_seed(0)) < 0.7
-    return {
-        "2d": padding,
-        "2d-bool": padding.bool(),
-        "4d": seen | torch.eye(length, dtype=torch.bool),
-        "4d-keys": padding.bool()[:, None, None, :],
-    }
-
-
-@pytest.mark.parametrize("which", ["2d", "2d-bool", "4d", "4d-keys"])
-def test_attention_masks_of_dream(which: str) -> None:
-    """A variant captured on demand computes what a capture with these arguments and real weights does."""
-    one = compiled("dream", "rtn-w8a8")
-    ids, mask = masked_ids("dream", (3, 9), 0.5), attention_masks(9)[which]
-    arguments = {"input_ids": ids, "attention_mask": mask}
-    program = capture(model("dream"), one.recipe, mask_token_id=MASK["dream"], arguments=arguments)
-    run_passes(program, one.recipe.passes)
-    expected = logits(program.module, ids, mask)
-    with torch.no_grad():
-        got = one(ids, attention_mask=mask).logits
-        full = model("dream")(ids, attention_mask=mask).logits
-        assert torch.equal(got, expected)
-        assert distance(got, full) < CLOSE
-        longer, mask = masked_ids("dream", (3, 13), 0.5), attention_masks(13)[which]
-        full = model("dream")(longer, attention_mask=mask).logits
-        assert distance(one(longer, attention_mask=mask).logits, full) < CLOSE
-
-
-def test_masks_that_hide_nothing_need_no_variant() -> None:
-    one = compiled("dream", "rtn-w8a8")
-    ids = masked_ids("dream", (3, 9), 0.5)
-    plain = logits(one, ids)
-    variants = len(one._variants)
-    with torch.no_grad():
-        for mask in (None, "full", torch.ones(3, 9), torch.ones(3, 9).bool()):
-            assert torch.equal(one(ids, attention_mask=mask).logits, plain)
-    assert len(one._variants) == variants
-
-
-def test_a_padded_row_is_answered_as_without_padding() -> None:
-    one = compiled("odd", "rtn-w8a8")
-    ids = masked_ids("odd", (1, 9), 0.5)
-    padded = torch.cat([torch.full((1, 4), 59), ids], 1).expand(2, -1)
-    keep = torch.ones(2, 13, dtype=torch.long)
-    keep[:, :4] = 0
-    with torch.no_grad():
-        # LLaDA counts positions from the left edge, so only the mask and not the place may matter.
-        got = one(padded, attention_mask=keep).logits[:, 4:]
-        full = model("odd")(padded, attention_mask=keep).logits[:, 4:]
-    assert distance(got, full) < CLOSE
-    assert torch.equal(got[0], got[1])
-
-
-def test_a_padding_mask_of_bert() -> None:
-    one = compiled("bert", "rtn-w8a8")
-    ids, mask = masked_ids("bert", (3, 9), 0.5), attention_masks(9)["2d"]
-    with torch.no_grad():
-        full = model("bert")(input_ids=ids, attention_mask=mask).logits
-        got = one(input_ids=ids, attention_mask=mask, token_type_ids=None, return_dict=True).logits
-    assert distance(got, full) < CLOSE
-
-
-@pytest.mark.parametrize("name", ["star-w4a4", "rtn-w4a4"])
-def test_the_token_state_can_be_an_input(name: str) -> None:
-    recipe = small(name)
-    by_input = starquant_fx.compile(
-        model("odd"), recipe, calibration=texts("odd"), token_state_input=True
-    )
-    ids = masked_ids("odd", (3, 9), 0.5)
-    state = (ids == MASK["odd"]).long()
-    with torch.no_grad():
-        got = by_input(ids, token_state=state).logits
-        assert distance(got, logits(model("odd"), ids)) < 0.5
-        flipped = by_input(ids, token_state=1 - state).logits
-        assert torch.equal(got, flipped) == (name == "rtn-w4a4")
-        keep = torch.ones_like(ids)
-        keep[0, :2] = 0
-        for _ in range(2):  # captured, then found again
-            padded = by_input(ids, attention_mask=keep, token_state=state).logits
-            assert not torch.equal(padded[0], got[0])
-            assert distance(padded[1:], got[1:]) < CLOSE  # a flipped code at most
-
-
-def test_a_state_input_and_a_mask_token_give_the_same_codes() -> None:
-    by_token = compiled("odd", "rtn-w4a4")
-    by_input = starquant_fx.compile(
-        model("odd"), small("rtn-w4a4"), calibration=texts("odd"), token_state_input=True
-    )
-    assert all(torch.equal(t, made(by_input)[n]) for n, t in made(by_token).items())
-
-
-def test_ids_may_be_int32() -> None:
-    ids = masked_ids("odd", (2, 5), 0.5)
-    one = compiled("odd", "star-w4a4")
-    assert torch.equal(logits(one, ids.int()), logits(one, ids))
-
-
-def test_it_generates() -> None:
-    one = compiled("llada", "star-w4a4")
-    prompt = masked_ids("llada", (2, 4), 0.0)
-    out = one.generate(prompt, steps=4, gen_length=8, block_length=4)
-    assert out.shape == (2, 12)
-    assert torch.equal(out[:, :4], prompt)
-    assert not bool((out == MASK["llada"]).any())
-    assert torch.equal(
-        out, starquant_fx.generate(one, prompt, steps=4, gen_length=8, block_length=4)
-    )
 
 
 # Where calibration comes from

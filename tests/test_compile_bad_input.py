@@ -24,8 +24,8 @@ from starquant_fx.errors import (
 from starquant_fx.passes import Canonicalize, Fuse
 from starquant_fx.recipe import Recipe
 from starquant_fx.recipes import get_recipe
+from tests.compile_cases import small
 from tests.small_models import MASK, masked_ids, model
-from tests.test_compile import small
 
 TEXTS = masked_ids("odd", (4, 12), 0.0)
 
