@@ -54,6 +54,20 @@ def test_fits_are_deterministic_and_depend_on_the_seed() -> None:
     assert any(not torch.equal(first[n], other[n]) for n in first if ".basis_" in n)
 
 
+def test_sites_are_fitted_side_by_side_with_the_same_result() -> None:
+    program = rewritten("odd", BEFORE)
+    threads = torch.get_num_threads()
+    try:
+        fits = []
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            fits.append(continued(program, SHORT).tensors())
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(t, fits[1][n]) for n, t in fits[0].items())
+
+
 def test_no_epochs_keep_the_start() -> None:
     program = rewritten("odd", BEFORE)
     after = continued(program, FitSgat(epochs=0, aim=False))
