@@ -83,7 +83,10 @@ def _check_shape(name: str, value: Tensor, ids: Tensor) -> None:
     """Masks and positions must fit the ids: [B or 1, L], or [..., L] with rank 4."""
     batch, length = ids.shape
     shape = list(value.shape)
-    fits = shape in ([batch, length], [1, length]) if value.dim() == 2 else shape[-1:] == [length]
+    if value.dim() == 4:
+        fits = shape[0] in (1, batch) and shape[2] in (1, length) and shape[3] == length
+    else:
+        fits = shape in ([batch, length], [1, length])
     if not fits:
         raise InputError(
             "an argument does not fit the ids",
