@@ -213,6 +213,17 @@ def test_a_model_of_linears() -> None:
             "does not fit",
             "attention_mask",
         ),
+        (
+            {"input_ids": TEXTS, "attention_bias": torch.zeros(2, 1, 12, 12)},
+            "does not fit",
+            "attention_bias",
+        ),
+        (
+            {"input_ids": TEXTS, "attention_bias": torch.zeros(4, 1, 5, 12)},
+            "does not fit",
+            "attention_bias",
+        ),
+        ({"input_ids": TEXTS, "attention_bias": torch.zeros(12)}, "does not fit", "attention_bias"),
         ({"input_ids": TEXTS, "token_state": TEXTS}, "token state", "token_state"),
     ],
 )

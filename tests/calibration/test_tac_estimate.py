@@ -80,6 +80,14 @@ def test_singular_values_move_towards_their_mean_then_the_matrix_to_the_identity
     torch.testing.assert_close(matrix[0], torch.tensor([[1.0, 0.2], [0.2, 1.0]]))
 
 
+def test_the_ridge_form_turns_what_was_turned() -> None:
+    quantized = cross(2.0, 1.0)
+    turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+    options = TacOptions(**PLAIN, estimator="ridge")
+    matrix, _ = estimate(quantized @ turn.T, quantized, 2, options)
+    torch.testing.assert_close(matrix[0], turn)
+
+
 def test_only_the_ridge_form_uses_the_pairing() -> None:
     quantized = cross(2.0, 1.0)
     mirrored = -quantized  # the same covariance, paired with the opposite sample
