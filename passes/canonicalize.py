@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx
@@ -110,14 +110,14 @@ def _drop_repeated_heads(attention: fx.Node) -> None:
 def _before_repeat(node: fx.Node) -> fx.Node | None:
     """[B, H_kv, L, D] -> unsqueeze(2) -> expand -> (clone) -> view [B, H, L, D]: returns the source, or None."""
     heads = node.meta["val"].shape[1]
-    current = node
+    current: Any = node
     for accepted in (
         (aten.view.default, aten.reshape.default, aten._unsafe_view.default),
         (aten.clone.default,),
         (aten.expand.default,),
     ):
         if current.target in accepted:
-            current = current.args[0]  # type: ignore[assignment]
+            current = current.args[0]
         elif accepted != (aten.clone.default,):
             return None
     if current.target != aten.unsqueeze.default or current.args[1] != 2:
@@ -198,7 +198,8 @@ def _fold_into(program: Program, linear: fx.Node, gain: Tensor, shift: Tensor | 
 
     linear.update_arg(1, program.constant(f"folded.{name}.weight", scaled))
     if shift is not None:
-        bias_node = linear.args[2] if len(linear.args) > 2 else None
+        arguments: tuple[Any, ...] = linear.args
+        bias_node = arguments[2] if len(arguments) > 2 else None
         old = program.tensor(bias_node) if isinstance(bias_node, fx.Node) else None
 
         def shifted() -> Tensor:
@@ -206,5 +207,5 @@ def _fold_into(program: Program, linear: fx.Node, gain: Tensor, shift: Tensor | 
             return (added if old is None else added + old.float()).to(weight.dtype)
 
         bias = program.constant(f"folded.{name}.bias", shifted)
-        linear.args = (linear.args[0], linear.args[1], bias)
+        linear.args = (*arguments[:2], bias)
     note(linear, gain_folded=True)

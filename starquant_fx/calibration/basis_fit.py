@@ -112,6 +112,7 @@ def fit_site(problem: SiteProblem, factors: list[Tensor], options: FitOptions) -
     steps = options.epochs * per_epoch
     target = problem.tokens @ problem.weight.T
     power = target.pow(2).mean().clamp(min=torch.finfo(torch.float32).tiny)
+    order = torch.arange(tokens)
     for step in range(steps if rotations.factors or problem.clip else 0):
         if step % per_epoch == 0:
             order = torch.randperm(tokens, generator=generator)
