@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import starquant_fx
 from starquant_fx.capture import capture
@@ -125,3 +125,29 @@ def test_it_generates() -> None:
     assert torch.equal(
         out, starquant_fx.generate(one, prompt, steps=4, gen_length=8, block_length=4)
     )
+
+
+class Hinted(nn.Module):
+    """A denoiser that reads a table of its own only when it gets an argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = model("odd")
+        self.hints = nn.Embedding(2, 61)
+
+    def forward(self, input_ids: Tensor, hints: Tensor | None = None) -> Tensor:
+        out: Tensor = self.inner(input_ids).logits
+        return out if hints is None else out + self.hints(hints)
+
+
+def test_a_later_capture_finds_parameters_that_the_first_one_did_not_read() -> None:
+    torch.manual_seed(0)
+    built = Hinted().eval()
+    one = starquant_fx.compile(
+        built, small("rtn-w8a8"), calibration=texts("odd"), mask_token_id=MASK["odd"]
+    )
+    assert "hints.weight" not in one.program.tensors()
+    ids = masked_ids("odd", (3, 9), 0.5)
+    with torch.no_grad():
+        got = one(ids, hints=ids % 2).logits
+        assert torch.equal(got, one(ids).logits + built.hints(ids % 2))

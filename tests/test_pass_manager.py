@@ -244,17 +244,17 @@ def test_promises_are_checked_on_the_result() -> None:
 def test_values_follow_a_rewrite_of_their_inputs() -> None:
     """Fake values are cached by operator and inputs; a changed input must not keep an old one."""
     program = captured("odd")
-    embedding, norm = (
-        program.nodes(aten.embedding.default)[0],
-        program.nodes(aten.rms_norm.default)[0],
-    )
+    verify(program)
+    norm = program.nodes(aten.rms_norm.default)[0]
     assert norm.meta["val"].dtype == torch.float32
-    program.follow(embedding, aten._to_copy.default, (embedding,)).kwargs = {"dtype": torch.float64}
-    linear = program.nodes(LINEAR)[0]
+    with program.graph.inserting_before(norm):
+        wide = program.graph.call_function(aten._to_copy.default, (norm.args[0],))
+    wide.kwargs = {"dtype": torch.float64}
+    norm.update_arg(0, wide)
     program.follow(norm, aten._to_copy.default, (norm,)).kwargs = {"dtype": torch.float32}
     verify(program)
     assert norm.meta["val"].dtype == torch.float64
-    assert linear.meta["val"].dtype == torch.float32
+    assert program.nodes(LINEAR)[0].meta["val"].dtype == torch.float32
 
 
 def test_a_failed_pipeline_leaves_the_model_and_other_programs_alone() -> None:
