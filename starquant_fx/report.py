@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -80,20 +82,28 @@ class Report:
 
     def __rich_console__(self, console: Any, options: Any) -> Any:
         """Renders with rich."""
-        table = Table(title=Text(f"{self.recipe} on {self.target}"))
+        shared = _shared_prefix([row.site for row in self.sites])
+        title = f"{self.recipe} on {self.target}" + (f"; sites of {shared}" if shared else "")
+        table = Table(
+            title=Text(title),
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
+            show_edge=False,
+        )
         for column in ("site", "roles", "bits", "transform", "gates", "error", "leakage", "TAC"):
-            table.add_column(column)
+            table.add_column(column, no_wrap=True)
         for row in self.sites:
             before, after = row.tac.get("tac_before_original"), row.tac.get("tac_after_original")
             table.add_row(
-                Text(row.site),
+                Text(row.site.removeprefix(f"{shared}.")),
                 " ".join(row.roles),
                 row.bits,
                 row.transform,
                 str(row.gates or "-"),
                 _number(row.error),
                 _number(row.leakage),
-                "-" if before is None else f"{_number(before)} -> {_number(after)}",
+                _change(before, after),
             )
         yield table
         for linear, reason in self.unquantized:
@@ -102,6 +112,19 @@ class Report:
             f"weights: {self.bytes_before / 1e6:.2f} MB (bf16) -> {self.bytes_after / 1e6:.2f} MB"
         )
         yield from map(Text, self.notes)
+
+
+def _shared_prefix(names: list[str]) -> str:
+    """The module path that all names start with; empty for fewer than two names."""
+    if len(names) < 2:
+        return ""
+    parts = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    return ".".join(p[0] for p in itertools.takewhile(lambda p: len(set(p)) == 1, parts))
+
+
+def _change(before: float | None, after: float | None) -> str:
+    """By how much a distance changed, for example ``-10.3%``."""
+    return "-" if not before or after is None else f"{after / before - 1:+.1%}"
 
 
 def _number(value: float | None) -> str:

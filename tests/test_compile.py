@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 import starquant_fx
@@ -53,8 +55,37 @@ def test_star_on_llada() -> None:
 def test_the_report_is_readable_and_complete() -> None:
     report = compiled("llada", "star-w4a4").report
     text = str(report)
+    shared = "model.transformer.blocks"
+    assert f"sites of {shared}" in text
+    lines = {line.split()[0]: line for line in text.splitlines() if line.strip()}
     for row in report.sites:
-        assert row.site in text
+        line = lines[row.site.removeprefix(f"{shared}.")]
+        assert row.transform in line
+        assert " ".join(row.roles) in line
+
+
+def test_the_report_of_a_large_model_fits_80_columns() -> None:
+    report = compiled("llada", "star-w4a4").report
+    tac = {"tac_before_original": 0.00049, "tac_after_original": 0.00041}
+    sites = tuple(
+        dataclasses.replace(row, transform="kronecker 128x96", gates=96, leakage=5.2e-06, tac=tac)
+        for row in report.sites
+    )
+    console = Console(width=80, file=io.StringIO())
+    console.print(dataclasses.replace(report, sites=sites))
+    assert isinstance(console.file, io.StringIO)
+    assert "5.2e-06  -16.3%" in console.file.getvalue()
+
+
+def test_the_only_site_of_a_report_keeps_its_name() -> None:
+    report = compiled("llada", "star-w4a4").report
+    one = dataclasses.replace(report, sites=report.sites[:1])
+    assert report.sites[0].site in str(one)
+
+
+def test_the_report_names_what_was_left_alone() -> None:
+    report = compiled("llada", "star-w4a4").report
+    text = str(report)
     assert "not quantized: model.transformer.ff_out (ignored by the recipe (role:head))" in text
     assert "MB (bf16) -> " in text
     values = report.to_dict()
