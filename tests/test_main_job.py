@@ -34,7 +34,9 @@ def check(model_name: str, count: int, chosen: list[Recipe], seed: int) -> None:
     rtn, star, sgat = (r.name for r in chosen)
     for better in (star, sgat):
         assert comparison.gap(better).mean < comparison.gap(rtn).mean
-        for ours, theirs in zip(comparison.kl(better), comparison.kl(rtn), strict=True):
+        for ours, theirs in zip(
+            comparison.by_ratio(better, "kl"), comparison.by_ratio(rtn, "kl"), strict=True
+        ):
             assert ours.high < theirs.low
     assert costs[star].weights_mb < costs[FULL].weights_mb
     report: Any = models[star].report

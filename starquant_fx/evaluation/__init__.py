@@ -1,7 +1,7 @@
 """What quantization costs: NELBO, agreement and divergence on held-out text, with intervals."""
 
 from starquant_fx.evaluation.agreement import Agreement, agreement
-from starquant_fx.evaluation.alignment import aligned_logits
+from starquant_fx.evaluation.alignment import logits_at
 from starquant_fx.evaluation.comparison import Comparison, Measurement, compare
 from starquant_fx.evaluation.intervals import Interval, mean_interval
 from starquant_fx.evaluation.masks import MaskPlan, mask_plan
@@ -17,9 +17,9 @@ __all__ = [
     "MaskPlan",
     "Measurement",
     "agreement",
-    "aligned_logits",
     "compare",
     "excerpt",
+    "logits_at",
     "mask_plan",
     "mean_interval",
     "nelbo",

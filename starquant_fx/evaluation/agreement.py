@@ -23,11 +23,18 @@ class Agreement:
         top1: Share of masked tokens whose most likely token is the reference's.
         kl: KL(reference || model) of the predicted distributions, nats.
         accuracy: Share of masked tokens whose most likely token is the true one.
+        drift: |p_max - p_max of the reference|, p_max the probability of the most likely token.
+        signed_drift: p_max - p_max of the reference; above 0 the model is too sure of itself.
     """
 
     top1: Tensor
     kl: Tensor
     accuracy: Tensor
+    drift: Tensor
+    signed_drift: Tensor
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Agreement))
 
 
 def agreement(
@@ -60,12 +67,13 @@ def agreement(
     mask_id = require_fit(models, segments, plan)
     shape = plan.at_ratio.shape[:2]
     figures = {
-        name: Agreement(*(torch.zeros(shape, dtype=torch.float64) for _ in range(3)))
+        name: Agreement(*(torch.zeros(shape, dtype=torch.float64) for _ in FIELDS))
         for name in models
     }
     batches = masked_batches(segments, plan.at_ratio, mask_id, batch)
     for masked in track(batches, f"agreement with {reference}", batch_count(plan.at_ratio, batch)):
         expected = masked_log_probabilities(models[reference], masked, reference)
+        surest, wanted = expected.max(-1)
         here = masked.which, masked.rows
         for name, model in models.items():
             given = expected
@@ -78,10 +86,14 @@ def agreement(
                     expected=f"{expected.shape[1]} logits a token",
                     got=str(given.shape[1]),
                 )
-            best = given.argmax(-1)
-            figures[name].top1[here] = masked.means(best == expected.argmax(-1))
-            figures[name].kl[here] = masked.means(divergence(expected, given))
-            figures[name].accuracy[here] = masked.means(best.cpu() == masked.targets)
+            sureness, best = given.max(-1)
+            drift = sureness.exp() - surest.exp()
+            own = figures[name]
+            own.top1[here] = masked.means(best == wanted)
+            own.kl[here] = masked.means(divergence(expected, given))
+            own.accuracy[here] = masked.means(best.cpu() == masked.targets)
+            own.drift[here] = masked.means(drift.abs())
+            own.signed_drift[here] = masked.means(drift)
     return figures
 
 

@@ -17,7 +17,7 @@ Model = Callable[..., Any]
 """Called with ids [B, L]; returns logits [B, L, V] or an object with ``.logits``; has ``config``."""
 
 
-def aligned_logits(model: Model, input_ids: Tensor, at: Tensor) -> Tensor:
+def logits_at(model: Model, input_ids: Tensor, at: Tensor) -> Tensor:
     """Computes the logits that predict some positions.
 
     Modules run in evaluation mode, without gradients, on their own device.
@@ -56,7 +56,7 @@ def masked_log_probabilities(model: Model, batch: MaskedBatch, name: str) -> Ten
     Raises:
         StarQuantError: The logits are such that the loss of a true token is not a finite number.
     """
-    log_probabilities = aligned_logits(model, batch.ids, batch.masked).float().log_softmax(-1)
+    log_probabilities = logits_at(model, batch.ids, batch.masked).float().log_softmax(-1)
     finite = true_token(log_probabilities, batch).isfinite()
     if not bool(finite.all()):
         raise StarQuantError(

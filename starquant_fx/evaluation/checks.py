@@ -1,17 +1,16 @@
-"""Refusals before anything is computed: models, segments and masks that do not fit each other."""
+"""Refusals before anything is computed: models, tokenizer, segments and masks that do not fit each other."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
-from starquant_fx.diffusion.arguments import vocabulary_size
 from starquant_fx.errors import InputError
 from starquant_fx.evaluation.alignment import Model
 from starquant_fx.evaluation.masks import MaskPlan
-
-LENGTH_KEYS = ("max_sequence_length", "max_position_embeddings")
+from starquant_fx.model_facts import check_ids, mask_token_of, maximum_length, vocabulary_size
 
 
 def require_fit(models: Mapping[str, Model], segments: Tensor, plan: MaskPlan) -> int:
@@ -28,13 +27,7 @@ def require_fit(models: Mapping[str, Model], segments: Tensor, plan: MaskPlan) -
     Raises:
         InputError: Something does not fit; the error names the model where it is one's fault.
     """
-    if segments.dim() != 2 or segments.is_floating_point() or not segments.numel():
-        raise InputError(
-            "the segments have a wrong form",
-            where="segments",
-            expected="token ids of shape [N, L]",
-            got=f"{segments.dtype} of shape {list(segments.shape)}",
-        )
+    require_segments(segments)
     for masks in (plan.likelihood, plan.at_ratio):
         if masks.shape[1:] != segments.shape:
             raise InputError(
@@ -55,37 +48,88 @@ def require_fit(models: Mapping[str, Model], segments: Tensor, plan: MaskPlan) -
     return next(iter(ids.values()))
 
 
+def require_segments(segments: Tensor, least: int = 1) -> None:
+    """Checks the form of segments.
+
+    Args:
+        segments: To be token ids [N, L].
+        least: Fewest segments N.
+
+    Raises:
+        InputError: Another shape or dtype, nothing in it, or fewer segments.
+    """
+    if segments.dim() != 2 or segments.is_floating_point() or not segments.numel():
+        raise InputError(
+            "the segments have a wrong form",
+            where="segments",
+            expected="token ids of shape [N, L]",
+            got=f"{segments.dtype} of shape {list(segments.shape)}",
+        )
+    if len(segments) < least:
+        raise InputError(
+            "the text has too few segments",
+            where="text",
+            expected=f"{least} segments of {segments.shape[1]} tokens or more",
+            got=str(len(segments)),
+            hint="use a longer text or shorter segments",
+        )
+
+
+def require_tokenizer(tokenizer: Any, model: Model) -> None:
+    """Checks that a tokenizer can belong to a model.
+
+    A smaller vocabulary than the model's is common (embeddings are padded) and says nothing.
+
+    Args:
+        tokenizer: A transformers tokenizer.
+        model: Its ``config``, where there is one, says vocabulary and mask token.
+
+    Raises:
+        InputError: It has more tokens than the model, or another mask token.
+    """
+    where, hint = "tokenizer", "use the tokenizer that belongs to the model"
+    rows, size = vocabulary_size(model), len(tokenizer)
+    if rows is not None and size > rows:
+        raise InputError(
+            "the tokenizer does not match the model's vocabulary",
+            where=where,
+            expected=f"at most {rows} tokens",
+            got=f"{size} tokens",
+            hint=hint,
+        )
+    own, theirs = getattr(tokenizer, "mask_token_id", None), mask_token_of(model)
+    if own is not None and theirs is not None and own != theirs:
+        raise InputError(
+            "the tokenizer's mask token is not the model's",
+            where=where,
+            expected=f"mask token {theirs}",
+            got=str(own),
+            hint=hint,
+        )
+
+
 def _mask_id(name: str, model: Model, segments: Tensor) -> int:
     """Checks one model against the segments and returns its [MASK] id."""
-    config = getattr(model, "config", None)
-    mask_id = getattr(config, "mask_token_id", None)
-    if not isinstance(mask_id, int):
+    where = f"model {name!r}"
+    mask_id = mask_token_of(model)
+    if mask_id is None:
         raise InputError(
             f"{name!r} has no mask token",
-            where=f"model {name!r}",
+            where=where,
             expected="config.mask_token_id, a token id",
-            got=repr(mask_id),
+            got="none",
             hint="set model.config.mask_token_id",
         )
-    limits = [getattr(config, key, None) for key in LENGTH_KEYS]
-    longest = next((limit for limit in limits if isinstance(limit, int)), None)
+    longest = maximum_length(model)
     if longest is not None and segments.shape[1] > longest:
         raise InputError(
             f"the segments are longer than the maximum of {name!r}",
-            where=f"model {name!r}",
+            where=where,
             expected=f"at most {longest} tokens a segment",
             got=f"{segments.shape[1]} tokens",
             hint="cut shorter segments",
         )
-    low, high, size = int(segments.min()), int(segments.max()), vocabulary_size(model)
-    if low < 0 or (size is not None and high >= size):
-        raise InputError(
-            f"token ids are outside the vocabulary of {name!r}",
-            where=f"model {name!r}",
-            expected="0 or more" if size is None else f"0 to {size - 1}",
-            got=f"{low} to {high}",
-            hint="use the tokenizer that belongs to the model",
-        )
+    check_ids(segments, model, where)
     if bool((segments == mask_id).any()):
         raise InputError(
             "the segments contain the mask token, which is nothing to predict",

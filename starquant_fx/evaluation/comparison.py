@@ -56,17 +56,11 @@ class Comparison:
         other = self.measurements[self.reference if to is None else to]
         return mean_interval(self.measurements[name].nelbo - other.nelbo)
 
-    def top1(self, name: str) -> tuple[Interval, ...]:
-        """Share of masked tokens with the reference's most likely token, at each mask ratio."""
-        return _intervals(self.measurements[name].agreement.top1)
-
-    def kl(self, name: str) -> tuple[Interval, ...]:
-        """KL(reference || model) at masked tokens in nats, at each mask ratio."""
-        return _intervals(self.measurements[name].agreement.kl)
-
-    def accuracy(self, name: str) -> tuple[Interval, ...]:
-        """Share of masked tokens whose most likely token is the true one, at each mask ratio."""
-        return _intervals(self.measurements[name].agreement.accuracy)
+    def by_ratio(self, name: str, figure: str) -> tuple[Interval, ...]:
+        """A figure of ``Agreement`` (top1, kl, accuracy, drift, signed_drift) at each mask ratio."""
+        return tuple(
+            mean_interval(row) for row in getattr(self.measurements[name].agreement, figure)
+        )
 
 
 def compare(
@@ -105,10 +99,6 @@ def compare(
         plan,
         {name: Measurement(bounds[name], agreements[name], timed[name].seconds) for name in models},
     )
-
-
-def _intervals(values: Tensor) -> tuple[Interval, ...]:
-    return tuple(mean_interval(row) for row in values)
 
 
 class _Timed(nn.Module):

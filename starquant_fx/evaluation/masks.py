@@ -47,13 +47,13 @@ def mask_plan(
         length: Tokens a segment, L.
         seed: Seed of every draw.
         draws: Monte-Carlo draws a segment, D.
-        ratios: Mask ratios, each in (0, 1]; max(1, round(ratio · L)) tokens are masked.
+        ratios: Mask ratios, each in (0, 1]; round(ratio · L) tokens are masked.
 
     Returns:
         The plan.
 
     Raises:
-        InputError: A number is out of range.
+        InputError: A number is out of range, or a ratio masks no token of a segment this short.
     """
     for name, value in (("count", count), ("length", length), ("draws", draws)):
         if value < 1:
@@ -65,12 +65,20 @@ def mask_plan(
             raise InputError(
                 "a mask ratio is out of range", where="ratios", expected="(0, 1]", got=str(ratio)
             )
+        if round(ratio * length) < 1:
+            raise InputError(
+                "no token would be masked at a mask ratio",
+                where="ratios",
+                expected=f"more than {0.5 / length:g} for segments of {length} tokens",
+                got=str(ratio),
+                hint="use longer segments or higher ratios",
+            )
     generator = torch.Generator().manual_seed(seed)
     offset = 1 - torch.rand((), generator=generator, dtype=torch.float64)  # (0, 1]
     within = (torch.randperm(count, generator=generator) + offset) / count
     shares = (torch.arange(draws)[:, None] + within) / draws  # [D, N]
     masked = (shares * length).ceil().clamp(1, length)
-    fixed = [max(1, round(ratio * length)) for ratio in ratios]
+    fixed = [round(ratio * length) for ratio in ratios]
     at_ratio = torch.tensor(fixed)[:, None].expand(len(ratios), count)
     return MaskPlan(
         _choose(masked, length, generator),

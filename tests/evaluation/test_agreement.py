@@ -27,8 +27,19 @@ def test_known_distributions_have_known_figures() -> None:
     expected = sum(p * math.log(p / q) for p, q in zip(FIRST, SECOND, strict=True))
     assert figures["second"].kl.flatten().tolist() == pytest.approx([expected] * 9, rel=1e-5)
     assert figures["second"].top1.eq(0).all()
+    assert figures["second"].drift.eq(0).all()  # equally sure of another token
     assert figures["first"].accuracy.tolist() == [[1, 0, 0]] * 3
     assert figures["second"].accuracy.tolist() == [[0, 1, 0]] * 3
+
+
+def test_drift_is_the_change_of_the_largest_probability() -> None:
+    sure, unsure = constant([0.7, *[0.05] * 6]), constant([0.1, 0.3, *[0.12] * 5])
+    figures = agreement(
+        {"sure": sure, "unsure": unsure}, tokens(3, 20), mask_plan(3, 20), reference="sure"
+    )
+    assert figures["unsure"].drift.flatten().tolist() == pytest.approx([0.4] * 9, abs=1e-6)
+    assert torch.equal(figures["unsure"].signed_drift, -figures["unsure"].drift)
+    assert figures["sure"].drift.eq(0).all()
 
 
 def test_agreement_is_counted_on_masked_tokens_only() -> None:

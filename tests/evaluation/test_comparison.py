@@ -44,8 +44,16 @@ def test_a_model_is_farther_off_the_more_it_is_disturbed() -> None:
     models = {"full precision": contextual(), **{str(n): contextual(noise=n) for n in noises}}
     result = compare(models, clean, mask_plan(60, 20))
     for near, far in itertools.pairwise(map(str, noises)):
-        assert all(a.high < b.low for a, b in zip(result.kl(near), result.kl(far), strict=True))
-        assert all(a.low > b.high for a, b in zip(result.top1(near), result.top1(far), strict=True))
+        assert all(
+            a.high < b.low
+            for a, b in zip(result.by_ratio(near, "kl"), result.by_ratio(far, "kl"), strict=True)
+        )
+        assert all(
+            a.low > b.high
+            for a, b in zip(
+                result.by_ratio(near, "top1"), result.by_ratio(far, "top1"), strict=True
+            )
+        )
 
 
 def llada(seed: int) -> LladaModel:
@@ -86,9 +94,9 @@ def test_real_architectures_go_through(make: type) -> None:
     models = {"full precision": make(0), "twin": make(0), "other": make(1)}
     result = compare(models, clean, mask_plan(5, 24), batch=2)
     assert result.gap("twin") == Interval(0.0, 0.0, 0.0)
-    assert all(i == Interval(1.0, 1.0, 1.0) for i in result.top1("twin"))
-    assert all(i == Interval(0.0, 0.0, 0.0) for i in result.kl("twin"))
-    assert all(i.low > 0 for i in result.kl("other"))
+    assert all(i == Interval(1.0, 1.0, 1.0) for i in result.by_ratio("twin", "top1"))
+    assert all(i == Interval(0.0, 0.0, 0.0) for i in result.by_ratio("twin", "kl"))
+    assert all(i.low > 0 for i in result.by_ratio("other", "kl"))
     assert all(m.seconds > 0 for m in result.measurements.values())
     assert all(p.grad is None for p in models["other"].parameters())
 
@@ -97,7 +105,7 @@ def test_a_random_model_is_as_accurate_as_chance() -> None:
     clean = tokens(50, 20)
     models = {"full precision": constant([0.2, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1])}
     result = compare(models, clean, mask_plan(50, 20))
-    assert all(i.low < 1 / 6 < i.high for i in result.accuracy("full precision"))
+    assert all(i.low < 1 / 6 < i.high for i in result.by_ratio("full precision", "accuracy"))
 
 
 def test_what_cannot_be_compared_is_refused_before_a_model_runs() -> None:

@@ -18,7 +18,7 @@ def test_the_seed_alone_decides_the_masks() -> None:
 
 
 def test_every_segment_has_the_same_share_masked_at_a_ratio() -> None:
-    plan = mask_plan(9, 20, ratios=(0.01, 0.15, 0.5, 1.0))
+    plan = mask_plan(9, 20, ratios=(0.04, 0.15, 0.5, 1.0))
     assert plan.at_ratio.sum(-1).tolist() == [[1] * 9, [3] * 9, [10] * 9, [20] * 9]
 
 
@@ -50,6 +50,7 @@ def test_each_draw_of_one_segment_is_uniform_over_counts_and_positions() -> None
         ({"ratios": (0.0,)}, "a mask ratio is out of range"),
         ({"ratios": (1.5,)}, "a mask ratio is out of range"),
         ({"ratios": (float("nan"),)}, "a mask ratio is out of range"),
+        ({"ratios": (0.5, 0.1)}, "no token would be masked at a mask ratio"),
     ],
 )
 def test_numbers_out_of_range_are_refused(arguments: dict[str, Any], what: str) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from starquant_fx.errors import InputError, StarQuantError
-from starquant_fx.evaluation import aligned_logits, mask_plan, nelbo
+from starquant_fx.evaluation import logits_at, mask_plan, nelbo
 from tests.evaluation.toys import LIMIT, MASK, VOCABULARY, Toy, constant, contextual, tokens
 
 
@@ -75,7 +75,7 @@ def test_dream_reads_the_column_before() -> None:
         return (10 * row + columns)[..., None].expand(-1, -1, VOCABULARY)
 
     def rows(model_type: str) -> list[float]:
-        return aligned_logits(Toy(numbered, model_type), ids, at)[:, 0].tolist()
+        return logits_at(Toy(numbered, model_type), ids, at)[:, 0].tolist()
 
     assert rows("llada") == [0, 3, 11, 14]
     assert rows("Dream") == [0, 2, 10, 13]
@@ -121,7 +121,7 @@ def with_config(**changes: Any) -> Toy:
         (with_config(mask_token_id=None), "'star' has no mask token"),
         (with_config(max_sequence_length=3), "longer than the maximum of 'star'"),
         (with_config(max_sequence_length=None, max_position_embeddings=3), "longer than"),
-        (with_config(vocab_size=2), "outside the vocabulary of 'star'"),
+        (with_config(vocab_size=2), "out of range\n.*model 'star'"),
         (lambda ids: ids, "'star' has no mask token"),
     ],
 )
@@ -137,7 +137,7 @@ def test_models_that_do_not_fit_are_refused_by_name(model: Any, what: str) -> No
         (torch.zeros(4, dtype=torch.long), "the segments have a wrong form"),
         (torch.zeros(2, 4), "the segments have a wrong form"),
         (torch.full((2, 4), MASK), "contain the mask token"),
-        (torch.full((2, 4), -1), "outside the vocabulary"),
+        (torch.full((2, 4), -1), "out of range"),
         (tokens(3, 4), "drawn for other segments"),
         (tokens(2, LIMIT + 1), "drawn for other segments"),
     ],

@@ -19,7 +19,8 @@ from starquant_fx.evaluation import (
 def measurement(nelbo: float, top1: float, kl: float, seconds: float) -> Measurement:
     """The same figures for each of four segments, so that intervals have no width."""
     by_ratio = torch.tensor([[1.0], [2.0], [3.0]], dtype=torch.float64).expand(3, 4)
-    figures = Agreement(1 - (1 - top1) * by_ratio, kl * by_ratio, 0.5 / by_ratio)
+    drift = kl * by_ratio / 2
+    figures = Agreement(1 - (1 - top1) * by_ratio, kl * by_ratio, 0.5 / by_ratio, drift, -drift)
     return Measurement(torch.full((4,), nelbo, dtype=torch.float64), figures, seconds)
 
 
