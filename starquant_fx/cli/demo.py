@@ -9,7 +9,6 @@ import typer
 
 from starquant_fx.cli.compile import print_pass
 from starquant_fx.cli.evaluate import measure
-from starquant_fx.cli.generate import sampler_arguments
 from starquant_fx.cli.options import Seed, load
 
 MODEL = "llada-tiny"
@@ -35,6 +34,7 @@ def demo_command(
     from rich.text import Text
 
     from starquant_fx.diffusion import generate
+    from starquant_fx.diffusion.arguments import sampler_arguments
     from starquant_fx.evaluation.masks import mask_plan
     from starquant_fx.evaluation.table import to_table
     from starquant_fx.evaluation.text import excerpt

@@ -56,6 +56,7 @@ def generate_command(
     from rich.console import Console
 
     from starquant_fx.diffusion import generate
+    from starquant_fx.diffusion.arguments import sampler_arguments
 
     console = Console()
     loaded, tokenizer = load(model)
@@ -93,13 +94,6 @@ def _denoiser(
         chosen = get_recipe(recipe).seeded(seed)
         return compile_model(loaded, chosen, calibration=texts, tokenizer=tokenizer)
     return loaded
-
-
-def sampler_arguments(model: Any, length: int, steps: int) -> dict[str, Any]:
-    """The published argument names for so many tokens in so many steps."""
-    if model.config.model_type == "Dream":
-        return {"max_new_tokens": length, "steps": steps, "alg": "entropy", "temperature": 0.0}
-    return {"gen_length": length, "block_length": length, "steps": steps}
 
 
 def _parsed(options: list[str]) -> dict[str, Any]:

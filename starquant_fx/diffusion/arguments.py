@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from starquant_fx.errors import InputError, nearest
-from starquant_fx.model_facts import vocabulary_size
+from starquant_fx.model_facts import is_shifted, vocabulary_size
 
 
 def integer(name: str, value: Any, minimum: int) -> int:
@@ -100,3 +100,10 @@ def token_id(model: object, name: str, value: Any, key: str, published: int | No
             hint=f"give {name}=... or set model.config.{key}",
         )
     return int(found)  # type: ignore[arg-type]
+
+
+def sampler_arguments(model: object, new_tokens: int, steps: int) -> dict[str, Any]:
+    """Greedy generation of so many tokens in so many steps, in the published argument names of a model's sampler."""
+    if is_shifted(model):
+        return {"max_new_tokens": new_tokens, "steps": steps, "alg": "entropy", "temperature": 0.0}
+    return {"gen_length": new_tokens, "block_length": new_tokens, "steps": steps}

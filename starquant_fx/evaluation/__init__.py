@@ -8,6 +8,7 @@ from starquant_fx.evaluation.masks import MaskPlan, mask_plan
 from starquant_fx.evaluation.nelbo import nelbo
 from starquant_fx.evaluation.table import Cost, to_markdown, to_table
 from starquant_fx.evaluation.text import excerpt, segments
+from starquant_fx.evaluation.trajectory import Trajectory, trajectories
 
 __all__ = [
     "Agreement",
@@ -16,6 +17,7 @@ __all__ = [
     "Interval",
     "MaskPlan",
     "Measurement",
+    "Trajectory",
     "agreement",
     "compare",
     "excerpt",
@@ -26,4 +28,5 @@ __all__ = [
     "segments",
     "to_markdown",
     "to_table",
+    "trajectories",
 ]
