@@ -8,6 +8,7 @@ from starquant_fx.cli.compile import compile_command
 from starquant_fx.cli.demo import demo_command
 from starquant_fx.cli.evaluate import evaluate_command
 from starquant_fx.cli.generate import generate_command
+from starquant_fx.cli.harness import harness_command
 from starquant_fx.cli.passes import passes_command
 
 app = typer.Typer(
@@ -21,5 +22,6 @@ app = typer.Typer(
 app.command("compile")(compile_command)
 app.command("generate")(generate_command)
 app.command("evaluate")(evaluate_command)
+app.command("harness")(harness_command)
 app.command("passes")(passes_command)
 app.command("demo")(demo_command)

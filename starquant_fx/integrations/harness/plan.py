@@ -1,0 +1,104 @@
+"""How much a harness run computes, and how long it will take, before it starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from lm_eval.evaluator_utils import get_sample_size  # pyright: ignore[reportMissingImports]
+from rich import box
+from rich.table import Table
+
+from starquant_fx.integrations.harness.likelihood import Work
+from starquant_fx.integrations.harness.model import StarQuantLM
+from starquant_fx.integrations.harness.run import FEWSHOT_SEED
+from starquant_fx.integrations.harness.scoring import Row
+
+PROBES = 3
+
+
+class Plan(NamedTuple):
+    """What a task costs.
+
+    Attributes:
+        task: The task; subjects of a group are added up.
+        requests: The harness's requests: choices, or texts to generate.
+        work: Sequences and tokens that go through the model.
+    """
+
+    task: str
+    requests: int
+    work: Work
+
+
+def plan_tasks(
+    lm: StarQuantLM, loaded: dict[str, Any], names: Sequence[str], limit: float | None = None
+) -> list[Plan]:
+    """Builds every request and counts; the model does not run.
+
+    Args:
+        lm: The model.
+        loaded: ``local_tasks(...).load(names)``.
+        names: The tasks' and groups' names.
+        limit: Rows a task at most, or below 1 a share; None = all.
+
+    Returns:
+        A plan for each name.
+
+    Raises:
+        InputError: A request does not fit the model.
+    """
+    plans = []
+    for name in names:
+        group = loaded["groups"].get(name)
+        tasks = [loaded["tasks"][name]] if group is None else group.get_all_tasks()
+        requests, rows, tokens = 0, 0, 0
+        for task in tasks:
+            task.set_fewshot_seed(FEWSHOT_SEED)
+            task.build_all_requests(limit=get_sample_size(task, limit))
+            work = lm.work(task.instances[0].request_type, task.instances)
+            requests, rows, tokens = (
+                requests + len(task.instances),
+                rows + work.rows,
+                tokens + work.tokens,
+            )
+        plans.append(Plan(name, requests, Work(rows, tokens)))
+    return plans
+
+
+def tokens_per_second(lm: StarQuantLM, length: int) -> float:
+    """Measures the model's speed on full batches of rows of a length, half of each row masked."""
+    scorer = lm.answers.scorer
+    half = max(1, length // 2)
+    masked = torch.ones(half, dtype=torch.bool)
+    filler = lm.prefix_token_id
+    row = Row(0, [filler] * max(1, length - half), [filler] * half, masked, 1.0)
+    seconds = []
+    for _ in range(PROBES):
+        start = time.perf_counter()
+        list(scorer.score([row] * scorer.batch_size))
+        seconds.append(time.perf_counter() - start)
+    # The first pass also pays for memory and compiled kernels.
+    return scorer.batch_size * row.length / min(seconds)
+
+
+def plan_table(lm: StarQuantLM, plans: Sequence[Plan]) -> Table:
+    """The plans with the time that they would take at the speed measured now."""
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,
+        caption="Forward passes count sequences, not batches. Time: at the speed measured on one batch a task.",
+        caption_justify="left",
+    )
+    table.add_column("task")
+    for title in ("requests", "forward passes", "tokens", "hours"):
+        table.add_column(title, justify="right")
+    for plan in plans:
+        speed = tokens_per_second(lm, round(plan.work.tokens / plan.work.rows))
+        hours = plan.work.tokens / speed / 3600
+        counts = (plan.requests, plan.work.rows, plan.work.tokens)
+        table.add_row(plan.task, *(f"{count:,}" for count in counts), f"{hours:.2f}")
+    return table
