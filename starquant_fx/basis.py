@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from starquant_fx.errors import RecipeError, nearest
+from starquant_fx.hadamard import hadamard
 
 STRUCTURES = ("dense", "kronecker", "block", "hadamard")
 
@@ -128,25 +129,6 @@ class BasisShape:
         """Multiply-adds a token."""
         cost = {"dense": self.features, "block": self.right}
         return self.features * cost.get(self.structure, self.left + self.right)
-
-
-def hadamard(size: int) -> Tensor:
-    """An orthogonal matrix with entries as equal as the size allows (float32 [size, size]).
-
-    The Sylvester construction for powers of two; otherwise the Kronecker product of the power of two part with the
-    orthogonal Hartley matrix of the odd part, which is real, symmetric and has no zero entries.
-    """
-    power = size & -size
-    matrix = torch.ones(1, 1, dtype=torch.float64)
-    while matrix.shape[0] < power:
-        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
-    matrix = matrix / math.sqrt(power)
-    odd = size // power
-    if odd > 1:
-        angle = 2 * math.pi * torch.outer(torch.arange(odd), torch.arange(odd)).double() / odd
-        hartley = (angle.cos() + angle.sin()) / math.sqrt(odd)
-        matrix = torch.kron(matrix, hartley)
-    return matrix.float()
 
 
 def random_orthogonal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

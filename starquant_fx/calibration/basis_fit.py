@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from starquant_fx.basis import BasisShape, hadamard
-from starquant_fx.calibration.fake_quantize import fake_quantize_activation, fake_quantize_weight
+from starquant_fx.basis import BasisShape
+from starquant_fx.calibration.fake_quantize import quantized_product
 from starquant_fx.calibration.orthogonal import OrthogonalAdam, orthonormalize
+from starquant_fx.hadamard import hadamard
 from starquant_fx.kernels import reference
-from starquant_fx.recipe import FULL_PRECISION, SiteRecipe
+from starquant_fx.recipe import SiteRecipe
 
 CLIP_START = 4.0
 """Clip factors are the sigmoid of this (0.982) at the start, as in FlatQuant."""
@@ -174,11 +175,7 @@ def outputs(problem: SiteProblem, candidate: _Candidate, rows: Tensor) -> Tensor
         * problem.gates[problem.label[rows]]
     )
     w = reference.rotate(problem.weight, candidate.factors, structure)
-    if options.activation_bits != FULL_PRECISION:
-        x = fake_quantize_activation(x, options.activation_bits, options.symmetric, candidate.clip)
-    if options.weight_bits != FULL_PRECISION:
-        w = fake_quantize_weight(w, options.weight_bits, candidate.clip_weight)
-    return x @ w.T
+    return quantized_product(x, w, options, candidate.clip, candidate.clip_weight)
 
 
 @torch.no_grad()

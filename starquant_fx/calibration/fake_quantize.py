@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from starquant_fx.kernels import reference
+from starquant_fx.recipe import FULL_PRECISION, SiteRecipe
 
 
 def straight_through_round(x: Tensor) -> Tensor:
@@ -25,3 +26,29 @@ def fake_quantize_weight(w: Tensor, bits: int, clip: Tensor | None) -> Tensor:
     scale = reference.weight_scale(w, bits, clip).unsqueeze(1)
     half = 2 ** (bits - 1)
     return straight_through_round(w / scale).clamp(-half, half - 1) * scale
+
+
+def quantized_product(
+    x: Tensor,
+    w: Tensor,
+    options: SiteRecipe,
+    clip: Tensor | None = None,
+    clip_weight: Tensor | None = None,
+) -> Tensor:
+    """``x W^T`` with both sides quantized as a site's options say.
+
+    Args:
+        x: [N, d].
+        w: [n, d].
+        options: Bits; 16 leaves a side as it is.
+        clip: [2] clip factors of the activations or None.
+        clip_weight: [n] clip factors of the weights or None.
+
+    Returns:
+        [N, n]; differentiable in everything.
+    """
+    if options.activation_bits != FULL_PRECISION:
+        x = fake_quantize_activation(x, options.activation_bits, options.symmetric, clip)
+    if options.weight_bits != FULL_PRECISION:
+        w = fake_quantize_weight(w, options.weight_bits, clip_weight)
+    return x @ w.T

@@ -6,7 +6,6 @@ import torch
 from starquant_fx.basis import (
     BasisShape,
     balanced_split,
-    hadamard,
     largest_divisor,
     random_orthogonal,
     start_factors,
@@ -20,18 +19,6 @@ from starquant_fx.kernels import reference
 )
 def test_balanced_splits_of_real_widths(features: int, split: tuple[int, int]) -> None:
     assert balanced_split(features) == split
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 8, 12, 15, 37, 64, 148])
-def test_hadamard_is_orthogonal_with_even_entries(size: int) -> None:
-    matrix = hadamard(size)
-    torch.testing.assert_close(matrix.T @ matrix, torch.eye(size), atol=1e-5, rtol=0)
-    odd = size // (size & -size)
-    if odd == 1:
-        assert torch.equal(matrix.abs(), matrix.abs()[:1, :1].expand(size, size))
-    else:
-        assert float(matrix.abs().min()) > 1e-4
-        assert float(matrix.abs().max()) <= 2**0.5 / size**0.5 * 1.001
 
 
 def test_random_orthogonal_has_no_preferred_sign() -> None:
