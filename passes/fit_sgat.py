@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from starquant_fx.basis import BasisShape
-from starquant_fx.calibration.activations import full_precision_parameters, site_activations
+from starquant_fx.calibration.activations import at_site, site_activations
 from starquant_fx.calibration.basis_fit import (
     FitOptions,
     FittedSite,
@@ -108,10 +108,10 @@ def _problem(program: Program, site: Site, tokens: Tensor, label: Tensor) -> Sit
     """Reads the site's problem off the graph."""
     rotate = program.site_node(site, "rotate")
     factors = [program.tensor(n) for n in _factor_nodes(program, site)]
-    centers = program.site_nodes(site, "center")
     gates = program.site_nodes(site, "gate")
-    if centers:
-        tokens = reference.center(tokens, label, program.tensor(centers[0].args[2]))  # type: ignore[arg-type]
+    read = rotate.args[0]
+    assert isinstance(read, fx.Node)
+    tokens = program.evaluate(read, dict(at_site(program, site, tokens, label))).float()
     structure = str(rotate.args[2])
     table = torch.ones(program.states, site.features)
     rank = 0
@@ -119,7 +119,10 @@ def _problem(program: Program, site: Site, tokens: Tensor, label: Tensor) -> Sit
         shared, bounds = gates[0].args[2:4]
         table = reference.gate_table(site.features, shared, bounds).float()  # type: ignore[arg-type]
         rank = (site.features - int(str(shared))) // 2
-    weights = [weight for weight, _ in full_precision_parameters(program, site)]
+    weights = [
+        program.evaluate(node.args[0]).float()  # type: ignore[arg-type]
+        for node in program.site_nodes(site, "rotate_weight")
+    ]
     quantizers = [
         n for part in ("quantize", "quantize_weight") for n in program.site_nodes(site, part)
     ]

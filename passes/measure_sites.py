@@ -7,12 +7,16 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 from torch.nn.functional import linear
 
-from starquant_fx.calibration.activations import full_precision_parameters, site_activations
+from starquant_fx.calibration.activations import (
+    at_site,
+    full_precision_parameters,
+    site_activations,
+)
 from starquant_fx.pass_base import Pass, Preserves
-from starquant_fx.program import Program, Site, facts
+from starquant_fx.program import Program, Site
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +46,6 @@ class MeasureSites(Pass):
 
 def _quantized(program: Program, site: Site, tokens: Tensor, label: Tensor) -> Iterator[Tensor]:
     """Outputs of the site's linears as the program computes them now, before they are scattered."""
-    source = next(n for n in program.graph.nodes if facts(n).get("feeds") == site.name)
-    tokens = tokens.to(source.meta["val"].dtype)
-    known: dict[fx.Node, Tensor] = {source: tokens}
-    for part, value in (("tokens", tokens), ("states", label)):
-        known.update(dict.fromkeys(program.site_nodes(site, part), value))
-    ends = program.site_nodes(site, "state_bias") or program.site_nodes(site, "linear")
-    for end in ends:
+    known = at_site(program, site, tokens, label)
+    for end in program.site_ends(site):
         yield program.evaluate(end, known).float()

@@ -22,6 +22,8 @@ PROVENANCE = "starquant"
 """Key under ``node.meta["custom"]`` that survives re-export."""
 CONSTANTS = "starquant"
 """First part of the qualified name of every tensor that a pass made."""
+ADDED_PARTS = ("state_bias", "low_rank")
+"""Parts of a site that add to the result of a linear."""
 LINEAR = torch.ops.aten.linear.default
 ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 
@@ -137,6 +139,16 @@ class Program:
                 got=f"{len(nodes)} nodes",
             )
         return nodes[0]
+
+    def site_ends(self, site: Site) -> list[fx.Node]:
+        """The site's outputs before they are scattered, one a linear: the linear and what was added to its result."""
+        ends = []
+        for linear in self.site_nodes(site, "linear"):
+            end = linear
+            while added := [u for u in end.users if facts(u).get("part") in ADDED_PARTS]:
+                end = added[0]
+            ends.append(end)
+        return ends
 
     def tensor(self, node: fx.Node) -> Tensor:
         """The tensor that a ``get_attr`` node reads."""

@@ -127,6 +127,45 @@ def full_precision_parameters(program: Program, site: Site) -> list[tuple[Tensor
     return found
 
 
+def at_site(program: Program, site: Site, tokens: Tensor, label: Tensor) -> dict[fx.Node, Tensor]:
+    """Values to evaluate a site's nodes from, given what it reads.
+
+    Args:
+        program: The program.
+        site: The site.
+        tokens: [N, d] inputs of the site.
+        label: [N] their states.
+
+    Returns:
+        The values of the site's source, and of the outputs of its partition and the token state if it has them.
+    """
+    source = next(n for n in program.graph.nodes if facts(n).get("feeds") == site.name)
+    tokens = tokens.to(source.meta["val"].dtype)
+    known: dict[fx.Node, Tensor] = {source: tokens}
+    for part, value in (("tokens", tokens), ("states", label)):
+        known.update(dict.fromkeys(program.site_nodes(site, part), value))
+    return known
+
+
+def transformed_tokens(program: Program, site: Site, tokens: Tensor, label: Tensor) -> Tensor:
+    """What the site's quantizer reads, or its linears if it has none: centred, scaled, rotated, gated.
+
+    Args:
+        program: The program.
+        site: The site.
+        tokens: [N, d] inputs of the site.
+        label: [N] their states.
+
+    Returns:
+        [N, d] float32.
+    """
+    quantizers = program.site_nodes(site, "quantize")
+    node = quantizers[0].args[0] if quantizers else program.site_nodes(site, "linear")[0].args[0]
+    assert isinstance(node, fx.Node)
+    value: Tensor = program.evaluate(node, dict(at_site(program, site, tokens, label)))
+    return value.float()
+
+
 def _collect(program: Program) -> None:
     data = program.calibration
     assert data is not None
