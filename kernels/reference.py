@@ -146,6 +146,28 @@ def compensate(x: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
     )
 
 
+def compensate_by_state(
+    x: Tensor, state: Tensor, index: Sequence[int], matrix: Tensor, bias: Tensor
+) -> Tensor:
+    """TAC with a map of its own for groups of token states.
+
+    Args:
+        x: [..., d].
+        state: [...] values in 0..S-1.
+        index: S integers: which of the m maps each state takes.
+        matrix: [m, d / g, g, g].
+        bias: [m, d].
+
+    Returns:
+        [..., d].
+    """
+    chosen = torch.tensor(index, device=x.device)[state].unsqueeze(-1)
+    out = torch.zeros_like(x)
+    for i in range(matrix.shape[0]):
+        out = torch.where(chosen == i, compensate(x, matrix[i], bias[i]), out)
+    return out
+
+
 def activation_range(x: Tensor, symmetric: bool, clip: Tensor | None) -> tuple[Tensor, Tensor]:
     """Per-token (low, high) [..., 1] in float32; zero is always inside; clip [2] scales low and high."""
     wide = x.float()
@@ -238,6 +260,30 @@ def dequantize_weight(
 def add_state_bias(y: Tensor, state: Tensor, bias: Tensor) -> Tensor:
     """Adds the bias row of the token's state: ``y + bias[state]``; y [..., n], bias [S, n]."""
     return y + bias.to(y.dtype)[state]
+
+
+def split_low_rank(x: Tensor, state: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """Splits off the part of each token in its state's directions.
+
+    Args:
+        x: [..., d].
+        state: [...].
+        directions: U [S, d, k], orthonormal columns.
+
+    Returns:
+        ``x - x U_z U_z^T`` [..., d] and ``x U_z`` [..., k].
+    """
+    u = directions.to(x.dtype)
+    by_state = torch.einsum("...d,sdk->...sk", x, u)
+    own = torch.nn.functional.one_hot(state, u.shape[0]).to(x.dtype).unsqueeze(-1) * by_state
+    return x - torch.einsum("...sk,sdk->...d", own, u), own.sum(-2)
+
+
+def add_low_rank(y: Tensor, state: Tensor, coefficients: Tensor, image: Tensor) -> Tensor:
+    """Adds the bypassed part's output: ``y + c (U_z^T W^T)``; coefficients [..., k], image [S, k, n]."""
+    hot = torch.nn.functional.one_hot(state, image.shape[0]).to(y.dtype)
+    spread = hot.unsqueeze(-1) * coefficients.to(y.dtype).unsqueeze(-2)
+    return y + spread.flatten(-2) @ image.to(y.dtype).flatten(0, 1)
 
 
 def integer_matmul(codes: Tensor, weight: Tensor, magnitude: int) -> Tensor:

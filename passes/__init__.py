@@ -13,13 +13,18 @@ from starquant_fx.passes.estimate_means import EstimateMeans
 from starquant_fx.passes.fit_sgat import FitSgat
 from starquant_fx.passes.fold_sgat import FoldSgat
 from starquant_fx.passes.fuse import Fuse
+from starquant_fx.passes.gptq import Gptq
 from starquant_fx.passes.insert_centering import InsertCentering
+from starquant_fx.passes.insert_duquant import InsertDuquant
+from starquant_fx.passes.insert_low_rank import InsertLowRank
 from starquant_fx.passes.insert_partition import InsertPartition
 from starquant_fx.passes.insert_quantizers import InsertQuantizers
+from starquant_fx.passes.insert_scaling import InsertScaling
 from starquant_fx.passes.insert_sgat import InsertSgat
 from starquant_fx.passes.insert_tac import InsertTac
 from starquant_fx.passes.insert_token_state import InsertTokenState
 from starquant_fx.passes.measure_sites import MeasureSites
+from starquant_fx.passes.search_clip import SearchClip
 
 REGISTRY: dict[str, type[Pass]] = {
     one.name: one
@@ -30,9 +35,14 @@ REGISTRY: dict[str, type[Pass]] = {
         InsertPartition,
         InsertCentering,
         EstimateMeans,
+        InsertLowRank,
+        InsertScaling,
+        InsertDuquant,
         InsertSgat,
         InsertQuantizers,
         FitSgat,
+        SearchClip,
+        Gptq,
         FoldSgat,
         MeasureSites,
         InsertTac,

@@ -23,7 +23,13 @@ class EstimateMeans(Pass):
 
     name: ClassVar[str] = "estimate-means"
     after: ClassVar[tuple[str, ...]] = ("insert-centering",)
-    before: ClassVar[tuple[str, ...]] = ("insert-sgat", "insert-quantizers")
+    before: ClassVar[tuple[str, ...]] = (
+        "insert-low-rank",
+        "insert-scaling",
+        "insert-duquant",
+        "insert-sgat",
+        "insert-quantizers",
+    )
     preserves: ClassVar[Preserves] = Preserves.NUMERICALLY
     prior: float = 16.0
 

@@ -7,9 +7,11 @@ from typing import ClassVar
 
 from torch import fx
 
-from starquant_fx.operators import op
 from starquant_fx.pass_base import Pass, Preserves
 from starquant_fx.program import Program, facts, note
+
+WEIGHT_PARTS = ("scale_weight", "turn_weight", "permute_weight", "rotate_weight")
+"""Parts of a site that transform a weight."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,10 +27,13 @@ class FoldSgat(Pass):
         for site in program.quantized_sites():
             for part, name in (("packed", "packed"), ("weight_scale", "weight_scale")):
                 for node in program.site_nodes(site, part):
-                    _fold(program, node, name)
-            for node in program.site_nodes(site, "rotate_weight"):
-                if any(user.target not in (op("quantize_weight"),) for user in node.users):
-                    _fold(program, node, "weight")
+                    if node.op != "get_attr":  # GPTQ has chosen the codes
+                        _fold(program, node, name)
+            for linear in program.site_nodes(site, "linear"):
+                weight = linear.args[1]
+                assert isinstance(weight, fx.Node)
+                if facts(weight).get("part") in WEIGHT_PARTS:
+                    _fold(program, weight, "weight")
         return program
 
     def ensures(self, program: Program) -> None:
@@ -36,7 +41,7 @@ class FoldSgat(Pass):
         left = [
             n
             for n in program.graph.nodes
-            if facts(n).get("part") in ("quantize_weight", "rotate_weight")
+            if facts(n).get("part") in ("quantize_weight", *WEIGHT_PARTS)
         ]
         self.expect(
             not left,

@@ -23,7 +23,13 @@ class InsertCentering(Pass):
 
     name: ClassVar[str] = "insert-centering"
     after: ClassVar[tuple[str, ...]] = ("insert-partition",)
-    before: ClassVar[tuple[str, ...]] = ("insert-sgat", "insert-quantizers")
+    before: ClassVar[tuple[str, ...]] = (
+        "insert-low-rank",
+        "insert-scaling",
+        "insert-duquant",
+        "insert-sgat",
+        "insert-quantizers",
+    )
     preserves: ClassVar[Preserves] = Preserves.NUMERICALLY
 
     def run(self, program: Program) -> Program:

@@ -35,7 +35,7 @@ class InsertSgat(Pass):
     """
 
     name: ClassVar[str] = "insert-sgat"
-    after: ClassVar[tuple[str, ...]] = ("insert-partition",)
+    after: ClassVar[tuple[str, ...]] = ("assign-roles",)
     before: ClassVar[tuple[str, ...]] = ("insert-quantizers",)
     preserves: ClassVar[Preserves] = Preserves.NOT
     structure: str = "kronecker"
@@ -57,6 +57,13 @@ class InsertSgat(Pass):
         self.expect(
             not unknown, "unknown role", where="gated", expected="+".join(ROLES), got=unknown
         )
+        self.expect(
+            not self.rank or bool(program.nodes(op("partition"))),
+            "gates need the states of a site's tokens",
+            where="rank",
+            expected="the pass insert-partition before this one",
+            got="no partition",
+        )
 
     def _shape(self, program: Program, site: Site) -> BasisShape:
         """The site's basis; gates are left out where one slice would take too much of it."""
@@ -74,7 +81,7 @@ class InsertSgat(Pass):
         shape = self._shape(program, site)
         program.findings.setdefault(site.name, {}).update(transform=str(shape), gates=shape.rank)
         linears = program.site_nodes(site, "linear")
-        tokens, label = linears[0].args[0], program.site_node(site, "states")
+        tokens = linears[0].args[0]
         generator = torch.Generator().manual_seed(self.seed + zlib.crc32(site.name.encode()))
         makers: list[Callable[[], Tensor]] = (
             [partial(torch.empty, size) for size in shape.factor_shapes()]
@@ -88,6 +95,7 @@ class InsertSgat(Pass):
             rotated = graph.call_function(op("rotate"), (tokens, factors, self.structure))
             note(rotated, site=site.name, part="rotate")
             if shape.rank:
+                label = program.site_node(site, "states")
                 bounds = shape.bounds(program.states)
                 rotated = graph.call_function(op("gate"), (rotated, label, shape.shared, bounds))
                 note(rotated, site=site.name, part="gate")

@@ -15,7 +15,7 @@ from starquant_fx.operators import op
 from starquant_fx.pass_base import Pass, Preserves
 from starquant_fx.program import Program, Site, facts, note
 
-AFTER_TAC = ("center", "rotate", "quantize", "linear")
+AFTER_TAC = ("center", "split", "scale", "turn", "rotate", "quantize", "linear")
 """Parts of a site of which the first in the graph reads what TAC corrects."""
 
 

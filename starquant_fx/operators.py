@@ -81,6 +81,11 @@ def _register() -> None:
     _operator(reference.gate, _same, "(Tensor x, Tensor state, int shared, int[] bounds) -> Tensor")
     _operator(reference.compensate, _same, "(Tensor x, Tensor matrix, Tensor bias) -> Tensor")
     _operator(
+        reference.compensate_by_state,
+        _same,
+        "(Tensor x, Tensor state, int[] index, Tensor matrix, Tensor bias) -> Tensor",
+    )
+    _operator(
         reference.quantize_activation,
         _quantize_activation_fake,
         f"(Tensor x, int bits, bool symmetric, Tensor? clip) -> {quantized_activation}",
@@ -107,6 +112,19 @@ def _register() -> None:
         "(Tensor packed, Tensor scale, int bits, int features, ScalarType dtype) -> Tensor",
     )
     _operator(reference.add_state_bias, _same, "(Tensor y, Tensor state, Tensor bias) -> Tensor")
+    _operator(
+        reference.split_low_rank,
+        lambda x, state, directions: (
+            torch.empty_like(x),
+            x.new_empty(*x.shape[:-1], directions.shape[-1]),
+        ),
+        "(Tensor x, Tensor state, Tensor directions) -> (Tensor rest, Tensor coefficients)",
+    )
+    _operator(
+        reference.add_low_rank,
+        _same,
+        "(Tensor y, Tensor state, Tensor coefficients, Tensor image) -> Tensor",
+    )
     _operator(
         reference.quantized_linear,
         lambda codes, scale, zero, packed, *rest: codes.new_empty(

@@ -1,0 +1,89 @@
+"""GPTQ: choose the weight codes of each site by its inputs' second moments instead of rounding to nearest."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import torch
+from torch import Tensor, fx
+
+from starquant_fx.calibration.activations import site_activations, transformed_tokens
+from starquant_fx.calibration.gptq import gptq, hessian
+from starquant_fx.kernels import reference
+from starquant_fx.pass_base import Pass, Preserves
+from starquant_fx.program import Program, Site, facts, note
+from starquant_fx.recipe import FULL_PRECISION
+
+
+@dataclasses.dataclass(frozen=True)
+class Gptq(Pass):
+    """Replaces the weight quantizers by packed codes from GPTQ, on the transformed and gated inputs of all states.
+
+    With weights other than 1 for the states it is CGQ's certainty-guided form (DLLMQuant, Xu et al. 2025): the paper's
+    text that we could read gives 1 for masked and 0.7 for unmasked tokens.
+
+    Attributes:
+        damping: Share of the mean diagonal of the Hessian that is added to it.
+        order: Columns of large second moment first.
+        masked: Weight of masked tokens in the Hessian.
+        unmasked: Weight of unmasked tokens.
+    """
+
+    name: ClassVar[str] = "gptq"
+    after: ClassVar[tuple[str, ...]] = ("insert-quantizers",)
+    before: ClassVar[tuple[str, ...]] = ("fold-sgat",)
+    preserves: ClassVar[Preserves] = Preserves.NOT
+    damping: float = 0.01
+    order: bool = True
+    masked: float = 1.0
+    unmasked: float = 1.0
+
+    def requires(self, program: Program) -> None:
+        """The numbers are usable, and there is something to estimate from."""
+        for name in ("damping", "masked", "unmasked"):
+            value = getattr(self, name)
+            self.expect(value > 0, "out of range", where=name, expected="above 0", got=value)
+        self.expect_calibration(program)
+
+    def run(self, program: Program) -> Program:
+        """Quantizes the weights site by site."""
+        if program.weightless:
+            for site in program.quantized_sites():
+                self._quantize(program, site, None)
+            return program
+        for site, tokens, label in site_activations(program):
+            assert site.options is not None
+            if site.options.weight_bits != FULL_PRECISION:
+                x = transformed_tokens(program, site, tokens, label)
+                certainty = torch.where(label % 2 == 1, self.masked, self.unmasked)
+                self._quantize(program, site, hessian(x, certainty))
+        return program
+
+    def _quantize(self, program: Program, site: Site, second: Tensor | None) -> None:
+        """Puts the constants ``packed`` and ``weight_scale`` in the place of each weight's quantizer."""
+        for quantizer in program.site_nodes(site, "quantize_weight"):
+            source, bits, clip = quantizer.args
+            assert isinstance(source, fx.Node)
+            assert isinstance(bits, int)
+            name = facts(quantizer)["of"]
+            codes, scale = self._codes(program, source, bits, clip, second)
+            values = {"packed": reference.pack(codes, bits), "weight_scale": scale}
+            for part, value in values.items():
+                (old,) = (n for n in program.site_nodes(site, part) if facts(n)["of"] == name)
+                new = program.constant(f"{name}.{part}", value.clone)
+                note(new, **facts(old))
+                old.replace_all_uses_with(new)
+
+    def _codes(
+        self, program: Program, source: fx.Node, bits: int, clip: object, second: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Codes [n, d] and scales [n] of one weight; empty ones where there are no weights."""
+        if second is None:
+            n, features = source.meta["val"].shape
+            with program.fake_mode:
+                return torch.empty(n, features, dtype=torch.int8), torch.empty(n)
+        weight = program.evaluate(source).float()
+        factors = program.tensor(clip) if isinstance(clip, fx.Node) else None
+        scale = reference.weight_scale(weight, bits, factors)
+        return gptq(weight, second, scale, bits, self.damping, self.order), scale

@@ -1,0 +1,113 @@
+"""Insert low rank: the principal directions of each state's tokens bypass the quantizer. Exact."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from starquant_fx.calibration.activations import (
+    full_precision_parameters,
+    site_activations,
+    transformed_tokens,
+)
+from starquant_fx.operators import op
+from starquant_fx.pass_base import Pass, Preserves
+from starquant_fx.program import Program, Site, note
+from starquant_fx.recipe import ROLES
+
+
+@dataclasses.dataclass(frozen=True)
+class InsertLowRank(Pass):
+    """Adds ``(x - mu_z) U_z (U_z^T W^T)`` in high precision; the quantizer sees what U_z leaves.
+
+    Ours, beyond the paper. U_z holds the k leading eigenvectors of the second moment of what the site's transform
+    reads, over the calibration tokens of state z. It costs d k + k n multiply-adds a token and linear.
+
+    Attributes:
+        rank: Directions k of each state.
+        sites: Roles of the sites that get a branch, separated by "+"; "all" = every site.
+    """
+
+    name: ClassVar[str] = "insert-low-rank"
+    after: ClassVar[tuple[str, ...]] = ("insert-partition",)
+    before: ClassVar[tuple[str, ...]] = (
+        "insert-scaling",
+        "insert-duquant",
+        "insert-sgat",
+        "insert-quantizers",
+    )
+    preserves: ClassVar[Preserves] = Preserves.NUMERICALLY
+    rank: int = 8
+    sites: str = "all"
+
+    def requires(self, program: Program) -> None:
+        """Rank and roles are usable, and there is something to estimate from."""
+        self.expect(self.rank >= 1, "out of range", where="rank", expected="1..", got=self.rank)
+        unknown = sorted(set(self.sites.split("+")) - {"all", *ROLES})
+        self.expect(
+            not unknown, "unknown role", where="sites", expected="+".join(ROLES), got=unknown
+        )
+        self.expect_calibration(program)
+
+    def run(self, program: Program) -> Program:
+        """Estimates the directions of every chosen site and inserts the branch."""
+        wanted = set(self.sites.split("+"))
+        chosen = {s.name for s in program.quantized_sites() if wanted & {"all", *s.roles}}
+        if program.weightless:
+            for site in program.quantized_sites():
+                if site.name in chosen:
+                    k = min(self.rank, site.features)
+                    empty = torch.empty(program.states, site.features, k)
+                    tables = [torch.empty(program.states, k, n) for n in site.outputs]
+                    _insert(program, site, empty, tables)
+            return program
+        for site, tokens, label in site_activations(program):
+            if site.name in chosen:
+                x = transformed_tokens(program, site, tokens, label)
+                u = principal_directions(x, label, program.states, min(self.rank, x.shape[1]))
+                u = u.to(program.site_node(site, "tokens").meta["val"].dtype).float()
+                weights = full_precision_parameters(program, site)
+                _insert(program, site, u, [u.mT @ weight.T for weight, _ in weights])
+        return program
+
+
+def principal_directions(tokens: Tensor, label: Tensor, states: int, rank: int) -> Tensor:
+    """Leading eigenvectors of the second moment of each state's tokens.
+
+    Args:
+        tokens: [N, d], centred if the site is.
+        label: [N] states.
+        states: Number of states S.
+        rank: k <= d.
+
+    Returns:
+        [S, d, k] float32 with orthonormal columns; zero for a state without tokens.
+    """
+    out = torch.zeros(states, tokens.shape[1], rank)
+    for state in range(states):
+        x = tokens[label == state].double()
+        if len(x):
+            out[state] = torch.linalg.eigh(x.T @ x).eigenvectors[:, -rank:].float()
+    return out
+
+
+def _insert(program: Program, site: Site, directions: Tensor, tables: list[Tensor]) -> None:
+    graph = program.graph
+    linears, label = program.site_nodes(site, "linear"), program.site_node(site, "states")
+    ends = program.site_ends(site)
+    basis = program.constant(f"{site.name}.directions", directions.clone)
+    with graph.inserting_before(linears[0]):
+        split = graph.call_function(op("split_low_rank"), (linears[0].args[0], label, basis))
+        rest, coefficients = (graph.call_function(operator.getitem, (split, i)) for i in (0, 1))
+    note(split, site=site.name, part="split")
+    note(rest, site=site.name, part="rest")
+    for linear, end, name, table in zip(linears, ends, site.linears, tables, strict=True):
+        linear.update_arg(0, rest)
+        image = program.constant(f"{name}.low_rank", partial(table.clone))
+        entries = {"site": site.name, "part": "low_rank", "of": name}
+        program.follow(end, op("add_low_rank"), (end, label, coefficients, image), **entries)

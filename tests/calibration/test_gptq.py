@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from starquant_fx.calibration.gptq import BLOCK, gptq, hessian
+from starquant_fx.kernels import reference
+
+
+def problem(features: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Weight [5, d], correlated second moment, scale for 4 bits."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(5, features, generator=generator)
+    mixture = torch.randn(features, features, generator=generator)
+    second = hessian(torch.randn(4 * features, features, generator=generator) @ mixture)
+    return weight, second, reference.weight_scale(weight, 4, None)
+
+
+def loss(weight: Tensor, codes: Tensor, scale: Tensor, second: Tensor) -> float:
+    error = weight.double() - codes.double() * scale.double()[:, None]
+    return float(((error @ second) * error).sum())
+
+
+@pytest.mark.parametrize("order", [True, False])
+def test_uncorrelated_inputs_leave_round_to_nearest(order: bool) -> None:
+    weight, _, scale = problem(9)
+    second = torch.diag(torch.linspace(0.1, 3.0, 9).double())
+    codes = gptq(weight, second, scale, 4, 0.01, order)
+    assert torch.equal(codes, reference.quantize_weight(weight, 4, None)[0])
+
+
+def test_two_columns_by_hand() -> None:
+    """The error of the first column moves the second by its regression on the first."""
+    second = torch.tensor([[2.0, 1.0], [1.0, 1.0]]).double()
+    weight, scale = torch.tensor([[0.4, 0.3]]), torch.tensor([1.0])
+    # 0.4 rounds to 0; the second column then aims at 0.3 + 0.4 * H01 / H11 = 0.7.
+    assert gptq(weight, second, scale, 4, 1e-9, order=False).tolist() == [[0, 1]]
+
+
+@settings(max_examples=20, deadline=None, derandomize=True, database=None)
+@given(st.integers(2, 2 * BLOCK + 3), st.booleans(), st.integers(0, 99))
+def test_it_beats_rounding_and_stays_in_range(features: int, order: bool, seed: int) -> None:
+    weight, second, scale = problem(features, seed)
+    codes = gptq(weight, second, scale, 4, 1e-3, order)
+    assert codes.dtype == torch.int8
+    assert codes.shape == weight.shape
+    assert -8 <= int(codes.min()) <= int(codes.max()) <= 7
+    nearest = reference.quantize_weight(weight, 4, None)[0]
+    # A greedy choice can lose to rounding by a little where there are few columns.
+    assert loss(weight, codes, scale, second) <= 1.1 * loss(weight, nearest, scale, second)
+    if features > BLOCK:
+        assert loss(weight, codes, scale, second) < 0.7 * loss(weight, nearest, scale, second)
+
+
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, second, scale = problem(37)
+    whole = gptq(weight, second, scale, 4, 0.01, order=True)
+    monkeypatch.setattr("starquant_fx.calibration.gptq.BLOCK", 5)
+    assert torch.equal(gptq(weight, second, scale, 4, 0.01, order=True), whole)
+
+
+def test_a_channel_that_never_occurs_is_rounded() -> None:
+    weight, second, scale = problem(6)
+    second[2] = second[:, 2] = 0
+    codes = gptq(weight, second, scale, 4, 1e-9, order=True)
+    assert torch.equal(codes[:, 2], reference.quantize_weight(weight, 4, None)[0][:, 2])
+
+
+def test_certainty_weights_tokens() -> None:
+    tokens = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    assert torch.equal(hessian(tokens), torch.diag(torch.tensor([0.5, 2.0])).double())
+    weighted = hessian(tokens, torch.tensor([3.0, 1.0]))
+    assert torch.equal(weighted, torch.diag(torch.tensor([0.75, 1.0])).double())
