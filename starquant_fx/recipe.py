@@ -88,12 +88,14 @@ class CalibrationOptions:
         length: Tokens a sequence.
         rollout_steps: Denoising steps of the model itself between the first and the recorded state of a sequence.
         seed: Seed of every draw.
+        strata: Shares of the sequences in equally wide buckets of the mask ratio; empty = even over (0, 1).
     """
 
     samples: int = 64
     length: int = 256
     rollout_steps: int = 4
     seed: int = 0
+    strata: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Checks that the numbers are integers in range."""
@@ -106,6 +108,18 @@ class CalibrationOptions:
                     expected=f"an integer, {lowest} or more",
                     got=repr(value),
                 )
+        shares = self.strata
+        if not (
+            isinstance(shares, tuple)
+            and all(isinstance(s, (int, float)) and s >= 0 for s in shares)
+            and (not shares or sum(shares) > 0)
+        ):
+            raise RecipeError(
+                "a calibration option is out of range",
+                where="strata",
+                expected="shares of 0 or more, not all 0",
+                got=repr(shares),
+            )
 
 
 @dataclasses.dataclass(frozen=True)

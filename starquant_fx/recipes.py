@@ -7,115 +7,58 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from starquant_fx.errors import RecipeError, nearest
+from starquant_fx.methods import EXTRAS, METHODS, extended
 from starquant_fx.pass_base import Pass, parse_pass
-from starquant_fx.passes import (
-    REGISTRY,
-    AssignRoles,
-    Canonicalize,
-    EstimateMeans,
-    FitSgat,
-    FoldSgat,
-    Fuse,
-    InsertCentering,
-    InsertPartition,
-    InsertQuantizers,
-    InsertSgat,
-    InsertTac,
-    InsertTokenState,
-    MeasureSites,
-)
+from starquant_fx.passes import REGISTRY
 from starquant_fx.recipe import CalibrationOptions, Recipe, parse_bits
-
-
-def rtn(weight_bits: int, activation_bits: int) -> Recipe:
-    """Round to nearest: the quantizers alone, nothing estimated."""
-    passes = (Canonicalize(), AssignRoles(), InsertQuantizers(), FoldSgat(), MeasureSites(), Fuse())
-    return Recipe(
-        "rtn", weight_bits, activation_bits, passes, calibration=CalibrationOptions(samples=16)
-    )
-
-
-def star(weight_bits: int, activation_bits: int) -> Recipe:
-    """SGAT (Kronecker, r > 0), state-conditioned centring, learned clipping and TAC: the best form found so far."""
-    passes = (
-        Canonicalize(),
-        AssignRoles(),
-        InsertTokenState(),
-        InsertPartition(),
-        InsertCentering(),
-        EstimateMeans(),
-        InsertSgat(structure="kronecker", size=128, rank=1, gated="o+down"),
-        InsertQuantizers(clip=True),
-        FitSgat(lr=1e-2),
-        FoldSgat(),
-        MeasureSites(),
-        InsertTac(),
-        Fuse(),
-    )
-    return Recipe("star", weight_bits, activation_bits, passes)
-
-
-def star_paper(weight_bits: int, activation_bits: int) -> Recipe:
-    """The paper's literal form: Gaussian-QR start, dense basis, no clipping, covariance TAC, 128 segments.
-
-    Our guesses, because the text does not give them: r = 16, the learning rate 5e-3 and its cosine schedule, TAC's
-    lambda, eps, alpha and beta. Adam works in the Lie algebra of the rotations, which keeps the basis orthogonal.
-    """
-    passes = (
-        Canonicalize(),
-        AssignRoles(),
-        InsertTokenState(),
-        InsertPartition(),
-        InsertSgat(structure="dense", rank=16, start="gaussian"),
-        InsertQuantizers(),
-        FitSgat(aim=False),
-        FoldSgat(),
-        MeasureSites(),
-        InsertTac(),
-        Fuse(),
-    )
-    return Recipe(
-        "star-paper",
-        weight_bits,
-        activation_bits,
-        passes,
-        calibration=CalibrationOptions(samples=128),
-    )
-
-
-METHODS: dict[str, Callable[[int, int], Recipe]] = {
-    "rtn": rtn,
-    "star": star,
-    "star-paper": star_paper,
-}
-"""Method name -> builder from weight and activation bits."""
 
 
 def get_recipe(name: str | Recipe) -> Recipe:
     """Returns the recipe of a name such as ``star-w4a4``; a recipe is returned as it is.
 
     Args:
-        name: ``<method>-w<bits>a<bits>``, bits 2..8 or 16.
+        name: ``<method>-w<bits>a<bits>``, bits 2..8 or 16; ``<method>+<extra>`` adds what ``EXTRAS`` names.
 
     Returns:
         The recipe.
 
     Raises:
-        RecipeError: Unknown method (the nearest name is offered), malformed or impossible bits.
+        RecipeError: Unknown method or extra (the nearest name is offered), malformed or impossible bits.
     """
     if isinstance(name, Recipe):
         return name
-    method, _, bits = name.rpartition("-") if isinstance(name, str) else ("", "", "")
-    if method not in METHODS:
-        known = [f"{m}-w4a4" for m in METHODS]
+    text, _, bits = name.rpartition("-") if isinstance(name, str) else ("", "", "")
+    method, extras = _split(text)
+    if method is None:
         raise RecipeError(
             f"unknown recipe {name!r}",
             where="recipe",
             expected=f"<method>-w<bits>a<bits>, method one of {', '.join(METHODS)}",
             got=repr(name),
-            hint=nearest(str(name), known),
+            hint=nearest(str(name), [f"{m}-w4a4" for m in METHODS]),
         )
-    return METHODS[method](*parse_bits(bits, name))
+    recipe = METHODS[method](*parse_bits(bits, str(name)))
+    for extra in extras:
+        if extra not in EXTRAS:
+            raise RecipeError(
+                f"unknown extra {extra!r}",
+                where=str(name),
+                expected=", ".join(f"+{e}" for e in EXTRAS),
+                got=f"+{extra}",
+                hint=nearest(extra, EXTRAS),
+            )
+        recipe = extended(recipe, extra)
+    return recipe
+
+
+def _split(text: str) -> tuple[str | None, list[str]]:
+    """Splits ``quarot+center`` into method and extras; the longest method wins, because two end in a plus."""
+    for method in sorted(METHODS, key=len, reverse=True):
+        if text == method:
+            return method, []
+        if text.startswith(f"{method}+"):
+            return method, text.removeprefix(f"{method}+").split("+")
+    return None, []
 
 
 def from_dict(values: dict[str, Any]) -> Recipe:
@@ -136,7 +79,7 @@ def from_dict(values: dict[str, Any]) -> Recipe:
     _check_types(values)
     options = dict(values)
     passes: tuple[Pass, ...] = tuple(parse_pass(text, REGISTRY) for text in options["passes"])
-    calibration = options.get("calibration", {})
+    calibration = dict(options.get("calibration", {}))
     fields = {f.name for f in dataclasses.fields(CalibrationOptions)}
     for key in calibration:
         if key not in fields:
@@ -145,6 +88,8 @@ def from_dict(values: dict[str, Any]) -> Recipe:
                 expected=", ".join(fields),
                 hint=nearest(key, fields),
             )
+    if isinstance(calibration.get("strata"), list):  # as JSON has them
+        calibration["strata"] = tuple(calibration["strata"])
     options.update(
         passes=passes,
         calibration=CalibrationOptions(**calibration),
@@ -166,7 +111,7 @@ def _check_types(values: dict[str, Any]) -> None:
             "patterns to bits",
             lambda v: isinstance(v, dict) and _all_texts((*v, *v.values())),
         ),
-        "calibration": ("names to integers", lambda v: isinstance(v, dict)),
+        "calibration": ("names to values", lambda v: isinstance(v, dict)),
     }
     for key, (expected, fits) in kinds.items():
         if key in values and not fits(values[key]):

@@ -253,9 +253,18 @@ def test_missing_values_are_refused(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"samples": 0}, {"length": 0}, {"rollout_steps": -1}, {"seed": -1}]
+    "change",
+    [
+        {"samples": 0},
+        {"length": 0},
+        {"rollout_steps": -1},
+        {"seed": -1},
+        {"strata": (0.5, -0.1)},
+        {"strata": (0.0, 0.0)},
+        {"strata": 3},
+    ],
 )
-def test_calibration_sizes_out_of_range_are_refused(change: dict[str, int]) -> None:
+def test_calibration_sizes_out_of_range_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match="calibration"):
         CalibrationOptions(**change)
 

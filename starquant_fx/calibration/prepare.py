@@ -75,6 +75,7 @@ def prepare(
             steps=options.rollout_steps,
             seed=options.seed + i,
             shifted=shifted,
+            strata=options.strata,
         )
         for i, group in enumerate(groups)
     ]

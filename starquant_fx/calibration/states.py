@@ -24,9 +24,16 @@ OWN_STEPS = 16
 
 
 def rollout(
-    model: Denoiser, texts: Tensor, mask_id: int, *, steps: int, seed: int, shifted: bool
+    model: Denoiser,
+    texts: Tensor,
+    mask_id: int,
+    *,
+    steps: int,
+    seed: int,
+    shifted: bool,
+    strata: tuple[float, ...] = (),
 ) -> Tensor:
-    """Turns texts into denoising states whose mask ratios cover (0, 1) evenly.
+    """Turns texts into denoising states whose mask ratios cover (0, 1), evenly or as the strata say.
 
     Args:
         model: The denoiser.
@@ -35,13 +42,14 @@ def rollout(
         steps: Denoising steps of the model between start and recorded state; 0 = only random masking.
         seed: Seed of ratios and masks.
         shifted: Whether the logits are shifted by one.
+        strata: Shares of the sequences in equally wide buckets of the mask ratio; empty = one bucket.
 
     Returns:
-        [N, L]: sequence i has about (rank + 0.5) / N of its tokens masked.
+        [N, L]: without strata, sequence i has about (rank + 0.5) / N of its tokens masked.
     """
     generator = torch.Generator().manual_seed(seed)
     count, length = texts.shape
-    end = (torch.randperm(count, generator=generator) + 0.5) / count
+    end = _mask_ratios((torch.randperm(count, generator=generator) + 0.5) / count, strata)
     start = end + (1 - end) * torch.rand(count, generator=generator) * (steps > 0)
     order = torch.rand(texts.shape, generator=generator).argsort(1).argsort(1)
     ids = torch.where(order < (start * length).round()[:, None], mask_id, texts)
@@ -51,6 +59,17 @@ def rollout(
             logits = _logits(model, ids[rows], shifted)
             ids[rows] = _reveal(ids[rows], logits, left[rows], mask_id)
     return ids
+
+
+def _mask_ratios(uniform: Tensor, strata: tuple[float, ...]) -> Tensor:
+    """Bends even numbers in (0, 1) so that each of equally wide buckets gets its share of them."""
+    if not strata:
+        return uniform
+    shares = torch.tensor(strata) / sum(strata)
+    ends = shares.cumsum(0)
+    bucket = torch.searchsorted(ends, uniform, right=True).clamp(max=len(strata) - 1)
+    inside = (uniform - (ends - shares)[bucket]) / shares[bucket].clamp(min=1e-12)
+    return (bucket + inside.clamp(0, 1)) / len(strata)
 
 
 def _logits(model: Denoiser, ids: Tensor, shifted: bool) -> Tensor:

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from torch import Tensor, fx
 
 from starquant_fx.pass_base import Pass, Preserves
-from starquant_fx.passes import REGISTRY, Fuse, InsertSgat, InsertTac, InsertTokenState
+from starquant_fx.passes import (
+    REGISTRY,
+    Fuse,
+    InsertDuquant,
+    InsertScaling,
+    InsertSgat,
+    InsertTac,
+    InsertTokenState,
+)
 from starquant_fx.program import facts
 from starquant_fx.recipe import Recipe
 from starquant_fx.recipes import get_recipe
@@ -39,6 +47,10 @@ PIPELINES = {
         InsertTac(estimator="ridge", reference="original"),
         Fuse(form="partition"),
     ),
+    "scaled": get_recipe("smoothquant+center-w4a8"),
+    "searched": with_options(get_recipe("awq+gptq-w3a16"), InsertScaling(method="awq", grid=3)),
+    "rotated": get_recipe("quarot+center+lowrank+tac-w4a4"),
+    "dealt": with_options(get_recipe("duquant-w4a6"), InsertDuquant(block=18, steps=4)),
     "weights-only": quick("star-w3a16"),
     "activations-only": quick("star-w16a5"),
 }
