@@ -7,19 +7,19 @@ model. The tensors that no pass changed (embeddings, norms) stay with the model.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from starquant_fx.arguments import check_parameters
 from starquant_fx.capture import capture, skeleton
 from starquant_fx.compiled import CompiledModel, bind_tensors, spare_tensors
-from starquant_fx.errors import CheckpointError
+from starquant_fx.errors import CheckpointError, cause
+from starquant_fx.files import check_destination, replacing
+from starquant_fx.files import write_atomically as write_atomically
 from starquant_fx.fingerprint import fingerprint
 from starquant_fx.lowering import choose_target
 from starquant_fx.pass_manager import run_passes
@@ -59,48 +59,18 @@ def save_artifact(compiled: CompiledModel, path: str | Path) -> Path:
         "fingerprint": compiled.fingerprint,
         "report": json.dumps(compiled.report.to_dict()),
     }
-    write_atomically(path, save(made, metadata))
-    return path
-
-
-def check_destination(path: str | Path, suffix: str) -> Path:
-    """Checks, before any work, that a file can be written.
-
-    Args:
-        path: The file.
-        suffix: What its name must end in.
-
-    Returns:
-        The path.
-
-    Raises:
-        CheckpointError: Another suffix, or the folder does not exist or is not writable.
-    """
-    path = Path(path)
-    folder = path.parent
-    if path.suffix != suffix or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise CheckpointError(
-            "the file cannot be written here",
-            where=str(path),
-            expected=f"a {suffix} file in an existing folder that can be written",
-            got=f"suffix {path.suffix!r}" if path.suffix != suffix else f"folder {str(folder)!r}",
-        )
-    return path
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file under a temporary name, syncs it, and renames it."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        with replacing(path) as temporary:
+            save_file(made, temporary, metadata)
+    except SafetensorError as error:
+        raise CheckpointError(
+            "the artifact cannot be written",
+            where=str(path),
+            expected=f"room for {sum(t.nbytes for t in made.values()) / 1e6:.0f} MB",
+            got=cause(error),
+            hint="free some space or name another place",
+        ) from error
+    return path
 
 
 def load_artifact(model: nn.Module, path: str | Path) -> CompiledModel:

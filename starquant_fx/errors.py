@@ -98,3 +98,9 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else None
+
+
+def cause(error: BaseException) -> str:
+    """Returns the class and the beginning of the text of a library's error, for the "got" of our own."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__

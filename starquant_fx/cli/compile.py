@@ -48,7 +48,8 @@ def compile_command(
     from rich.console import Console
 
     from starquant_fx.api import compile as compile_model
-    from starquant_fx.artifact import SUFFIX, check_destination, save_artifact, write_atomically
+    from starquant_fx.artifact import SUFFIX, save_artifact
+    from starquant_fx.files import check_destination, write_atomically
     from starquant_fx.recipes import get_recipe
 
     console = Console()
@@ -71,7 +72,7 @@ def compile_command(
     if output is not None:
         console.print(f"wrote {save_artifact(compiled, output)}")
     if report is not None:
-        write_atomically(report, json.dumps(compiled.report.to_dict(), indent=1).encode())
+        write_atomically(report, json.dumps(compiled.report.to_dict(), indent=1))
         console.print(f"wrote {report}")
 
 

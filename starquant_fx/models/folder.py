@@ -6,7 +6,7 @@ import json
 from pathlib import Path, PurePath
 from typing import Any
 
-from starquant_fx.errors import CheckpointError, ConfigError, StarQuantError
+from starquant_fx.errors import CheckpointError, ConfigError, StarQuantError, cause
 
 CONFIG_FILE = "config.json"
 
@@ -43,12 +43,6 @@ def contained(folder: Path, name: str) -> Path:
             hint="copy the file into the folder; do not load folders from sources you do not trust",
         )
     return real
-
-
-def cause(error: BaseException) -> str:
-    """Returns the class and the beginning of the text of a library's error, for the "got" of our own."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}"[:300]
 
 
 def _is_hub_blob(folder: Path, real: Path) -> bool:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from starquant_fx.errors import ConfigError
-from starquant_fx.models.folder import cause, read_config
+from starquant_fx.errors import ConfigError, cause
+from starquant_fx.models.folder import read_config
 from starquant_fx.models.locate import locate
 from starquant_fx.models.published import load_published, published_config
 from starquant_fx.models.registry import ARCHITECTURES

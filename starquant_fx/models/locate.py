@@ -6,8 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from starquant_fx.errors import CheckpointError, nearest
-from starquant_fx.models.folder import cause
+from starquant_fx.errors import CheckpointError, cause, nearest
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 SHIPPED = ("dream-tiny", "llada-tiny")

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from transformers import CONFIG_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, PreTrainedTokenizerBase
 
-from starquant_fx.errors import CheckpointError, ConfigError
-from starquant_fx.models.folder import CONFIG_FILE, cause
+from starquant_fx.errors import CheckpointError, ConfigError, cause
+from starquant_fx.models.folder import CONFIG_FILE
 from starquant_fx.models.registry import ARCHITECTURES
 from starquant_fx.models.safetensors_files import TensorFiles
 from starquant_fx.models.tensor_names import mismatch

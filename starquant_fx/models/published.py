@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from starquant_fx.errors import ConfigError
+from starquant_fx.errors import ConfigError, cause
 from starquant_fx.models.config import PublishedConfig
-from starquant_fx.models.folder import CONFIG_FILE, cause
+from starquant_fx.models.folder import CONFIG_FILE
 from starquant_fx.models.registry import Architecture
 from starquant_fx.models.safetensors_files import TensorFiles
 from starquant_fx.models.tensor_names import mismatch

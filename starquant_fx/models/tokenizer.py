@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from starquant_fx.errors import CheckpointError
-from starquant_fx.models.folder import cause, contained
+from starquant_fx.errors import CheckpointError, cause
+from starquant_fx.models.folder import contained
 from starquant_fx.models.locate import TOKENIZER_FILES
 from starquant_fx.models.registry import ARCHITECTURES
 

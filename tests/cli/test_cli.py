@@ -82,3 +82,13 @@ def test_compile_into_a_missing_folder_is_refused_before_the_work(tmp_path: Path
     assert "cannot be written here" in done.stderr
     assert "fold-sgat" not in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_compile_onto_a_folder_is_refused_before_the_work(tmp_path: Path) -> None:
+    folder = tmp_path / "a.safetensors"
+    folder.mkdir()
+    done = run("compile", GOLDEN, "-r", "rtn-w8a8", "-o", folder)
+    assert done.returncode == 2
+    assert "got: a folder of this name" in done.stderr
+    assert "fold-sgat" not in done.stdout
+    assert list(folder.iterdir()) == []
