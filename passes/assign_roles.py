@@ -10,8 +10,10 @@ from typing import ClassVar
 import torch
 from torch import fx
 
+from starquant_fx.errors import nearest
 from starquant_fx.pass_base import Pass, Preserves
 from starquant_fx.program import ATTENTION, LINEAR, Program, Site, facts, note
+from starquant_fx.recipe import matches
 
 aten = torch.ops.aten
 ACTIVATIONS = (
@@ -76,7 +78,19 @@ class AssignRoles(Pass):
         return program
 
     def ensures(self, program: Program) -> None:
-        """Every linear belongs to a site, and at least one site is to be quantized."""
+        """Every linear belongs to a site, the recipe's patterns mean some, and at least one site is to be quantized."""
+        for pattern in program.recipe.patterns():
+            linears = [name for site in program.sites.values() for name in site.linears]
+            self.expect(
+                any(matches(pattern, s.linears, s.roles) for s in program.sites.values()),
+                "a pattern of the recipe matches no linear",
+                where=pattern,
+                expected=f"a name, re:... or role:... that matches one of {len(linears)} linears",
+                got="no match",
+                hint=nearest(
+                    pattern.split(".")[-1].lstrip("*"), [n.split(".")[-1] for n in linears]
+                ),
+            )
         left = [n for n in program.nodes(LINEAR) if facts(n).get("site") not in program.sites]
         self.expect(
             not left, "a linear has no site", where=str(left[:1]), expected="a site", got="none"

@@ -8,7 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, fx
 
-from starquant_fx.calibration.activations import full_precision_parameters, site_activations
+from starquant_fx.calibration.activations import (
+    full_precision_parameters,
+    note_missing_states,
+    site_activations,
+    token_labels,
+)
 from starquant_fx.pass_base import Pass, Preserves
 from starquant_fx.program import Program
 
@@ -33,10 +38,15 @@ class EstimateMeans(Pass):
     preserves: ClassVar[Preserves] = Preserves.NUMERICALLY
     prior: float = 16.0
 
+    def check_options(self) -> None:
+        """The prior is no negative number."""
+        self.expect_range("prior", 0)
+
     def run(self, program: Program) -> Program:
         """Writes the means and bias rows into the program."""
         if program.calibration is None or program.weightless:
             return program
+        note_missing_states(program, token_labels(program))
         for site, tokens, label in site_activations(program):
             means = state_means(tokens, label, program.states, self.prior)
             # What is subtracted is rounded to the activations' dtype, so its image must be of the rounded means.

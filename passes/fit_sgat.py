@@ -12,7 +12,12 @@ import torch
 from torch import Tensor, fx
 
 from starquant_fx.basis import BasisShape
-from starquant_fx.calibration.activations import at_site, site_activations
+from starquant_fx.calibration.activations import (
+    at_site,
+    note_missing_states,
+    site_activations,
+    token_labels,
+)
 from starquant_fx.calibration.basis_fit import (
     FitOptions,
     FittedSite,
@@ -25,6 +30,7 @@ from starquant_fx.kernels import reference
 from starquant_fx.pass_base import Pass, Preserves
 from starquant_fx.program import Program, Site
 from starquant_fx.progress import track
+from starquant_fx.recipe import LARGEST_SEED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +55,13 @@ class FitSgat(Pass):
     aim: bool = True
     seed: int = 0
 
+    def check_options(self) -> None:
+        """The numbers are in range."""
+        self.expect_range("epochs", 0)
+        self.expect_range("batch", 1)
+        self.expect_range("lr", 0)
+        self.expect_range("seed", 0, LARGEST_SEED)
+
     def requires(self, program: Program) -> None:
         """A fit needs calibration data, unless the program has no weights."""
         self.expect_calibration(program)
@@ -56,6 +69,7 @@ class FitSgat(Pass):
     def run(self, program: Program) -> Program:
         """Fits the sites, one a core: a site's products are too small to share between cores."""
         if not program.weightless:
+            note_missing_states(program, token_labels(program))
             threads = torch.get_num_threads()
             sites = [
                 (site, _problem(program, site, tokens, label))

@@ -29,15 +29,9 @@ class Fuse(Pass):
     preserves: ClassVar[Preserves] = Preserves.NUMERICALLY
     form: str = "gates"
 
-    def requires(self, program: Program) -> None:
+    def check_options(self) -> None:
         """The form exists."""
-        self.expect(
-            self.form in FORMS,
-            "unknown form",
-            where="form",
-            expected=", ".join(FORMS),
-            got=self.form,
-        )
+        self.expect_one_of("form", FORMS)
 
     def run(self, program: Program) -> Program:
         """Rewrites every site."""

@@ -15,6 +15,9 @@ from starquant_fx.pass_base import Pass, Preserves
 from starquant_fx.program import Program, Site, facts, note
 from starquant_fx.recipe import FULL_PRECISION
 
+SMALLEST = 1e-9
+"""Of the damping and of the weights: below it the Hessian may not be invertible."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Gptq(Pass):
@@ -39,11 +42,13 @@ class Gptq(Pass):
     masked: float = 1.0
     unmasked: float = 1.0
 
+    def check_options(self) -> None:
+        """The numbers are in range."""
+        for option in ("damping", "masked", "unmasked"):
+            self.expect_range(option, SMALLEST)
+
     def requires(self, program: Program) -> None:
-        """The numbers are usable, and there is something to estimate from."""
-        for name in ("damping", "masked", "unmasked"):
-            value = getattr(self, name)
-            self.expect(value > 0, "out of range", where=name, expected="above 0", got=value)
+        """There is something to estimate from."""
         self.expect_calibration(program)
 
     def run(self, program: Program) -> Program:

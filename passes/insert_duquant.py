@@ -15,6 +15,7 @@ from starquant_fx.calibration.duquant import outlier_rotation, zigzag
 from starquant_fx.operators import op
 from starquant_fx.pass_base import Pass, Preserves
 from starquant_fx.program import Program, Site, note
+from starquant_fx.recipe import LARGEST_SEED
 
 SELECT = torch.ops.aten.index_select.default
 
@@ -37,11 +38,14 @@ class InsertDuquant(Pass):
     steps: int = 256
     seed: int = 0
 
+    def check_options(self) -> None:
+        """The numbers are in range."""
+        self.expect_range("block", 1)
+        self.expect_range("steps", 1)
+        self.expect_range("seed", 0, LARGEST_SEED)
+
     def requires(self, program: Program) -> None:
-        """The numbers are usable, and there is something to estimate from."""
-        for name in ("block", "steps"):
-            value = getattr(self, name)
-            self.expect(value >= 1, "out of range", where=name, expected="1 or more", got=value)
+        """There is something to estimate from."""
         self.expect_calibration(program)
 
     def run(self, program: Program) -> Program:

@@ -18,7 +18,6 @@ from starquant_fx.calibration.activations import (
 from starquant_fx.operators import op
 from starquant_fx.pass_base import Pass, Preserves
 from starquant_fx.program import Program, Site, note
-from starquant_fx.recipe import ROLES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +44,13 @@ class InsertLowRank(Pass):
     rank: int = 8
     sites: str = "all"
 
+    def check_options(self) -> None:
+        """The rank is in range, and the roles exist."""
+        self.expect_range("rank", 1)
+        self.expect_roles("sites")
+
     def requires(self, program: Program) -> None:
-        """Rank and roles are usable, and there is something to estimate from."""
-        self.expect(self.rank >= 1, "out of range", where="rank", expected="1..", got=self.rank)
-        unknown = sorted(set(self.sites.split("+")) - {"all", *ROLES})
-        self.expect(
-            not unknown, "unknown role", where="sites", expected="+".join(ROLES), got=unknown
-        )
+        """There is something to estimate from."""
         self.expect_calibration(program)
 
     def run(self, program: Program) -> Program:

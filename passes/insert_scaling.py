@@ -38,19 +38,14 @@ class InsertScaling(Pass):
     alpha: float = 0.5
     grid: int = 20
 
+    def check_options(self) -> None:
+        """The method exists, and the numbers are in range."""
+        self.expect_one_of("method", METHODS)
+        self.expect_range("alpha", 0, 1)
+        self.expect_range("grid", 1)
+
     def requires(self, program: Program) -> None:
-        """Method and numbers are usable, and there is something to estimate from."""
-        self.expect(
-            self.method in METHODS,
-            "unknown method",
-            where="method",
-            expected=", ".join(METHODS),
-            got=self.method,
-        )
-        self.expect(
-            0 <= self.alpha <= 1, "out of range", where="alpha", expected="0..1", got=self.alpha
-        )
-        self.expect(self.grid >= 1, "out of range", where="grid", expected="1..", got=self.grid)
+        """There is something to estimate from."""
         self.expect_calibration(program)
 
     def run(self, program: Program) -> Program:

@@ -11,11 +11,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from starquant_fx.basis import BasisShape, start_factors
+from starquant_fx.basis import STARTS, STRUCTURES, BasisShape, start_factors
 from starquant_fx.operators import op
 from starquant_fx.pass_base import Pass, Preserves
 from starquant_fx.program import Program, Site, note
-from starquant_fx.recipe import ROLES
+from starquant_fx.recipe import LARGEST_SEED
 
 LARGEST_SLICE = 16
 """A slice that rounding makes larger than d / 16 is too much to gate."""
@@ -51,12 +51,17 @@ class InsertSgat(Pass):
             self._insert(program, site)
         return program
 
+    def check_options(self) -> None:
+        """Structure, start and roles exist, and the numbers are in range."""
+        self.expect_one_of("structure", STRUCTURES)
+        self.expect_one_of("start", STARTS)
+        self.expect_roles("gated")
+        self.expect_range("size", 0)
+        self.expect_range("rank", 0)
+        self.expect_range("seed", 0, LARGEST_SEED)
+
     def requires(self, program: Program) -> None:
-        """The roles that get gates exist."""
-        unknown = sorted(set(self.gated.split("+")) - {"all", *ROLES})
-        self.expect(
-            not unknown, "unknown role", where="gated", expected="+".join(ROLES), got=unknown
-        )
+        """Gates have states to go by."""
         self.expect(
             not self.rank or bool(program.nodes(op("partition"))),
             "gates need the states of a site's tokens",

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from starquant_fx.basis import largest_divisor
-from starquant_fx.calibration.tac import TacOptions
+from starquant_fx.calibration.tac import ESTIMATORS, TacOptions
 from starquant_fx.calibration.tac_run import REFERENCES, estimate_corrections
 from starquant_fx.operators import op
 from starquant_fx.pass_base import Pass, Preserves
@@ -50,6 +50,15 @@ class InsertTac(Pass):
     reference: str = "transformed"
     samples: int = 64
 
+    def check_options(self) -> None:
+        """Estimator and reference exist, and the numbers are in range."""
+        self.expect_one_of("estimator", ESTIMATORS)
+        self.expect_one_of("reference", REFERENCES)
+        self.expect_range("block", 1)
+        self.expect_range("samples", 1)
+        for option, high in (("damping", None), ("eps", None), ("smooth", 1), ("shrink", 1)):
+            self.expect_range(option, 0, high)
+
     def requires(self, program: Program) -> None:
         """There is an attention output projection to correct, and a reference to estimate from."""
         sites = [s for s in program.quantized_sites() if "o" in s.roles]
@@ -59,13 +68,6 @@ class InsertTac(Pass):
             where="graph",
             expected="role o",
             got="none",
-        )
-        self.expect(
-            self.reference in REFERENCES,
-            "unknown reference",
-            where="reference",
-            expected=", ".join(REFERENCES),
-            got=self.reference,
         )
         self.expect_calibration(program)
 

@@ -30,15 +30,8 @@ class InsertTokenState(Pass):
     preserves: ClassVar[Preserves] = Preserves.BITWISE
     edges: tuple[float, ...] = ()
 
-    def requires(self, program: Program) -> None:
-        """The graph takes token ids, and the edges ascend in (0, 1)."""
-        self.expect(
-            program.placeholder("input_ids") is not None,
-            "the graph takes no token ids",
-            where="input_ids",
-            expected="an input named input_ids",
-            got=str([n.name for n in program.graph.nodes if n.op == "placeholder"]),
-        )
+    def check_options(self) -> None:
+        """The edges ascend in (0, 1)."""
         ascending = all(a < b for a, b in zip((0.0, *self.edges), (*self.edges, 1.0), strict=True))
         self.expect(
             ascending,
@@ -46,6 +39,16 @@ class InsertTokenState(Pass):
             where="edges",
             expected="ascending in (0, 1)",
             got=self.edges,
+        )
+
+    def requires(self, program: Program) -> None:
+        """The graph takes token ids."""
+        self.expect(
+            program.placeholder("input_ids") is not None,
+            "the graph takes no token ids",
+            where="input_ids",
+            expected="an input named input_ids",
+            got=str([n.name for n in program.graph.nodes if n.op == "placeholder"]),
         )
 
     def run(self, program: Program) -> Program:

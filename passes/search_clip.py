@@ -33,15 +33,13 @@ class SearchClip(Pass):
     grid: int = 20
     lowest: float = 0.5
 
+    def check_options(self) -> None:
+        """The grid has two factors at least, in (0, 1]."""
+        self.expect_range("grid", 2)
+        self.expect_range("lowest", 0.01, 1)
+
     def requires(self, program: Program) -> None:
         """The quantizers have clip factors, and there is something to estimate from."""
-        self.expect(
-            self.grid >= 2 and 0 < self.lowest < 1,
-            "out of range",
-            where="grid, lowest",
-            expected="2 or more, in (0, 1)",
-            got=(self.grid, self.lowest),
-        )
         for site in program.quantized_sites():
             for part in ("quantize", "quantize_weight"):
                 for node in program.site_nodes(site, part):

@@ -15,6 +15,7 @@ from starquant_fx.errors import RecipeError, nearest
 from starquant_fx.hadamard import hadamard
 
 STRUCTURES = ("dense", "kronecker", "block", "hadamard")
+STARTS = ("gaussian", "hadamard")
 
 
 def balanced_split(features: int) -> tuple[int, int]:
@@ -152,8 +153,8 @@ def start_factors(shape: BasisShape, generator: torch.Generator, start: str) -> 
     Raises:
         RecipeError: Unknown start.
     """
-    if start not in ("gaussian", "hadamard"):
-        raise RecipeError("unknown start of a basis", expected="gaussian, hadamard", got=start)
+    if start not in STARTS:
+        raise RecipeError("unknown start of a basis", expected=", ".join(STARTS), got=start)
     factors: list[Tensor] = []
     for size in shape.factor_shapes():
         if len(size) == 1:

@@ -141,7 +141,7 @@ def star_paper(weight_bits: int, activation_bits: int) -> Recipe:
     """
     sgat = InsertSgat(structure="dense", rank=16, start="gaussian")
     passes = pipeline(*STATES, sgat, FitSgat(aim=False), InsertTac())
-    calibration = CalibrationOptions(samples=128)
+    calibration = CalibrationOptions(samples=128, max_tokens=128 * 256)
     return Recipe("star-paper", weight_bits, activation_bits, passes, calibration=calibration)
 
 

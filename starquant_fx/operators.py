@@ -1,7 +1,6 @@
 """The ``starquant::`` operators: schema, fake implementation, reference implementation.
 
-Importing this module registers them. The reference implementations are ``starquant_fx.kernels.reference``; faster ones
-are registered per device by the targets that need them.
+Importing this module registers them. The implementations are those of ``starquant_fx.kernels.reference``.
 """
 
 from __future__ import annotations

@@ -5,12 +5,15 @@ from __future__ import annotations
 import ast
 import dataclasses
 import enum
+import math
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any, ClassVar, Self
 
 from starquant_fx.errors import PassError, RecipeError, nearest
 from starquant_fx.program import Program
+from starquant_fx.recipe import ROLES
 
 
 class Preserves(enum.Enum):
@@ -38,6 +41,9 @@ class Pass(ABC):
     """Passes that, where the pipeline has them, must run later."""
     preserves: ClassVar[Preserves]
 
+    def check_options(self) -> None:
+        """Raises a PassError if an option is out of range; runs before any pass of the pipeline does."""
+
     def requires(self, program: Program) -> None:
         """Raises a PassError if the program is not ready for this pass."""
 
@@ -63,6 +69,42 @@ class Pass(ABC):
             raise PassError(
                 f"pass {self.name}: {what}", where=where, expected=expected, got=str(got), hint=hint
             )
+
+    def expect_range(self, option: str, low: float, high: float | None = None) -> None:
+        """Raises a PassError unless the option is a finite number of at least ``low`` and at most ``high``."""
+        value = getattr(self, option)
+        self.expect(
+            math.isfinite(value) and low <= value and (high is None or value <= high),
+            "an option is out of range",
+            where=option,
+            expected=f"{low} or more" if high is None else f"{low} to {high}",
+            got=value,
+        )
+
+    def expect_one_of(self, option: str, known: Iterable[str]) -> None:
+        """Raises a PassError unless the option is one of the known names."""
+        value, names = getattr(self, option), tuple(known)
+        self.expect(
+            value in names,
+            f"unknown {option}",
+            where=option,
+            expected=", ".join(names),
+            got=value,
+            hint=nearest(value, names),
+        )
+
+    def expect_roles(self, option: str) -> None:
+        """Raises a PassError unless the option is ``all`` or roles separated by "+"."""
+        value = getattr(self, option)
+        unknown = [role for role in value.split("+") if role not in ("all", *ROLES)]
+        self.expect(
+            not unknown,
+            "unknown role",
+            where=option,
+            expected=f"all, or of {', '.join(ROLES)}, separated by +",
+            got=value,
+            hint=nearest(unknown[0], ROLES) if unknown else None,
+        )
 
     def expect_calibration(self, program: Program) -> None:
         """Raises a PassError unless there is something to estimate from, or no weights to estimate for."""

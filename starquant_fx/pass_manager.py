@@ -21,13 +21,21 @@ Observer = Callable[[str, Program], None]
 
 
 def check_order(passes: Sequence[Pass]) -> None:
-    """Checks that every pass comes after those it needs.
+    """Checks the options of every pass, that none comes twice, and each after those it needs.
 
     Raises:
-        PassError: One comes too early, or what it needs is missing.
+        PassError: An option is out of range, a pass is repeated or comes too early, or what it needs is missing.
     """
     seen: list[str] = []
     for one in passes:
+        one.check_options()
+        one.expect(
+            one.name not in seen,
+            "the pipeline has it twice",
+            where=" -> ".join(p.name for p in passes),
+            expected="every pass once",
+            got=one.name,
+        )
         missing = [name for name in one.after if name not in seen]
         early = [name for name in one.before if name in seen]
         if missing or early:

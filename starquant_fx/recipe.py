@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from starquant_fx.errors import RecipeError, nearest
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 FULL_PRECISION = 16
+LARGEST_SEED = 2**32 - 1
 ROLES = (
     "q",
     "k",
@@ -88,6 +90,7 @@ class CalibrationOptions:
         length: Tokens a sequence.
         rollout_steps: Denoising steps of the model itself between the first and the recorded state of a sequence.
         seed: Seed of every draw.
+        max_tokens: Tokens kept a site, a random subset; bounds time and memory of what is fitted on activations.
         strata: Shares of the sequences in equally wide buckets of the mask ratio; empty = even over (0, 1).
     """
 
@@ -95,17 +98,25 @@ class CalibrationOptions:
     length: int = 256
     rollout_steps: int = 4
     seed: int = 0
+    max_tokens: int = 8192
     strata: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Checks that the numbers are integers in range."""
-        for name, lowest in (("samples", 1), ("length", 1), ("rollout_steps", 0), ("seed", 0)):
+        for name, low, high in (
+            ("samples", 1, None),
+            ("length", 1, None),
+            ("rollout_steps", 0, None),
+            ("seed", 0, LARGEST_SEED),
+            ("max_tokens", 1, None),
+        ):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not whole or value < low or (high is not None and value > high):
                 raise RecipeError(
                     "a calibration option is out of range",
                     where=name,
-                    expected=f"an integer, {lowest} or more",
+                    expected=f"an integer, {low} " + ("or more" if high is None else f"to {high}"),
                     got=repr(value),
                 )
         shares = self.strata
@@ -182,6 +193,11 @@ class Recipe:
         return f"{self.method}-w{self.weight_bits}a{self.activation_bits}" + (
             f"[{extra}]" if extra else ""
         )
+
+    def patterns(self) -> Iterator[str]:
+        """The patterns that must match something in any model: all but ``role:head`` in ``ignore``."""
+        yield from (pattern for pattern in self.ignore if pattern != "role:head")
+        yield from (pattern for pattern, _ in self.overrides)
 
     def for_site(
         self, names: tuple[str, ...], roles: tuple[str, ...]

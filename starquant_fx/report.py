@@ -5,16 +5,43 @@ from __future__ import annotations
 import dataclasses
 import io
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
+import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from torch import Tensor
+from torch import Tensor, fx
 
-from starquant_fx.program import Program, Site
+from starquant_fx.program import CONSTANTS, Program, Site
 
+aten = torch.ops.aten
+PRODUCTS = (
+    aten.mm.default,
+    aten.addmm.default,
+    aten.bmm.default,
+    aten.baddbmm.default,
+    aten.matmul.default,
+    aten.convolution.default,
+    aten.conv1d.default,
+    aten.conv2d.default,
+)
+"""Operators besides linear that multiply by a weight."""
+VIEWS = (
+    aten.t.default,
+    aten.transpose.int,
+    aten.permute.default,
+    aten.view.default,
+    aten.reshape.default,
+    aten.unsqueeze.default,
+    aten.expand.default,
+    aten.to.dtype,
+    aten._to_copy.default,
+    aten.contiguous.default,
+    aten.cat.default,
+)
 STORED_FLOAT_BYTES = 2
 """Floating-point model tensors are counted as stored in bf16, whatever dtype they were loaded in."""
 
@@ -54,7 +81,8 @@ class Report:
         recipe: Name of the recipe.
         target: Name of the target.
         sites: The quantized sites.
-        unquantized: (linear, reason) of every linear left in full precision.
+        unquantized: (linear or weight, reason) of every linear left in full precision, and of weights that something
+            else multiplies.
         bytes_before: The model's tensors, stored in bf16.
         bytes_after: The program's tensors: packed codes, scales and transforms as they are, other floats in bf16.
         seconds: Per pass, in order, (text form, seconds).
@@ -106,6 +134,8 @@ class Report:
                 _change(before, after),
             )
         yield table
+        if any(row.tac for row in self.sites):
+            yield Text("TAC: change of the attention output's squared distance to the original's")
         for linear, reason in self.unquantized:
             yield Text(f"not quantized: {linear} ({reason})")
         yield Text(
@@ -150,11 +180,30 @@ def make_report(program: Program, target: str, bytes_before: int, bytes_after: i
     skipped = tuple(
         (n, s.reason or "") for s in program.sites.values() if s.options is None for n in s.linears
     )
+    skipped += tuple(_other_products(program))
     seconds = tuple((r.name, r.seconds) for r in program.records)
     notes = tuple(text for r in program.records for text in r.notes)
     return Report(
         program.recipe.name, target, rows, skipped, bytes_before, bytes_after, seconds, notes
     )
+
+
+def _other_products(program: Program) -> Iterator[tuple[str, str]]:
+    """Weights that something other than a linear multiplies, with the reason why they are not quantized."""
+    for node in program.graph.nodes:
+        if node.target in PRODUCTS:
+            for source in map(_through_views, node.all_input_nodes):
+                name = str(source.target)
+                weight = source.op == "get_attr" and not name.startswith(f"{CONSTANTS}.")
+                if weight and program.tensor(source).dim() > 1:
+                    yield name, f"read by {node.target}, which is not a linear"
+
+
+def _through_views(node: fx.Node) -> fx.Node:
+    """What a node is a view of."""
+    while node.target in VIEWS:
+        node = node.all_input_nodes[0]
+    return node
 
 
 def _row(program: Program, site: Site) -> SiteRow:

@@ -97,6 +97,7 @@ def continued(program: Program, *passes: Pass) -> Program:
     """A copy of a program after more passes, verified as the manager does but in any order."""
     program = copied(program)
     for one in passes:
+        one.check_options()
         one.requires(program)
         program = one.run(program)
         verify(program)

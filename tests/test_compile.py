@@ -330,3 +330,45 @@ def test_shared_linears_and_linears_off_the_tokens() -> None:
     reasons = dict(one.report.unquantized)
     assert "not one row a token" in reasons["pooled"]
     assert distance(logits(one, ids), logits(built, ids)) < 0.1
+
+
+class Mixed(nn.Module):
+    """Multiplies by weights in ways that are no linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(11, 8)
+        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+        self.matrix = nn.Parameter(torch.empty(8, 8))
+        self.conv = nn.Conv1d(8, 8, 1)
+        self.head = nn.Linear(8, 11)
+        randomize(self, seed=3)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        h = self.embed(input_ids)
+        q, k, v = (t.unsqueeze(1) for t in self.qkv(h).chunk(3, -1))
+        h = self.out(torch.nn.functional.scaled_dot_product_attention(q, k, v).squeeze(1))
+        h = h @ self.matrix.T + self.conv(h.mT).mT
+        logits: Tensor = self.head(h)
+        return logits
+
+
+def test_weights_that_no_linear_reads_are_listed_with_the_reason() -> None:
+    ids = torch.arange(10).reshape(2, 5)
+    done = starquant_fx.compile(Mixed(), "rtn-w8a8", calibration=ids, mask_token_id=10)
+    left = dict(done.report.unquantized)
+    assert set(left) == {"head", "matrix", "conv.weight"}
+    assert "not a linear" in left["matrix"]
+    assert "not a linear" in left["conv.weight"]
+
+
+def test_calibration_of_one_state_is_told_in_the_report() -> None:
+    masked = torch.full((4, 8), 60)
+    recipe = small("star-w8a8")
+    still = dataclasses.replace(recipe.calibration, rollout_steps=0)
+    done = starquant_fx.compile(
+        model("odd"),
+        dataclasses.replace(recipe, calibration=still),
+        calibration=masked,
+    )
+    assert any("no tokens of state 0 of 2" in note for note in done.report.notes)

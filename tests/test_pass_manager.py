@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from starquant_fx.errors import CalibrationError, PassError
 from starquant_fx.operators import op
-from starquant_fx.pass_base import Pass, Preserves
+from starquant_fx.pass_base import Pass, Preserves, parse_pass
 from starquant_fx.pass_manager import check_order, run_passes, verify
 from starquant_fx.passes import (
     REGISTRY,
@@ -55,7 +55,45 @@ def head(program: Program) -> fx.Node:
     return program.nodes(LINEAR)[-1]
 
 
-# Order
+# Order and options
+
+
+def test_a_pass_comes_only_once() -> None:
+    with pytest.raises(PassError, match="canonicalize: the pipeline has it twice"):
+        check_order((Canonicalize(), AssignRoles(), Canonicalize()))
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("fit-sgat{batch=0}", "batch"),
+        ("fit-sgat{lr=-1.0}", "lr"),
+        ("fit-sgat{epochs=-3}", "epochs"),
+        ("fit-sgat{seed=-1}", "seed"),
+        ("fit-sgat{lr=1e400}", "lr"),
+        ("insert-sgat{seed=99999999999999999999}", "seed"),
+        ("insert-sgat{structure=blok}", "structure"),
+        ("insert-sgat{start=gauss}", "start"),
+        ("insert-sgat{rank=-1}", "rank"),
+        ("insert-sgat{gated=o+dwon}", "gated"),
+        ("insert-tac{block=0}", "block"),
+        ("insert-tac{samples=0}", "samples"),
+        ("insert-tac{estimator=foo}", "estimator"),
+        ("insert-tac{reference=foo}", "reference"),
+        ("insert-tac{shrink=2.0}", "shrink"),
+        ("estimate-means{prior=-16.0}", "prior"),
+        ("insert-token-state{edges=(0.5,0.2)}", "edges"),
+        ("fuse{form=x}", "form"),
+    ],
+)
+def test_options_are_checked_before_anything_runs(text: str, where: str) -> None:
+    one = parse_pass(text, REGISTRY)
+    ran: list[str] = []
+    with pytest.raises(PassError) as caught:
+        run_passes(captured("odd"), (Edit(ran.append), one))  # type: ignore[arg-type]
+    assert caught.value.where == where
+    assert one.name in str(caught.value)
+    assert not ran
 
 
 def test_a_pass_before_what_it_needs_is_refused() -> None:
@@ -140,7 +178,7 @@ def test_what_a_pass_wants_to_be_read_goes_into_its_record() -> None:
     def speak(program: Program) -> None:
         program.findings["notes"] = {"a": "read this", "b": "and this"}
 
-    program = run_passes(captured("odd"), (Edit(speak), Edit()))
+    program = run_passes(captured("odd"), (Edit(speak), Canonicalize()))
     assert program.records[0].notes == ("read this", "and this")
     assert program.records[1].notes == ()
     assert "notes" not in program.findings

@@ -93,6 +93,18 @@ def token_labels(program: Program) -> Tensor:
     return torch.cat(labels)[data.subset()]
 
 
+def note_missing_states(program: Program, label: Tensor) -> None:
+    """Notes for the report if calibration tokens of some state are missing: nothing can be estimated for it."""
+    counts = torch.bincount(label, minlength=program.states).tolist()
+    missing = [str(state) for state, count in enumerate(counts) if not count]
+    if missing:
+        text = (
+            f"calibration holds no tokens of state {', '.join(missing)} of {program.states} (odd = masked): "
+            "means, gates and directions of the other states stand in"
+        )
+        program.findings.setdefault("notes", {})["states"] = text
+
+
 def site_activations(program: Program) -> Iterator[tuple[Site, Tensor, Tensor]]:
     """Full-precision inputs of every quantized site.
 

@@ -79,7 +79,7 @@ def prepare(
         )
         for i, group in enumerate(groups)
     ]
-    return CalibrationData(states, seed=options.seed)
+    return CalibrationData(states, max_tokens=options.max_tokens, seed=options.seed)
 
 
 def _texts(calibration: object) -> list[str]:
@@ -172,4 +172,4 @@ def _with_state_input(groups: list[Tensor], options: CalibrationOptions) -> Cali
     for group in groups:
         ratio = (torch.randperm(group.shape[0], generator=generator) + 0.5) / group.shape[0]
         states.append((torch.rand(group.shape, generator=generator) < ratio[:, None]).long())
-    return CalibrationData(groups, states, seed=options.seed)
+    return CalibrationData(groups, states, max_tokens=options.max_tokens, seed=options.seed)

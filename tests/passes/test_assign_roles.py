@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -156,3 +157,26 @@ def test_a_recipe_that_quantizes_nothing_is_refused() -> None:
 def test_the_graph_is_kept_as_reference() -> None:
     program = rewritten("odd", PASSES)
     assert set(program.stages) == {"assign-roles"}
+
+
+@pytest.mark.parametrize(
+    ("change", "pattern", "offered"),
+    [
+        ({"overrides": (("re:.*downn_proj", "w8a8"),)}, "re:.*downn_proj", "down_proj"),
+        ({"ignore": ("lm_haed",)}, "lm_haed", "lm_head"),
+        ({"overrides": (("role:gate_up", "w8a8"),)}, "role:gate_up", ""),
+    ],
+)
+def test_patterns_that_match_nothing_are_refused(
+    change: dict[str, Any], pattern: str, offered: str
+) -> None:
+    recipe = dataclasses.replace(get_recipe("rtn-w4a4"), **change)
+    with pytest.raises(PassError, match="matches no linear") as caught:
+        rewritten("dream", PASSES, recipe)
+    assert caught.value.where == pattern
+    assert offered in str(caught.value)
+
+
+def test_a_model_without_a_head_needs_no_other_recipe() -> None:
+    recipe = dataclasses.replace(get_recipe("rtn-w4a4"), ignore=("role:head",))
+    assert list(recipe.patterns()) == []

@@ -79,5 +79,5 @@ def test_only_the_chosen_roles_get_a_branch() -> None:
 )
 def test_unusable_options_are_refused(options: dict[str, object], where: str) -> None:
     with pytest.raises(PassError) as caught:
-        InsertLowRank(**options).requires(rewritten("odd", BEFORE))  # type: ignore[arg-type]
+        InsertLowRank(**options).check_options()  # type: ignore[arg-type]
     assert caught.value.where == where

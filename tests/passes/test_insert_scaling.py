@@ -83,5 +83,5 @@ def test_the_scale_is_smoothquants_of_what_the_site_reads() -> None:
 )
 def test_unusable_options_are_refused(options: dict[str, object], where: str) -> None:
     with pytest.raises(PassError) as caught:
-        InsertScaling(**options).requires(rewritten("odd", BEFORE, "rtn-w4a4"))  # type: ignore[arg-type]
+        InsertScaling(**options).check_options()  # type: ignore[arg-type]
     assert caught.value.where == where
