@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from typing import Any
 
 import torch
@@ -55,6 +56,26 @@ def mask_token_of(model: object, tokenizer: Any = None) -> int | None:
     return None
 
 
+def not_a_model(given: object, expected: str) -> InputError:
+    """The refusal of an argument ``model`` that is none; it says how to get one.
+
+    Args:
+        given: What was given.
+        expected: What would have been accepted.
+
+    Returns:
+        The error.
+    """
+    hint = "load one: model, tokenizer = starquant_fx.from_pretrained(name_or_folder)"
+    if isinstance(given, str | os.PathLike):
+        name = os.fspath(given)
+        hint = f"load it first: model, tokenizer = starquant_fx.from_pretrained({name!r})"
+    elif isinstance(given, tuple):
+        hint = "from_pretrained returns the model and its tokenizer: pass the first of the two"
+    got = repr(given) if isinstance(given, str | os.PathLike | int | None) else type(given).__name__
+    return InputError("this is no model", where="model", expected=expected, got=got, hint=hint)
+
+
 def check_ids(ids: Tensor, model: object, where: str) -> Tensor:
     """Returns token ids as int64 after checking that they are integers within the vocabulary.
 
@@ -89,13 +110,29 @@ def check_ids(ids: Tensor, model: object, where: str) -> Tensor:
     return ids.long()
 
 
-def check_mask_token(mask_id: int | None, model: object) -> None:
-    """Raises an InputError if a mask token's id is outside the model's vocabulary."""
+def check_mask_token(mask_id: object, model: object) -> int | None:
+    """Returns a mask token's id, or None as it is.
+
+    Args:
+        mask_id: What was given or configured.
+        model: Its ``config``, where there is one, says the vocabulary.
+
+    Returns:
+        The id.
+
+    Raises:
+        InputError: It is no integer, or outside the model's vocabulary.
+    """
     vocabulary = vocabulary_size(model)
-    if mask_id is not None and vocabulary is not None and not 0 <= mask_id < vocabulary:
+    if mask_id is None:
+        return None
+    whole = isinstance(mask_id, int) and not isinstance(mask_id, bool)
+    if not whole or mask_id < 0 or (vocabulary is not None and mask_id >= vocabulary):  # type: ignore[operator]
         raise InputError(
-            "the mask token is outside the vocabulary",
+            "the mask token is outside the vocabulary" if whole else "the mask token is no id",
             where="mask_token_id",
-            expected=f"0 to {vocabulary - 1}",
-            got=str(mask_id),
+            expected="a token id" if vocabulary is None else f"an integer, 0 to {vocabulary - 1}",
+            got=repr(mask_id),
+            hint="tokenizer.mask_token_id, or model.config.mask_token_id, has it",
         )
+    return mask_id  # type: ignore[return-value]

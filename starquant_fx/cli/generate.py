@@ -56,16 +56,20 @@ def generate_command(
     from rich.console import Console
 
     from starquant_fx.diffusion import generate
+    from starquant_fx.diffusion.api import argument_names, check_names
     from starquant_fx.diffusion.arguments import sampler_arguments
 
     console = Console()
+    options = _parsed(option or [])
+    _check_text(prompt)
     loaded, tokenizer = load(model)
     need_tokenizer(tokenizer, model)
+    check_names(options, [name for name in argument_names(loaded) if name != "generator"])
     denoiser = _denoiser(loaded, tokenizer, model, recipe, artifact, calibration, seed)
     ids = torch.tensor([tokenizer(prompt, add_special_tokens=False)["input_ids"]], dtype=torch.long)
     torch.manual_seed(seed)
     view = tokenizer if live and console.is_terminal else None
-    arguments = sampler_arguments(loaded, length, steps) | _parsed(option or [])
+    arguments = sampler_arguments(loaded, length, steps) | options
     out = generate(denoiser, ids, live=view, **arguments)
     console.print(tokenizer.decode(out[0], skip_special_tokens=True), markup=False, highlight=False)
 
@@ -85,7 +89,11 @@ def _denoiser(
 
     if recipe is not None and artifact is not None:
         raise InputError(
-            "--recipe and --artifact exclude each other", where="--artifact", expected="one of them"
+            "--recipe and --artifact exclude each other",
+            where="--artifact",
+            expected="one of them",
+            got="both",
+            hint="an artifact holds its own recipe",
         )
     if artifact is not None:
         return load_artifact(loaded, artifact)
@@ -96,12 +104,32 @@ def _denoiser(
     return loaded
 
 
+def _check_text(prompt: str) -> None:
+    """Refuses bytes that the shell handed over and that are no text in its encoding."""
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            "the prompt is no text",
+            where="--prompt",
+            expected="UTF-8",
+            got=f"{prompt!r}",
+            hint="check the encoding of the terminal",
+        ) from error
+
+
 def _parsed(options: list[str]) -> dict[str, Any]:
     parsed: dict[str, Any] = {}
     for item in options:
         name, separator, value = item.partition("=")
         if not separator:
-            raise InputError("malformed option", where="--option", expected="name=value", got=item)
+            raise InputError(
+                "malformed option",
+                where="--option",
+                expected="name=value",
+                got=item,
+                hint="for example --option temperature=0.7",
+            )
         try:
             parsed[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):

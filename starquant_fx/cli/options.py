@@ -34,7 +34,8 @@ CalibrationFile = Annotated[
     ),
 ]
 Target = Annotated[str, typer.Option("--target", "-t", help="auto or reference.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of every draw.")]
+LARGEST_SEED = 2**63 - 1
+Seed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of every draw.")]
 
 
 def read_text(path: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, overload
 
 from rich.console import Console
@@ -21,6 +21,7 @@ from starquant_fx.diffusion.stepping import (
 )
 from starquant_fx.diffusion.views import LiveView, ProgressView
 from starquant_fx.errors import InputError, nearest
+from starquant_fx.model_facts import is_shifted, not_a_model
 
 DREAM_OUTPUT_OPTIONS = ("return_dict_in_generate", "output_history")
 
@@ -93,15 +94,17 @@ def generate(
     Raises:
         InputError: An argument is unknown or does not fit; nothing was generated.
     """
-    is_dream = str(getattr(getattr(model, "config", None), "model_type", "")).lower() == "dream"
-    sampler = dream_generate if is_dream else llada_generate
-    published = DREAM_OUTPUT_OPTIONS if is_dream else ()
-    _check_names(sampler, arguments, published)
-    as_dict = bool(arguments.pop("return_dict_in_generate", False))
-    history = bool(arguments.pop("output_history", False))
+    if not callable(model):
+        raise not_a_model(model, "a callable (input_ids, attention_mask=...) that returns logits")
+    own = [*argument_names(model), *(DREAM_OUTPUT_OPTIONS if is_shifted(model) else ())]
+    check_names(arguments, [*own, "return_dict", "progress", "live", "on_step"])
+    _check_types(return_dict, progress, live, on_step)
+    as_dict, history = (
+        checks.flag(name, arguments.pop(name, False)) for name in DREAM_OUTPUT_OPTIONS
+    )
 
     recorder = StepRecorder() if return_dict or (as_dict and history) else None
-    view = _view(model, prompt_ids, attention_mask, progress, live, arguments, is_dream)
+    view = _view(model, prompt_ids, attention_mask, progress, live, arguments)
     callbacks: list[StepCallback] = [c for c in (recorder, view, on_step) if c is not None]
     with evaluating(model), view or contextlib.nullcontext():
 
@@ -109,7 +112,7 @@ def generate(
             for callback in callbacks:
                 callback(step, total, ids, confidence)
 
-        ids: Tensor = sampler(
+        ids: Tensor = _sampler(model)(
             model, prompt_ids, attention_mask, on_step=report if callbacks else None, **arguments
         )
     if recorder is not None:
@@ -117,11 +120,18 @@ def generate(
     return GenerationResult(ids) if as_dict else ids
 
 
-def _check_names(sampler: Callable[..., Any], given: dict[str, Any], more: tuple[str, ...]) -> None:
-    """Raises an InputError for the first argument name that the sampler does not have."""
-    parameters = inspect.signature(sampler).parameters.values()
-    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "on_step"]
-    known += [*more, "return_dict", "progress", "live", "on_step"]
+def _sampler(model: object) -> Callable[..., Tensor]:
+    return dream_generate if is_shifted(model) else llada_generate
+
+
+def argument_names(model: object) -> list[str]:
+    """Names of the arguments that the sampler of a model has of its own."""
+    parameters = inspect.signature(_sampler(model)).parameters.values()
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "on_step"]
+
+
+def check_names(given: Iterable[str], known: Sequence[str]) -> None:
+    """Raises an InputError for the first argument name that is not known; the nearest one is offered."""
     for name in given:
         if name not in known:
             raise InputError(
@@ -133,6 +143,21 @@ def _check_names(sampler: Callable[..., Any], given: dict[str, Any], more: tuple
             )
 
 
+def _check_types(return_dict: Any, progress: Any, live: Any, on_step: Any) -> None:
+    """Raises an InputError for the first of these arguments that is of another kind than it should be."""
+    checks.flag("return_dict", return_dict)
+    if progress is not None:
+        checks.flag("progress", progress)
+    for name, value, fits, expected in (
+        ("live", live, hasattr(live, "decode"), "a tokenizer, or None"),
+        ("on_step", on_step, callable(on_step), "a callable (step, total, ids, confidence)"),
+    ):
+        if value is not None and not fits:
+            raise InputError(
+                f"{name} is not usable", where=name, expected=expected, got=repr(value)
+            )
+
+
 def _view(
     model: Callable[..., Any],
     prompt_ids: Tensor,
@@ -140,12 +165,11 @@ def _view(
     progress: bool | None,
     live: Any,
     arguments: dict[str, Any],
-    is_dream: bool,
 ) -> LiveView | ProgressView | None:
     """The live view, the progress bar, or None, as asked for."""
     if live is None:
         shown = Console(stderr=True).is_terminal if progress is None else progress
         return ProgressView() if shown else None
-    name = "mask_token_id" if is_dream else "mask_id"
+    name = "mask_token_id" if is_shifted(model) else "mask_id"
     mask_id = checks.token_id(model, name, arguments.get(name), "mask_token_id")
     return LiveView(live, prompt_ids, attention_mask, mask_id, bar=progress is not False)

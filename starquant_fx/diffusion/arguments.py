@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import torch
+
 from starquant_fx.errors import InputError, nearest
 from starquant_fx.model_facts import is_shifted, vocabulary_size
 
@@ -53,6 +55,28 @@ def number(
             got=repr(value),
         )
     return float(value)
+
+
+def flag(name: str, value: Any) -> bool:
+    """Returns ``value`` if it is True or False, else raises an InputError."""
+    if not isinstance(value, bool):
+        raise InputError(
+            f"{name} is not usable", where=name, expected="True or False", got=repr(value)
+        )
+    return value
+
+
+def random_source(name: str, value: Any) -> torch.Generator | None:
+    """Returns ``value`` if it is a torch.Generator or None, else raises an InputError."""
+    if not isinstance(value, torch.Generator | None):
+        raise InputError(
+            f"{name} is not usable",
+            where=name,
+            expected="a torch.Generator, or None for torch's global one",
+            got=repr(value),
+            hint="torch.Generator().manual_seed(...)",
+        )
+    return value
 
 
 def choice(name: str, value: Any, known: Iterable[str]) -> str:

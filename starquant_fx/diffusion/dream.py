@@ -104,7 +104,7 @@ def dream_generate(
         top_p=None if top_p is None else arguments.number("top_p", top_p, 0.0, 1.0, open_low=True),
         top_k=None if top_k is None else arguments.integer("top_k", top_k, 1),
         confidence=CONFIDENCE_OF[alg],
-        generator=generator,
+        generator=arguments.random_source("generator", generator),
     )
     mask_id = arguments.token_id(model, "mask_token_id", mask_token_id, "mask_token_id")
     new_tokens = _new_tokens(prompt_ids, max_new_tokens, max_length)

@@ -86,7 +86,10 @@ def llada_generate(
     temperature = arguments.number("temperature", temperature, 0.0)
     cfg_scale = arguments.number("cfg_scale", cfg_scale, 0.0)
     arguments.choice("remasking", remasking, REMASKING)
+    arguments.random_source("generator", generator)
     mask_id = arguments.token_id(model, "mask_id", mask_id, "mask_token_id")
+    logits_eos_inf = arguments.flag("logits_eos_inf", logits_eos_inf)
+    confidence_eos_eot_inf = arguments.flag("confidence_eos_eot_inf", confidence_eos_eot_inf)
     eos: int | None = None
     eot: int | None = None
     if logits_eos_inf or confidence_eos_eot_inf:

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from starquant_fx.cli import main
+
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "goldens" / "llada"
+GENERATE = ("generate", "llada-tiny", "-p", "Once")
 
 
 def run(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -48,20 +51,51 @@ def test_passes_are_listed_with_order_and_promise() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("compile", "lada-tiny"), "did you mean 'llada-tiny'?"),
         (("compile", GOLDEN, "-r", "strar-w4a4"), "did you mean 'star-w4a4'?"),
         (("compile", GOLDEN, "-r", "star-w9a4"), "2..8, or 16"),
         (("compile", GOLDEN, "-r", "rtn-w4a4", "-t", "referense"), "did you mean 'reference'?"),
         (("generate", GOLDEN, "-p", "x"), "tokenizer"),
         (("evaluate", GOLDEN, "--text", "nowhere.txt"), "nowhere.txt"),
+        ((*GENERATE, "--option", "live=1"), "unknown generation argument 'live'"),
+        ((*GENERATE, "--option", "prompt_ids=1"), "unknown generation argument 'prompt_ids'"),
+        ((*GENERATE, "--option", "return_dict=True"), "unknown generation argument 'return_dict'"),
+        ((*GENERATE, "--option", "on_step=1"), "did you mean 'steps'?"),
+        ((*GENERATE, "--option", "generator=1"), "unknown generation argument 'generator'"),
+        ((*GENERATE, "--option", "cfg_scal=1"), "did you mean 'cfg_scale'?"),
+        ((*GENERATE, "--option", "top_p=0.5"), "unknown generation argument 'top_p'"),
+        ((*GENERATE, "--option", "remasking"), "malformed option"),
+        ((*GENERATE, "--option", "remasking=[]"), "unknown remasking []"),
+        ((*GENERATE, "--option", "logits_eos_inf=no"), "expected: True or False"),
+        ((*GENERATE, "--option", "temperature=None"), "temperature is not usable"),
+        ((*GENERATE, "--seed", "99999999999999999999"), "'--seed'"),
+        ((*GENERATE, "--seed", "-1"), "'--seed'"),
+        (("compile", GOLDEN, "--seed", "-1"), "'--seed'"),
+        (("demo", "--seed", "-1"), "'--seed'"),
+        ((*GENERATE, "--length", "0"), "gen_length is not usable"),
+        (("generate", "llada-tiny", "-p", ""), "the prompt is empty"),
+        (("generate", "llada-tiny", "-p", "\udcff"), "the prompt is no text"),
+        ((*GENERATE, "--artifact", "nowhere.safetensors"), "nowhere.safetensors"),
+        ((*GENERATE, "-a", "a.safetensors", "-r", "rtn-w4a4"), "exclude each other"),
     ],
 )
 def test_refusals_exit_with_2_and_no_traceback(
-    arguments: tuple[str | Path, ...], message: str
+    arguments: tuple[str | Path, ...],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    done = run(*arguments)
+    monkeypatch.setattr(sys, "argv", ["starquant-fx", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_refusal_of_the_installed_command_has_no_traceback() -> None:
+    done = run("compile", "lada-tiny")
     assert done.returncode == 2
-    assert message in done.stderr
+    assert done.stderr.startswith("error: there is no model 'lada-tiny'")
+    assert "did you mean 'llada-tiny'?" in done.stderr
     assert "Traceback" not in done.stderr
 
 

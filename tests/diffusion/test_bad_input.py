@@ -26,9 +26,18 @@ BAD_ARGUMENTS: list[tuple[str, dict[str, Any], str]] = [
     ("llada", {"mask_id": True}, "no usable mask_id"),
     ("llada", {"logits_eos_inf": True, "eos_id": -1}, "no usable eos_id"),
     ("llada", {"confidence_eos_eot_inf": True}, "no usable eot_id"),
+    ("llada", {"logits_eos_inf": "no"}, "expected: True or False"),
+    ("llada", {"confidence_eos_eot_inf": 1}, "expected: True or False"),
+    ("llada", {"generator": 1}, "a torch.Generator"),
+    ("llada", {"live": 1}, "live is not usable"),
+    ("llada", {"on_step": "print"}, "on_step is not usable"),
+    ("llada", {"return_dict": "yes"}, "return_dict is not usable"),
+    ("llada", {"progress": 1}, "progress is not usable"),
     ("llada", {"gen_lenght": 8}, "did you mean 'gen_length'"),
     ("llada", {"top_p": 0.9}, "unknown generation argument 'top_p'"),
     ("llada", {"gen_length": 40, "block_length": 40}, "longer than the model's maximum"),
+    ("Dream", {"generator": 1}, "a torch.Generator"),
+    ("Dream", {"output_history": 1}, "expected: True or False"),
     ("Dream", {"alg": "entropie"}, "did you mean 'entropy'"),
     ("Dream", {"alg_temp": -1}, "alg_temp is not usable"),
     ("Dream", {"top_p": 0.0}, "top_p is not usable"),
@@ -51,7 +60,7 @@ def test_bad_arguments_are_refused(
 ) -> None:
     model = Denoiser(kind)
     with pytest.raises(InputError) as caught:
-        generate(model, PROMPT, progress=True, **{**SHORT[kind], **changed})
+        generate(model, PROMPT, **{"progress": True, **SHORT[kind], **changed})
     assert message in str(caught.value)
     assert caught.value.where in {*changed, "prompt_ids", "eot_id"}
     assert caught.value.got
@@ -89,3 +98,17 @@ def test_bad_prompts_are_refused(kind: str, prompt: Any, mask: Any, message: str
         assert message in str(caught.value)
         assert caught.value.where in ("prompt_ids", "attention_mask")
     assert model.calls == []
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("llada-tiny", "model, tokenizer = starquant_fx.from_pretrained('llada-tiny')"),
+        ((Denoiser(), None), "pass the first of the two"),
+        (None, "got: None"),
+    ],
+)
+def test_what_is_no_model_is_refused(model: Any, message: str) -> None:
+    with pytest.raises(InputError, match="no model") as caught:
+        generate(model, PROMPT, **SHORT["llada"])
+    assert message in str(caught.value)
