@@ -35,6 +35,8 @@ STATES = (InsertTokenState(), InsertPartition())
 CLIP = (InsertQuantizers(clip=True), SearchClip())
 HADAMARD = InsertSgat(structure="hadamard")
 CENTER = (InsertCentering(), EstimateMeans())
+STAR_BASIS = InsertSgat(structure="kronecker", size=128, rank=1, gated="o+down")
+STAR_FIT = FitSgat(lr=1e-2)
 TMAS = (0.3, 0.2, 0.2, 0.3)
 
 
@@ -120,14 +122,20 @@ def dllmquant_plus_plus(weight_bits: int, activation_bits: int) -> Recipe:
     return Recipe("dllmquant++", weight_bits, activation_bits, passes, calibration=calibration)
 
 
+def sgat(weight_bits: int, activation_bits: int) -> Recipe:
+    """SGAT alone: star's basis and gates, without centring, clipping and TAC."""
+    passes = pipeline(*STATES, STAR_BASIS, STAR_FIT)
+    return Recipe("sgat", weight_bits, activation_bits, passes)
+
+
 def star(weight_bits: int, activation_bits: int) -> Recipe:
     """SGAT (Kronecker, r > 0), state-conditioned centring, learned clipping and TAC: the best form found so far."""
     passes = pipeline(
         *STATES,
         *CENTER,
-        InsertSgat(structure="kronecker", size=128, rank=1, gated="o+down"),
+        STAR_BASIS,
         InsertQuantizers(clip=True),
-        FitSgat(lr=1e-2),
+        STAR_FIT,
         InsertTac(),
     )
     return Recipe("star", weight_bits, activation_bits, passes)
@@ -155,6 +163,7 @@ METHODS: dict[str, Callable[[int, int], Recipe]] = {
     "freeact": freeact,
     "dllmquant+": dllmquant_plus,
     "dllmquant++": dllmquant_plus_plus,
+    "sgat": sgat,
     "star": star,
     "star-paper": star_paper,
 }

@@ -16,12 +16,14 @@ from starquant_fx.recipe import CalibrationOptions, Recipe
 
 
 def recipes(seed: int, fit: FitSgat | None, calibration: CalibrationOptions | None) -> list[Recipe]:
-    rtn, star = starquant_fx.get_recipe("rtn-w4a4"), starquant_fx.get_recipe("star-w4a4")
-    if fit is not None:
-        star = dataclasses.replace(star.replacing(fit), method="star")
-    if calibration is not None:
-        star = dataclasses.replace(star, calibration=calibration)
-    return [r.seeded(seed) for r in (rtn, star, star.without("insert-tac"))]
+    chosen = [starquant_fx.get_recipe(f"{method}-w4a4") for method in ("rtn", "star", "sgat")]
+    for i, one in enumerate(chosen[1:], 1):
+        if fit is not None:
+            one = dataclasses.replace(one.replacing(fit), method=one.method)
+        if calibration is not None:
+            one = dataclasses.replace(one, calibration=calibration)
+        chosen[i] = one
+    return [one.seeded(seed) for one in chosen]
 
 
 def check(model_name: str, count: int, chosen: list[Recipe], seed: int) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from starquant_fx import get_recipe
 from starquant_fx.errors import RecipeError
 from starquant_fx.pass_base import Pass, parse_pass
+from starquant_fx.pass_manager import check_order
 from starquant_fx.passes import REGISTRY, FitSgat, Fuse, InsertSgat, InsertTokenState
 from starquant_fx.recipe import CalibrationOptions, Recipe
 from starquant_fx.recipes import METHODS, from_dict
@@ -290,3 +291,43 @@ def test_passes_can_be_left_out_replaced_and_seeded() -> None:
     assert seeded.calibration.seed == 7
     assert {p.seed for p in seeded.passes if isinstance(p, (InsertSgat, FitSgat))} == {7}
     assert seeded.seeded(0) == recipe.seeded(0)
+
+
+@pytest.mark.parametrize(
+    ("name", "passes"),
+    [
+        ("quarot+center", ("insert-centering", "insert-sgat", "gptq")),
+        ("dllmquant++", ("insert-sgat", "gptq")),
+        ("dllmquant+", ("insert-scaling", "gptq")),
+        ("dllmquant+++tac", ("insert-sgat", "gptq", "insert-tac")),
+        ("rtn+clip+gptq", ("search-clip", "gptq")),
+        ("smoothquant+lowrank", ("insert-low-rank", "insert-scaling")),
+    ],
+)
+def test_extras_are_added_in_the_order_of_the_pipeline(name: str, passes: tuple[str, ...]) -> None:
+    recipe = get_recipe(f"{name}-w4a4")
+    assert recipe.name == f"{name}-w4a4"
+    check_order(recipe.passes)
+    places = [[p.name for p in recipe.passes].index(one) for one in passes]
+    assert places == sorted(places)
+
+
+def test_an_extra_keeps_the_passes_that_the_method_chose() -> None:
+    star, more = get_recipe("star-w4a4"), get_recipe("star+gptq+tac+center-w4a4")
+    assert set(star.passes) < set(more.passes)
+    assert [p.name for p in set(more.passes) - set(star.passes)] == ["gptq"]
+
+
+def test_an_unknown_extra_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"unknown extra 'centre'") as caught:
+        get_recipe("quarot+centre-w4a4")
+    assert "+center" in str(caught.value)
+    assert "did you mean" in str(caught.value)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("bits", ["w4a4", "w4a8", "w8a8", "w4a16", "w2a16"])
+def test_every_method_exists_at_the_usual_bits(method: str, bits: str) -> None:
+    recipe = get_recipe(f"{method}-{bits}")
+    check_order(recipe.passes)
+    assert from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe

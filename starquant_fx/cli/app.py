@@ -10,6 +10,7 @@ from starquant_fx.cli.evaluate import evaluate_command
 from starquant_fx.cli.generate import generate_command
 from starquant_fx.cli.harness import harness_command
 from starquant_fx.cli.passes import passes_command
+from starquant_fx.cli.recipes import recipes_command
 
 app = typer.Typer(
     name="starquant-fx",
@@ -24,4 +25,5 @@ app.command("generate")(generate_command)
 app.command("evaluate")(evaluate_command)
 app.command("harness")(harness_command)
 app.command("passes")(passes_command)
+app.command("recipes")(recipes_command)
 app.command("demo")(demo_command)

@@ -111,3 +111,13 @@ def test_own_generations_are_drawn_from_the_model() -> None:
     assert torch.equal(texts[0], texts[1])
     assert not torch.equal(texts[0], texts[2])
     assert int(texts[0].max()) < 61
+
+
+@pytest.mark.parametrize("shares", [(0.3, 0.2, 0.2, 0.3), (1.0, 0.0), (0.0, 0.0, 2.0)])
+def test_strata_give_each_bucket_of_mask_ratios_its_share(shares: tuple[float, ...]) -> None:
+    texts = torch.randint(0, 9, (40, 100))
+    ids = rollout(None, texts, 9, steps=0, seed=1, shifted=False, strata=shares)  # type: ignore[arg-type]
+    ratio = (ids == 9).float().mean(1)
+    bucket = (ratio * len(shares) - 1e-3).long().clamp(0, len(shares) - 1)
+    counts = torch.bincount(bucket, minlength=len(shares)) / 40
+    assert counts.tolist() == pytest.approx([s / sum(shares) for s in shares], abs=0.03)

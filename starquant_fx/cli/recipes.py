@@ -1,0 +1,45 @@
+"""``starquant-fx recipes``: the methods, their sources, and what can be added to them."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Annotated
+
+import typer
+
+from starquant_fx.errors import RecipeError, nearest
+
+
+def recipes_command(
+    name: Annotated[
+        str | None, typer.Argument(help="Only this method or recipe, with its passes.")
+    ] = None,
+) -> None:
+    """List the methods; with a name, its source, our reading of it, and its passes.
+
+    A recipe is <method>-w<bits>a<bits>, bits 2..8 or 16, for example quarot-w4a8; quarot+center-w4a4 adds an extra.
+    """
+    from starquant_fx.methods import EXTRAS, METHODS
+    from starquant_fx.recipes import get_recipe
+
+    if name is None:
+        for method, build in METHODS.items():
+            typer.echo(f"{method:<14}{_paragraphs(build)[0]}")
+        typer.echo("\nextras, added to a method's name:")
+        for extra, passes in EXTRAS.items():
+            typer.echo(f"  +{extra:<11}{', '.join(str(p) for p in passes)}")
+        return
+    chosen = get_recipe(name if "-w" in name else f"{name}-w4a4")
+    method = max((m for m in METHODS if chosen.method.startswith(m)), key=len, default=None)
+    if method is None:
+        raise RecipeError(f"unknown method {name!r}", hint=nearest(name, METHODS))
+    typer.echo("\n\n".join(_paragraphs(METHODS[method])))
+    typer.echo(f"\n{chosen.name}:")
+    for one in chosen.passes:
+        typer.echo(f"  {one}")
+
+
+def _paragraphs(build: object) -> list[str]:
+    """The paragraphs of a method's docstring, unwrapped."""
+    text = inspect.getdoc(build) or ""
+    return [" ".join(part.split()) for part in text.split("\n\n")]
