@@ -16,7 +16,7 @@ from torch.export import Dim
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from starquant_fx import operators as _operators  # noqa: F401  (registers the operators)
-from starquant_fx.errors import CaptureError
+from starquant_fx.errors import CaptureError, cause
 from starquant_fx.program import ATTENTION, LINEAR, Program, note
 
 if TYPE_CHECKING:
@@ -129,13 +129,15 @@ def capture(
         raise
     except Exception as error:
         raise CaptureError(
-            f"the model cannot be traced: {type(error).__name__}: {str(error).splitlines()[0]}",
+            "the model cannot be traced",
             where=type(model).__name__,
+            expected="a forward that torch.export can follow from input_ids [B, L] to logits",
+            got=cause(error),
             hint="its forward must be free of data-dependent Python control flow",
         ) from error
     assert isinstance(module, fx.GraphModule)
     program = _to_program(module, tuple(examples), recipe, mask_token_id)
-    _check(program, type(model).__name__)
+    _check(program, model)
     return program
 
 
@@ -194,17 +196,32 @@ def _call_name(linear: fx.Node, used: Counter[str]) -> str:
     return name if used[name] == 1 else f"{name}_call{used[name]}"
 
 
-def _check(program: Program, where: str) -> None:
-    for target, what in ((LINEAR, "linear"), (ATTENTION, "scaled_dot_product_attention")):
-        if not program.nodes(target):
+def _check(program: Program, model: nn.Module) -> None:
+    """Raises a CaptureError if the graph has nothing to quantize or no attention."""
+    calls = [n.target for n in program.graph.nodes if n.op == "call_function"]
+    for target, what, hint in (
+        (LINEAR, "linear", "compute projections by nn.Linear or torch.nn.functional.linear"),
+        (ATTENTION, "scaled_dot_product_attention", _attention_hint(model)),
+    ):
+        if target not in calls:
+            most = [str(call) for call, _ in Counter(calls).most_common(5)]
             raise CaptureError(
                 f"the graph has no {what}",
-                where=where,
-                expected="a transformer whose attention is torch's scaled_dot_product_attention",
-                hint="for a transformers model set attn_implementation='sdpa'"
-                if "attention" in what
-                else None,
+                where=type(model).__name__,
+                expected="a transformer of linears and torch's scaled_dot_product_attention",
+                got=f"{len(calls)} calls, most often of {', '.join(most) or 'nothing'}",
+                hint=hint,
             )
+
+
+def _attention_hint(model: nn.Module) -> str:
+    """What makes a model compute attention by the operator that the passes know."""
+    offered = getattr(model, "_supports_sdpa", None)  # what transformers says of its classes
+    if offered is None:
+        return "compute attention by torch.nn.functional.scaled_dot_product_attention"
+    if offered:
+        return "load it with attn_implementation='sdpa'"
+    return f"transformers has no SDPA attention for {type(model).__name__}: use another model"
 
 
 def skeleton(model: nn.Module) -> nn.Module:

@@ -115,6 +115,10 @@ class Denoiser(nn.Module):
 
     def forward(self, input_ids: Tensor) -> Any:
         x = self.embed(input_ids)
+        if self.fault == "not implemented":
+            raise NotImplementedError
+        if self.fault == "assertion":
+            raise AssertionError
         if self.fault == "no linear":
             return F.scaled_dot_product_attention(x, x, x)
         x = self.first(x)
@@ -136,13 +140,33 @@ class Denoiser(nn.Module):
         ("eager", "the graph has no scaled_dot_product_attention"),
         ("no logits", "the model returns no logits"),
         ("data", "the model cannot be traced"),
+        ("not implemented", "the model cannot be traced"),
+        ("assertion", "the model cannot be traced"),
     ],
 )
 def test_models_that_cannot_be_compiled_are_refused(fault: str, message: str) -> None:
     with pytest.raises(CaptureError, match=message) as caught:
         capture(Denoiser(fault).eval(), RTN, mask_token_id=8)
-    assert caught.value.where == "Denoiser"
-    assert ("sdpa" in str(caught.value)) == ("attention" in message)
+    error = caught.value
+    assert error.where == "Denoiser"
+    assert error.expected
+    assert error.got
+    hint = "torch.nn.functional.scaled_dot_product_attention" if "attention" in message else ""
+    assert hint in str(error.hint)
+
+
+@pytest.mark.parametrize(
+    ("offered", "hint"), [(True, "attn_implementation='sdpa'"), (False, "use another model")]
+)
+def test_sdpa_is_hinted_at_only_where_a_model_offers_it(offered: bool, hint: str) -> None:
+    class Marked(Denoiser):
+        _supports_sdpa = offered  # as transformers marks its classes
+
+    eager = Marked("eager").eval()
+    with pytest.raises(CaptureError, match="no scaled_dot_product_attention") as caught:
+        capture(eager, RTN, mask_token_id=8)
+    assert hint in str(caught.value.hint)
+    assert ("attn_implementation" in str(caught.value)) == offered
 
 
 def test_a_model_of_linears_alone_is_refused() -> None:

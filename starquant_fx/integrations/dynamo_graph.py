@@ -20,7 +20,7 @@ from starquant_fx.integrations.parameter_watch import named_tensors
 SIZES = (TensorProperty.SIZE, TensorProperty.STRIDE)
 WHOLE = (
     "compile the whole model: torch.compile(model, backend='starquant', fullgraph=True) names the line that breaks its "
-    "graph; for a transformers model set attn_implementation='sdpa'"
+    "graph; a transformers model needs attn_implementation='sdpa'"
 )
 
 

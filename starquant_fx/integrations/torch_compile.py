@@ -187,7 +187,9 @@ def _capture(traced: DynamoGraph) -> Program:
         )
     except CaptureError as error:
         name = type(traced.model).__name__
-        raise CaptureError(error.what, where=name, expected=error.expected, hint=WHOLE) from error
+        raise CaptureError(
+            error.what, where=name, expected=error.expected, got=error.got, hint=WHOLE
+        ) from error
 
 
 def _check_whole(program: Program, compiled: Program) -> None:

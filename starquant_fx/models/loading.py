@@ -35,7 +35,7 @@ def from_pretrained(
 
     LLaDA (LLaDA-8B, LLaDA-1.5) and Dream (Dream-v0, Dream-Coder, DiffuCoder) have implementations of their own and
     accept the published folders; LLaDA also under Llama's tensor names. Any other model must be one that transformers
-    knows as ``...ForMaskedLM``. Only safetensors are read, and no code from a repository is run.
+    knows as ``...ForMaskedLM`` with SDPA attention. Only safetensors are read, and no code from a repository is run.
 
     On the CPU, weights that need no conversion stay mapped to their files: do not overwrite these in place while the
     model is in use (replacing them is harmless).

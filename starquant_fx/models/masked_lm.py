@@ -27,13 +27,15 @@ def masked_lm_class(folder: Path, published: dict[str, Any]) -> tuple[Any, Any]:
         The configuration and the model class.
 
     Raises:
-        ConfigError: The model is no masked language model known to transformers, or its keys do not fit.
+        ConfigError: The model is no masked language model known to transformers, has no SDPA attention there, or its
+            keys do not fit.
     """
     model_type, where = published["model_type"], str(folder / CONFIG_FILE)
     if model_type in CONFIG_MAPPING:
         config_class: Any = CONFIG_MAPPING[model_type]
         model_class: Any = MODEL_FOR_MASKED_LM_MAPPING.get(config_class, None)
         if model_class is not None and model_class.__name__ in published["architectures"]:
+            _require_sdpa(model_class, where)
             try:
                 return config_class.from_dict(published), model_class
             # Each configuration class checks its keys in its own way.
@@ -55,6 +57,18 @@ def masked_lm_class(folder: Path, published: dict[str, Any]) -> tuple[Any, Any]:
         if offer
         else "use a LLaDA, Dream, DiffuCoder, BERT, ModernBERT, ... checkpoint",
     )
+
+
+def _require_sdpa(model_class: Any, where: str) -> None:
+    """Raises a ConfigError for a model whose attention is not the one operator that a capture keeps whole."""
+    if not model_class._supports_sdpa:
+        raise ConfigError(
+            f"transformers has no SDPA attention for {model_class.__name__}",
+            where=where,
+            expected="a masked language model with scaled_dot_product_attention, such as BERT, RoBERTa or ModernBERT",
+            got=model_class.__name__,
+            hint="use a model of another family",
+        )
 
 
 def load_masked_lm(

@@ -47,6 +47,11 @@ BAD_CONFIGS: list[tuple[str, dict[str, Any], str]] = [
     ("bert", {"model_type": "llama"}, "expected: llada, Dream, or a masked language model"),
     ("bert", {"architectures": ["BertModel"]}, "architectures ['BertModel']"),
     ("bert", {"architectures": None}, "architectures []"),
+    (
+        "bert",
+        {"model_type": "mpnet", "architectures": ["MPNetForMaskedLM"]},
+        "transformers has no SDPA attention for MPNetForMaskedLM",
+    ),
     ("bert", {"hidden_size": "wide"}, "refuses the configuration of 'bert'"),
     ("bert", {"num_attention_heads": 5}, "cannot be built from the configuration"),
     ("bert", {"mask_token_id": 48}, "the mask token is outside of the embedding"),
