@@ -87,7 +87,8 @@ def _fuse_transform(program: Program, site: Site) -> list[fx.Node] | None:
     found: dict[str, fx.Node] = {}
     for part in ("gate", "rotate", "center", "tac"):
         assert isinstance(x, fx.Node)
-        if facts(x).get("part") == part and len(x.users) == 1:
+        apart = x.target == op("compensate_by_state")  # has no place in the fused operator
+        if facts(x).get("part") == part and len(x.users) == 1 and not apart:
             found[part] = x
             x = x.args[0]
     if not found:

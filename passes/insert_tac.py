@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import fx
@@ -15,6 +16,13 @@ from starquant_fx.operators import op
 from starquant_fx.pass_base import Pass, Preserves
 from starquant_fx.program import Program, Site, facts, note
 
+GROUPS: dict[str, Callable[[int], int]] = {
+    "all": lambda state: 0,
+    "state": lambda state: state % 2,
+    "ratio": lambda state: state // 2,
+    "both": lambda state: state,
+}
+"""Which map a token state takes, by the name of the grouping."""
 AFTER_TAC = ("center", "split", "scale", "turn", "rotate", "quantize", "linear")
 """Parts of a site of which the first in the graph reads what TAC corrects."""
 
@@ -35,6 +43,9 @@ class InsertTac(Pass):
         estimator: covariance (the paper's) or ridge.
         reference: transformed (the paper's) or original.
         samples: Calibration sequences used at most (the paper: 64).
+        per: all (the paper's): one map for all steps; state, ratio or both: one for each token state, for each
+            mask-ratio bucket, or for each of both together.
+        tune: Choose damping, smooth and shrink of every site by the error on held-out sequences.
     """
 
     name: ClassVar[str] = "insert-tac"
@@ -49,11 +60,14 @@ class InsertTac(Pass):
     estimator: str = "covariance"
     reference: str = "transformed"
     samples: int = 64
+    per: str = "all"
+    tune: bool = False
 
     def check_options(self) -> None:
         """Estimator and reference exist, and the numbers are in range."""
         self.expect_one_of("estimator", ESTIMATORS)
         self.expect_one_of("reference", REFERENCES)
+        self.expect_one_of("per", GROUPS)
         self.expect_range("block", 1)
         self.expect_range("samples", 1)
         for option, high in (("damping", None), ("eps", None), ("smooth", 1), ("shrink", 1)):
@@ -69,6 +83,13 @@ class InsertTac(Pass):
             expected="role o",
             got="none",
         )
+        self.expect(
+            self.per == "all" or bool(program.nodes(op("partition"))),
+            "maps by token state need the states of a site's tokens",
+            where="per",
+            expected="the pass insert-partition before this one, or per=all",
+            got=self.per,
+        )
         self.expect_calibration(program)
 
     def run(self, program: Program) -> Program:
@@ -79,17 +100,19 @@ class InsertTac(Pass):
         if not program.weightless:
             program.module.recompile()
             options = TacOptions(self.damping, self.eps, self.smooth, self.shrink, self.estimator)
-            estimate_corrections(program, sites, options, self.reference, self.samples)
+            estimate_corrections(program, sites, options, self.reference, self.samples, self.tune)
         return program
 
     def _insert(self, program: Program, site: Site) -> None:
         graph = program.graph
         g = largest_divisor(site.features, self.block)
         blocks = site.features // g
+        index = [GROUPS[self.per](state) for state in range(program.states)]
+        maps = [] if self.per == "all" else [max(index) + 1]
         matrix = program.constant(
-            f"{site.name}.tac_matrix", lambda: torch.eye(g).repeat(blocks, 1, 1)
+            f"{site.name}.tac_matrix", lambda: torch.eye(g).repeat(*maps, blocks, 1, 1)
         )
-        bias = program.constant(f"{site.name}.tac_bias", lambda: torch.zeros(site.features))
+        bias = program.constant(f"{site.name}.tac_bias", lambda: torch.zeros(*maps, site.features))
         first = next(
             n
             for n in graph.nodes
@@ -97,8 +120,13 @@ class InsertTac(Pass):
         )
         source = first.args[0]
         assert isinstance(source, fx.Node)
+        target: Any = op("compensate")
+        arguments: tuple[Any, ...] = (source, matrix, bias)
+        if maps:
+            label = program.site_node(site, "states")
+            target, arguments = op("compensate_by_state"), (source, label, index, matrix, bias)
         with graph.inserting_before(first):
-            corrected = graph.call_function(op("compensate"), (source, matrix, bias))
+            corrected = graph.call_function(target, arguments)
         source.replace_all_uses_with(
             corrected,
             delete_user_cb=lambda user: (

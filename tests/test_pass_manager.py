@@ -81,6 +81,7 @@ def test_a_pass_comes_only_once() -> None:
         ("insert-tac{estimator=foo}", "estimator"),
         ("insert-tac{reference=foo}", "reference"),
         ("insert-tac{shrink=2.0}", "shrink"),
+        ("insert-tac{per=step}", "per"),
         ("estimate-means{prior=-16.0}", "prior"),
         ("insert-token-state{edges=(0.5,0.2)}", "edges"),
         ("fuse{form=x}", "form"),

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import torch
 from torch import Tensor
 
 from starquant_fx.errors import RecipeError
+from starquant_fx.kernels.reference import compensate
 
 ESTIMATORS = ("covariance", "ridge")
+DAMPINGS = (0.001, 0.01, 0.1, 1.0)
+SMOOTHS = (0.0, 0.1, 0.5)
+SHRINKS = (0.0, 0.2, 0.5, 0.8, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +84,37 @@ def estimate(
     matrix = (1 - options.shrink) * (u * singular.unsqueeze(-2)) @ vt + options.shrink * identity
     bias = mean_f.squeeze(1) - torch.einsum("bij,bj->bi", matrix, mean_q.squeeze(1))
     return matrix.float(), bias.flatten().float()
+
+
+def choose(
+    full: Tensor, quantized: Tensor, sequence: Tensor, block: int, options: TacOptions
+) -> TacOptions:
+    """Chooses damping, smoothing and shrinkage by the reconstruction error on held-out sequences.
+
+    Estimated from every other sequence, measured on the rest; one choice for all blocks of a layer.
+
+    Args:
+        full: [N, d] reference activations, without padding tokens.
+        quantized: [N, d], paired with ``full``.
+        sequence: [N] which sequence each token belongs to.
+        block: g, divides d.
+        options: Estimator and eps; the rest is chosen, and kept if there are fewer than two sequences.
+
+    Returns:
+        The options with the least error.
+    """
+    held = sequence % 2 == 1
+    if bool(held.all()) or not bool(held.any()):
+        return options
+    x, target = quantized[held], full[held]
+    best, chosen = torch.inf, options
+    for damping, smooth, shrink in itertools.product(DAMPINGS, SMOOTHS, SHRINKS):
+        tried = dataclasses.replace(options, damping=damping, smooth=smooth, shrink=shrink)
+        matrix, bias = estimate(full[~held], quantized[~held], block, tried)
+        error = float((compensate(x, matrix, bias) - target).pow(2).sum())
+        if error < best:
+            best, chosen = error, tried
+    return chosen
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:

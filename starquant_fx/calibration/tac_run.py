@@ -8,16 +8,24 @@ import torch
 from torch import Tensor, fx
 
 from starquant_fx.calibration.activations import FULL_PRECISION_STAGE, Recorder
-from starquant_fx.calibration.tac import TacOptions, estimate
+from starquant_fx.calibration.tac import TacOptions, choose, estimate
+from starquant_fx.operators import op
 from starquant_fx.program import Program, Site, facts
 
 TRANSFORMED_STAGE = "insert-quantizers"
 """Stage whose graph, with its quantizers off, is the paper's full-precision reference."""
+FEWEST = 16
+"""Times the block size: a group of states with fewer tokens takes the map of all."""
 REFERENCES = {"transformed": TRANSFORMED_STAGE, "original": FULL_PRECISION_STAGE}
 
 
 def estimate_corrections(
-    program: Program, sites: list[Site], options: TacOptions, reference_name: str, samples: int
+    program: Program,
+    sites: list[Site],
+    options: TacOptions,
+    reference_name: str,
+    samples: int,
+    tune: bool = False,
 ) -> None:
     """Sets matrix and bias of every ``compensate`` node, in graph order.
 
@@ -29,6 +37,7 @@ def estimate_corrections(
         options: Constants of the estimate.
         reference_name: Which reference to match, a key of ``REFERENCES``.
         samples: Sequences used at most.
+        tune: Choose damping, smoothing and shrinkage of each site on held-out sequences.
     """
     data = program.calibration
     assert data is not None
@@ -39,7 +48,7 @@ def estimate_corrections(
         for name, stage in REFERENCES.items()
     }
     with torch.no_grad():
-        _Estimator(program, sites, options, reference_name, full).run(*inputs)
+        _Estimator(program, sites, options, reference_name, full, ids.shape[1], tune).run(*inputs)
 
 
 def _attention_outputs(
@@ -69,6 +78,8 @@ class _Estimator(Recorder):
         options: TacOptions,
         reference_name: str,
         full: dict[str, dict[str, Tensor]],
+        length: int,
+        tune: bool,
     ) -> None:
         self._sites = {program.site_node(site, "tac"): site for site in sites}
         super().__init__(program.module, self._sites, self._measure)
@@ -76,6 +87,8 @@ class _Estimator(Recorder):
         self._options = options
         self._reference_name = reference_name
         self._full = full
+        self._length = length
+        self._tune = tune
 
     def run_node(self, n: fx.Node) -> Any:
         if n in self._sites:
@@ -89,15 +102,43 @@ class _Estimator(Recorder):
         return rows[self.env[order[0]]] if order else rows
 
     def _set(self, n: fx.Node, site: Site) -> None:
-        source, matrix_node, bias_node = n.args
+        """Estimates matrix and bias of a node, one map for each group of states if it has several."""
+        source, (matrix_node, bias_node) = n.args[0], n.args[-2:]
         assert isinstance(matrix_node, fx.Node)
         assert isinstance(bias_node, fx.Node)
         quantized = self.env[source].flatten(0, -2)  # type: ignore[index]
+        full = self._pair(site, self._reference_name)
         block = self._program.tensor(matrix_node).shape[-1]
-        values = estimate(self._pair(site, self._reference_name), quantized, block, self._options)
-        for node, value in zip((matrix_node, bias_node), values, strict=True):
+        options = self._options
+        if self._tune:
+            options = choose(full, quantized, self._sequences(site), block, options)
+            chosen = {
+                "damping": options.damping,
+                "smooth": options.smooth,
+                "shrink": options.shrink,
+            }
+            self._program.findings.setdefault(site.name, {})["tac_chosen"] = chosen
+        matrix, bias = estimate(full, quantized, block, options)
+        if n.target == op("compensate_by_state"):
+            index = torch.tensor(n.args[2])
+            group = index[self.env[n.args[1]].flatten()]  # type: ignore[index]
+            maps = [(matrix, bias)] * (int(index.max()) + 1)
+            for i in range(len(maps)):
+                rows = group == i
+                if int(rows.sum()) >= FEWEST * block:
+                    maps[i] = estimate(full[rows], quantized[rows], block, options)
+            matrix, bias = (torch.stack(parts) for parts in zip(*maps, strict=True))
+        for node, value in ((matrix_node, matrix), (bias_node, bias)):
             self._program.set_tensor(str(node.target), value)
             self.env[node] = value
+
+    def _sequences(self, site: Site) -> Tensor:
+        """Which sequence each token of the site's input belongs to."""
+        order = self._program.site_nodes(site, "order")
+        index = (
+            self.env[order[0]] if order else torch.arange(len(self._full["original"][site.name]))
+        )
+        return index // self._length
 
     def _measure(self, n: fx.Node, corrected: Tensor) -> None:
         site = self._sites[n]

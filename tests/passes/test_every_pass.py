@@ -44,7 +44,7 @@ PIPELINES = {
         quick("star-w8a4"),
         InsertTokenState(edges=(0.4, 0.7)),
         InsertSgat(structure="dense", rank=3, start="gaussian"),
-        InsertTac(estimator="ridge", reference="original"),
+        InsertTac(estimator="ridge", reference="original", per="both", tune=True),
         Fuse(form="partition"),
     ),
     "scaled": get_recipe("smoothquant+center-w4a8"),

@@ -11,7 +11,7 @@ from starquant_fx.calibration.tac import TacOptions, estimate
 from starquant_fx.calibration.tac_run import TRANSFORMED_STAGE
 from starquant_fx.errors import PassError
 from starquant_fx.operators import op
-from starquant_fx.passes import InsertTac
+from starquant_fx.passes import InsertTac, InsertTokenState
 from starquant_fx.program import Program, facts
 from starquant_fx.recipes import get_recipe
 from tests.small_programs import continued, rewritten, until, values
@@ -124,3 +124,46 @@ def test_an_unknown_reference_and_missing_data_are_refused() -> None:
         continued(program, InsertTac(reference="teacher"))
     with pytest.raises(PassError, match="insert-tac: there is nothing to calibrate with"):
         continued(program, InsertTac())
+
+
+@pytest.mark.parametrize(
+    ("per", "index"), [("state", [0, 1, 0, 1]), ("ratio", [0, 0, 1, 1]), ("both", [0, 1, 2, 3])]
+)
+def test_groups_of_states_get_maps_of_their_own(per: str, index: list[int]) -> None:
+    passes = tuple(
+        InsertTokenState(edges=(0.5,)) if p.name == "insert-token-state" else p for p in BEFORE
+    )
+    after = continued(rewritten("odd", passes), InsertTac(per=per, block=4))
+    site = next(s for s in after.quantized_sites() if "o" in s.roles)
+    tac = after.site_node(site, "tac")
+    assert tac.target == op("compensate_by_state")
+    assert tac.args[2] == index
+    matrix, bias = (after.tensor(n) for n in tac.args[3:])  # type: ignore[arg-type]
+    assert matrix.shape == (max(index) + 1, 9, 4, 4)
+    assert bias.shape == (max(index) + 1, 36)
+    full = source(after, TRANSFORMED_STAGE, site.name, off=True)
+    nodes = [after.site_node(site, "order"), after.site_node(site, "states"), tac.args[0]]
+    assert after.calibration is not None
+    order, states, quantized = values(after.module, nodes, after.calibration.batches[0])  # type: ignore[arg-type]
+    group = torch.tensor(index)[states]
+    for i in set(index):
+        rows = group == i
+        if int(rows.sum()) >= 16 * 4:
+            expected = estimate(full[order][rows], quantized[rows], 4, TacOptions())
+        else:
+            expected = estimate(full[order], quantized, 4, TacOptions())
+        torch.testing.assert_close(matrix[i], expected[0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(bias[i], expected[1], atol=1e-4, rtol=1e-4)
+
+
+def test_maps_by_state_need_a_partition() -> None:
+    program = rewritten("odd", until("fold-sgat", "rtn-w4a4"), "rtn-w4a4")
+    with pytest.raises(PassError, match="maps by token state"):
+        continued(program, InsertTac(per="state"))
+
+
+def test_chosen_constants_are_reported() -> None:
+    after = continued(rewritten("bert", BEFORE), InsertTac(tune=True))
+    for site in after.quantized_sites():
+        if "o" in site.roles:
+            assert set(after.findings[site.name]["tac_chosen"]) == {"damping", "smooth", "shrink"}
