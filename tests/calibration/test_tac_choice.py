@@ -16,21 +16,13 @@ def held_out(noise: float) -> tuple[Tensor, Tensor, Tensor]:
     return full, quantized, torch.arange(200) // 25
 
 
-def test_held_out_choice_corrects_what_can_be_corrected_and_little_else() -> None:
-    options = TacOptions(estimator="ridge")
-    clear = choose(*held_out(0.01), 8, options)
-    assert clear.shrink == 0.0  # all singular values are one, so smoothing them changes nothing
-    generator = torch.Generator().manual_seed(1)
-    full = torch.randn(60, 8, generator=generator)
-    # Nothing but noise, from few tokens: the identity, up to its bias, is best.
-    vague = choose(
-        full,
-        full + 0.3 * torch.randn(60, 8, generator=generator),
-        torch.arange(60) // 6,
-        8,
-        TacOptions(estimator="covariance"),
-    )
-    assert vague.shrink >= 0.5
+def test_what_can_be_undone_is_not_shrunk_towards_the_identity() -> None:
+    full, quantized, sequence = held_out(0.01)
+    chosen = choose(full, quantized, sequence, 8, TacOptions(estimator="ridge"))
+    assert chosen.shrink == 0.0
+    kept = choose(full, full, sequence, 8, TacOptions(damping=0.5))
+    matrix, bias = estimate(full, full, 8, kept)
+    torch.testing.assert_close(compensate(full, matrix, bias), full, atol=0.01, rtol=0)
 
 
 def test_the_choice_has_the_least_error_on_the_held_out_sequences() -> None:
