@@ -1,0 +1,1 @@
+"""The accuracy benchmark: what is compared, the runs, and the tables."""

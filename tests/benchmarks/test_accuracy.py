@@ -1,0 +1,130 @@
+"""The accuracy benchmark: its models, its recipes, its arithmetic, and that it goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import accuracy
+import pytest
+import torch
+
+from accuracy_suite import runs
+from accuracy_suite.hardened import harden
+from accuracy_suite.runs import Job, Setting, run_all
+from accuracy_suite.tables import summary, table
+from accuracy_suite.variants import QUICK, TABLES
+from starquant_fx.pass_manager import check_order
+from starquant_fx.recipes import from_dict, get_recipe
+from tests.small_models import masked_ids, model
+from tests.small_programs import logits, relative
+
+
+def figures(nelbo: list[float], full: list[float], **more: Any) -> dict[str, Any]:
+    rest = {"top1": [0.5, 0.75], "kl": [0.1, 0.2], "compile_seconds": 3.0, "weights_mb": 1.5}
+    return {"nelbo": nelbo, "nelbo_full": full, **rest, **more}
+
+
+@pytest.mark.parametrize("kind", ["llada", "dream"])
+def test_hardening_keeps_the_function_and_makes_outliers(kind: str) -> None:
+    plain, ids = model(kind), masked_ids(kind, (2, 9), 0.5)
+    hard = harden(plain)
+    assert relative(logits(hard, ids), logits(plain, ids)) < 1e-4
+    loud, quiet = (
+        [
+            float(p.detach().abs().max() / p.detach().abs().mean())
+            for n, p in m.named_parameters()
+            if "up_proj" in n
+        ]
+        for m in (hard, plain)
+    )
+    assert len(loud) > 1
+    assert all(a > 3 * b for a, b in zip(loud, quiet, strict=True))
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_row_is_a_recipe_of_its_own_that_can_run(name: str) -> None:
+    variants = TABLES[name]()
+    assert len({v.label for v in variants}) == len(variants) > 1
+    texts = {json.dumps(v.recipe.to_dict(), sort_keys=True) for v in variants}
+    assert len(texts) == len(variants)
+    for variant in variants:
+        check_order(variant.recipe.passes)
+        assert from_dict(json.loads(json.dumps(variant.recipe.to_dict()))) == variant.recipe
+
+
+def test_the_quick_recipes_are_what_their_keys_say() -> None:
+    built = {key: make() for key, make in QUICK.items()}
+    assert built["gap_star"] == get_recipe("star-w4a4")
+    assert "insert-tac" not in [p.name for p in built["gap_star_no_tac"].passes]
+    (sgat,) = (p for p in built["gap_star_no_gates"].passes if p.name == "insert-sgat")
+    assert sgat.rank == 0  # type: ignore[attr-defined]
+
+
+def test_the_summary_by_hand() -> None:
+    rows = {
+        "gap_rtn": [figures([5.0, 6.0], [4.0, 5.0]), figures([4.5, 5.5], [4.0, 5.0])],
+        "w8a8_gap_percent": [figures([4.1, 5.0], [4.0, 5.0])],
+    }
+    assert summary(rows) == {
+        "gap_rtn": pytest.approx(0.75),
+        "w8a8_gap_percent": pytest.approx(100 * 0.05 / 4.5),
+    }
+
+
+def test_a_table_has_mean_spread_and_interval() -> None:
+    text = table("t", [("rtn", [figures([5.0, 6.0], [4.0, 5.0]), figures([5.2, 6.2], [4.0, 5.0])])])
+    (line,) = (row for row in text.splitlines() if row.startswith("| rtn"))
+    assert "+1.1000 | 0.1414 | [+1.1000, +1.1000]" in line
+    assert "50.0 / 75.0" in line
+
+
+def test_what_was_measured_is_not_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [Job("m", get_recipe("rtn-w4a4").seeded(s), s, Setting()) for s in (0, 1)]
+    cache = tmp_path / "cache.jsonl"
+    rows = [{"key": job.key("code"), "figures": {"seed": job.seed}} for job in jobs]
+    cache.write_text("\n".join(map(json.dumps, rows)) + '\n{"key": "cut')
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(runs.ProcessPoolExecutor, "submit", refuse)
+    found = {job.seed: figures for job, figures in run_all(jobs, cache, "code", 1)}
+    assert found == {0: {"seed": 0}, 1: {"seed": 1}}
+    with pytest.raises(AssertionError, match="measured again"):
+        list(run_all(jobs, cache, "other code", 1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tables", "mian"], "did you mean 'main'"),
+        (["--json", "x.json"], "add --quick"),
+        (["--quick", "--json", "no/such/x.json"], "cannot be written here"),
+        (["--models", "lada-tiny"], "lada-tiny"),
+        (["--segments", "0"], "--segments"),
+        (["--seeds", "0"], "--seeds"),
+    ],
+)
+def test_bad_arguments_are_refused(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert accuracy.main([*arguments, "--cache", str(tmp_path / "c.jsonl")]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.json"))
+
+
+@pytest.mark.slow
+def test_one_run_end_to_end(tmp_path: Path) -> None:
+    job = Job("dream-tiny", get_recipe("rtn-w4a4"), 0, Setting("validation", 4, 64, 1))
+    ((_, measured),) = run_all([job], tmp_path / "c.jsonl", "code", 1)
+    assert torch.tensor(measured["nelbo"]).mean() > torch.tensor(measured["nelbo_full"]).mean()
+    assert len(measured["nelbo"]) == 4
