@@ -15,6 +15,7 @@ ENTRY_POINTS = {
     "starquant_fx.cli",
     "starquant_fx.compiled",
     "starquant_fx.integrations",
+    "starquant_fx.methods",
     "starquant_fx.recipes",
 }
 # Layer -> layers it may import. CONTRIBUTING.md shows the same table.
