@@ -27,13 +27,13 @@ def choose_target(name: str) -> str:
     """
     if name == AUTO:
         return "reference"
-    if name not in TARGETS:
+    if not isinstance(name, str) or name not in TARGETS:
         raise LoweringError(
             f"unknown target {name!r}",
             where="target",
             expected=", ".join((AUTO, *TARGETS)),
-            got=name,
-            hint=nearest(name, TARGETS),
+            got=repr(name),
+            hint=nearest(str(name), TARGETS) or f"{AUTO!r} takes the fastest one",
         )
     return name
 

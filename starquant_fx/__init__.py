@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from starquant_fx.api import compile
+    from starquant_fx.artifact import load_artifact, save_artifact
     from starquant_fx.compiled import CompiledModel
     from starquant_fx.diffusion import generate
     from starquant_fx.errors import StarQuantError
@@ -25,6 +26,8 @@ __all__ = [
     "from_pretrained",
     "generate",
     "get_recipe",
+    "load_artifact",
+    "save_artifact",
 ]
 _HOMES = {
     "CompiledModel": "compiled",
@@ -35,6 +38,8 @@ _HOMES = {
     "from_pretrained": "models.loading",
     "generate": "diffusion",
     "get_recipe": "recipes",
+    "load_artifact": "artifact",
+    "save_artifact": "artifact",
 }
 
 

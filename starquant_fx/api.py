@@ -13,9 +13,9 @@ from starquant_fx.calibration.prepare import Calibration, prepare
 from starquant_fx.capture import capture, skeleton
 from starquant_fx.compiled import CompiledModel, spare_tensors
 from starquant_fx.diffusion.stepping import evaluating
-from starquant_fx.errors import CaptureError, LoweringError
+from starquant_fx.errors import CaptureError, InputError, LoweringError, cause
 from starquant_fx.lowering import choose_target
-from starquant_fx.model_facts import check_mask_token, mask_token_of, model_device
+from starquant_fx.model_facts import check_mask_token, check_module, mask_token_of, model_device
 from starquant_fx.pass_manager import Observer, check_order, run_passes
 from starquant_fx.program import CONSTANTS
 from starquant_fx.recipe import Recipe
@@ -58,13 +58,16 @@ def compile(
         RecipeError: Unknown recipe, bits or options.
         CaptureError: The model cannot be traced, or nothing says which tokens are masked.
         CalibrationError: The calibration data is unusable.
-        InputError: Weights are not finite, or token ids are out of range.
+        InputError: An argument is of a wrong kind, weights are not finite, or token ids are out of range.
         LoweringError: Unknown target, or a device other than the CPU.
     """
     chosen = get_recipe(recipe)
     resolved = choose_target(target)
+    _check_arguments(model, tokenizer, token_state_input, observe)
     model = _on_cpu(model, device)
-    mask_id = mask_token_of(model, tokenizer) if mask_token_id is None else mask_token_id
+    mask_id = check_mask_token(mask_token_id, model)
+    if mask_id is None:
+        mask_id = check_mask_token(mask_token_of(model, tokenizer), model)
     if token_state_input:
         mask_id = None
     elif mask_id is None:
@@ -73,8 +76,8 @@ def compile(
             where=type(model).__name__,
             expected="config.mask_token_id, a tokenizer's mask token, mask_token_id=... or token_state_input=True",
             got="none of them",
+            hint="for a model that was trained with a mask token, look its id up in its tokenizer",
         )
-    check_mask_token(mask_id, model)
     check_order(chosen.passes)
     check_parameters(model)
     with evaluating(model):
@@ -89,16 +92,59 @@ def compile(
     return CompiledModel(twin, program, report, spare_tensors(model, program), model)
 
 
+def _check_arguments(model: Any, tokenizer: Any, token_state_input: Any, observe: Any) -> None:
+    """Raises an InputError for the first argument of a kind that would fail somewhere deep inside."""
+    if isinstance(check_module(model), CompiledModel):
+        raise InputError(
+            "the model is compiled already",
+            where="model",
+            expected="the full-precision model",
+            got=f"one that was compiled with {model.recipe.name}",
+            hint="compile the model that from_pretrained returned",
+        )
+    for name, fits, expected, got in (
+        (
+            "tokenizer",
+            tokenizer is None or (callable(tokenizer) and hasattr(tokenizer, "eos_token_id")),
+            "a transformers tokenizer, or None",
+            tokenizer,
+        ),
+        (
+            "token_state_input",
+            isinstance(token_state_input, bool),
+            "True or False",
+            token_state_input,
+        ),
+        (
+            "observe",
+            observe is None or callable(observe),
+            "a callable (text, program), or None",
+            observe,
+        ),
+    ):
+        if not fits:
+            raise InputError(f"{name} is not usable", where=name, expected=expected, got=repr(got))
+
+
 def _on_cpu(model: nn.Module, device: str | torch.device | None) -> nn.Module:
     """Returns the model, or a copy of it, on the CPU; refuses other devices."""
     own = model_device(model, torch.device("cpu"))
-    wanted = own if device is None else torch.device(device)
+    try:
+        wanted = own if device is None else torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise LoweringError(
+            "the device does not exist",
+            where="device",
+            expected="'cpu'",
+            got=f"{device!r}; {cause(error)}",
+            hint="leave the argument out",
+        ) from error
     if wanted.type != "cpu":
         raise LoweringError(
             "this version compiles and runs on the CPU only",
             where="device",
-            expected="cpu",
-            got=str(wanted),
+            expected="'cpu'",
+            got=repr(str(wanted)),
             hint="compile(..., device='cpu') copies a model from another device",
         )
     return model if own.type == "cpu" else copy.deepcopy(model).to(wanted)

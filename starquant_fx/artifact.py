@@ -7,25 +7,30 @@ model. The tensors that no pass changed (embeddings, norms) stay with the model.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from starquant_fx.arguments import check_parameters
+from starquant_fx.artifact_checks import AGAIN, check_header, check_values
 from starquant_fx.capture import capture, skeleton
 from starquant_fx.compiled import CompiledModel, bind_tensors, spare_tensors
-from starquant_fx.errors import CheckpointError, cause
+from starquant_fx.errors import CheckpointError, InputError, StarQuantError, cause
 from starquant_fx.files import check_destination, replacing
 from starquant_fx.files import write_atomically as write_atomically
 from starquant_fx.fingerprint import fingerprint
-from starquant_fx.lowering import choose_target
+from starquant_fx.lowering import TARGETS
+from starquant_fx.model_facts import check_mask_token, check_module
 from starquant_fx.pass_manager import run_passes
 from starquant_fx.program import CONSTANTS
+from starquant_fx.recipe import Recipe
 from starquant_fx.recipes import from_dict
-from starquant_fx.report import Report, SiteRow
+from starquant_fx.report import Report
+from starquant_fx.structure import structured
 
 FORMAT = "starquant-artifact"
 VERSION = 1
@@ -44,7 +49,16 @@ def save_artifact(compiled: CompiledModel, path: str | Path) -> Path:
 
     Raises:
         CheckpointError: The path cannot be written.
+        InputError: ``compiled`` is no compiled model.
     """
+    if not isinstance(compiled, CompiledModel):
+        raise InputError(
+            "this is no compiled model",
+            where="compiled",
+            expected="what starquant_fx.compile returned",
+            got=type(compiled).__name__,
+            hint="compile the model first",
+        )
     path = check_destination(path, SUFFIX)
     made = {
         n: t.detach().cpu().contiguous()
@@ -85,22 +99,80 @@ def load_artifact(model: nn.Module, path: str | Path) -> CompiledModel:
 
     Raises:
         CheckpointError: The file is damaged, no artifact, of another version, or made from another model.
-        RecipeError: Its recipe is not understood.
+        InputError: ``model`` is no model, or its weights are not finite.
     """
-    tensors, metadata = _read(Path(path))
+    check_module(model)
+    path = Path(path)
     try:
-        recipe = from_dict(json.loads(metadata["recipe"]))
-        mask_token_id = json.loads(metadata["mask_token_id"])
-        report = _report(json.loads(metadata["report"]))
-        made_from = metadata["fingerprint"]
-    except (KeyError, TypeError, ValueError) as error:
+        with safe_open(path, framework="pt") as file:
+            return _load(model, file, path)
+    except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            "the artifact's metadata is damaged",
+            "the artifact cannot be read",
             where=str(path),
-            expected="recipe, mask_token_id, report and fingerprint",
-            got=f"{type(error).__name__}: {error}",
+            expected="a complete safetensors file that save_artifact wrote",
+            got=cause(error),
+            hint="check the path, or copy the file again",
         ) from error
-    choose_target(report.target)
+
+
+def _load(model: nn.Module, file: Any, path: Path) -> CompiledModel:
+    metadata = file.metadata() or {}
+    if metadata.get("format") != FORMAT or metadata.get("version") != str(VERSION):
+        raise CheckpointError(
+            "the file is not an artifact of this version",
+            where=str(path),
+            expected=f"{FORMAT} version {VERSION}",
+            got=f"{metadata.get('format')} version {metadata.get('version')}",
+            hint="name a file that compile --output or save_artifact of this version wrote",
+        )
+    recipe: Recipe = _entry(metadata, "recipe", from_dict, path)
+    mask_id = _entry(metadata, "mask_token_id", lambda value: check_mask_token(value, model), path)
+    report: Report = _entry(metadata, "report", _report, path)
+    _check_fingerprint(model, metadata.get("fingerprint", "none"), path)
+    twin = skeleton(model)
+    try:
+        program = run_passes(capture(twin, recipe, mask_token_id=mask_id), recipe.passes)
+    except StarQuantError as error:
+        raise _damaged("recipe", "one that applies to the model", error, path) from error
+    made = {n: t for n, t in program.tensors().items() if n.startswith(f"{CONSTANTS}.")}
+    check_header(file, made, path)
+    held = {n: p.detach() for n, p in model.named_parameters(remove_duplicate=False)}
+    bind_tensors(program, {**held, **{name: file.get_tensor(name) for name in made}})
+    check_values(program, path)
+    program.stages.clear()
+    return CompiledModel(twin, program, report, spare_tensors(model, program), model)
+
+
+def _entry(metadata: dict[str, str], key: str, read: Callable[[Any], Any], path: Path) -> Any:
+    """Reads one entry of the metadata, which is JSON."""
+    try:
+        return read(json.loads(metadata[key]))
+    except (StarQuantError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise _damaged(key, f"what save_artifact wrote as {key!r}", error, path) from error
+
+
+def _damaged(key: str, expected: str, error: Exception, path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"the artifact's {key} is damaged",
+        where=str(path),
+        expected=expected,
+        got=cause(error),
+        hint=AGAIN,
+    )
+
+
+def _report(values: Any) -> Report:
+    report: Report = structured(Report, values, "report")
+    if report.target not in TARGETS:
+        raise CheckpointError(
+            "unknown target", where="report.target", expected=", ".join(TARGETS), got=report.target
+        )
+    return report
+
+
+def _check_fingerprint(model: nn.Module, made_from: str, path: Path) -> None:
+    """Raises a CheckpointError unless the model is the one that was compiled."""
     check_parameters(model)
     found = fingerprint(dict(model.named_parameters()))
     if found != made_from:
@@ -111,37 +183,3 @@ def load_artifact(model: nn.Module, path: str | Path) -> CompiledModel:
             got=f"fingerprint {found[:12]}",
             hint="load the model that was compiled, in the dtype it was compiled in",
         )
-    twin = skeleton(model)
-    program = capture(twin, recipe, mask_token_id=mask_token_id)
-    run_passes(program, recipe.passes)
-    held = {n: p.detach() for n, p in model.named_parameters(remove_duplicate=False)}
-    bind_tensors(program, {**held, **tensors})
-    program.stages.clear()
-    return CompiledModel(twin, program, report, spare_tensors(model, program), model)
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT or metadata.get("version") != str(VERSION):
-                raise CheckpointError(
-                    "the file is not an artifact of this version",
-                    where=str(path),
-                    expected=f"{FORMAT} version {VERSION}",
-                    got=f"{metadata.get('format')} version {metadata.get('version')}",
-                )
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            "the artifact cannot be read", where=str(path), got=str(error)
-        ) from error
-
-
-def _report(values: dict[str, Any]) -> Report:
-    rows = tuple(
-        SiteRow(**{**row, "linears": tuple(row["linears"]), "roles": tuple(row["roles"])})
-        for row in values["sites"]
-    )
-    pairs = {k: tuple(tuple(item) for item in values[k]) for k in ("unquantized", "seconds")}
-    return Report(**{**values, **pairs, "sites": rows, "notes": tuple(values["notes"])})

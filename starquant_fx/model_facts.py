@@ -76,6 +76,13 @@ def not_a_model(given: object, expected: str) -> InputError:
     return InputError("this is no model", where="model", expected=expected, got=got, hint=hint)
 
 
+def check_module(model: object) -> nn.Module:
+    """Returns the argument ``model``; raises an InputError that says how to get one if it is no module."""
+    if not isinstance(model, nn.Module):
+        raise not_a_model(model, "a torch.nn.Module, as from_pretrained returns it")
+    return model
+
+
 def check_ids(ids: Tensor, model: object, where: str) -> Tensor:
     """Returns token ids as int64 after checking that they are integers within the vocabulary.
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 import starquant_fx
 from starquant_fx.artifact import load_artifact, save_artifact
 from starquant_fx.compiled import CompiledModel
-from starquant_fx.errors import CheckpointError
+from starquant_fx.errors import CheckpointError, InputError
 
 GOLDEN = Path(__file__).parent / "goldens" / "llada"
 IDS = torch.tensor([[3, 158, 40, 158, 7, 99, 158, 21]])
@@ -81,19 +83,149 @@ def test_damaged_and_foreign_files_are_refused(
         load_artifact(model, newer)
 
 
-def test_missing_tensor_is_named(
-    model: torch.nn.Module, compiled: CompiledModel, tmp_path: Path
-) -> None:
-    path = save_artifact(compiled, tmp_path / "golden.safetensors")
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-    tensors = load_file(path)
-    name = next(n for n in tensors if n.endswith(".packed"))
-    del tensors[name]
-    save_file(tensors, path, metadata)
-    with pytest.raises(starquant_fx.StarQuantError, match="cannot be bound") as caught:
+LAYER = "starquant.model.transformer.blocks.0"
+PACKED, SUMS, SCALE = (
+    f"{LAYER}.q_proj.{part}" for part in ("packed", "column_sum", "weight_scale")
+)
+
+
+@pytest.fixture(scope="module")
+def saved(compiled: CompiledModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_artifact(compiled, tmp_path_factory.mktemp("saved") / "golden.safetensors")
+
+
+def rewritten(
+    saved: Path,
+    path: Path,
+    tensors: dict[str, Tensor | None] | None = None,
+    metadata: dict[str, str] | None = None,
+) -> Path:
+    """A copy of the artifact with other tensors (None removes one) or other metadata."""
+    with safe_open(saved, framework="pt") as file:
+        old = file.metadata()
+    held = {n: t for n, t in {**load_file(saved), **(tensors or {})}.items() if t is not None}
+    save_file(held, path, {**old, **(metadata or {})})
+    return path
+
+
+def refusal(model: torch.nn.Module, path: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
         load_artifact(model, path)
-    assert caught.value.where == name
+    error = caught.value
+    assert error.where == str(path)
+    assert error.expected
+    assert error.got
+    assert error.hint
+    return str(error)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({PACKED: None}, f"1 missing ({PACKED})"),
+        ({"starquant.more": torch.ones(2)}, "1 extra (starquant.more)"),
+        ({PACKED: torch.ones(63, 32, dtype=torch.uint8)}, "expected U8 [64, 32], got U8 [63, 32]"),
+        ({PACKED: torch.ones(64, 32, dtype=torch.int8)}, "expected U8 [64, 32], got I8 [64, 32]"),
+        ({SCALE: torch.ones(64, dtype=torch.float16)}, "expected F32 [64], got F16 [64]"),
+        ({SCALE: torch.full((64,), torch.nan)}, f"{SCALE} is not finite"),
+        ({SCALE: torch.full((64,), -torch.inf)}, "64 NaN or Inf"),
+        ({SUMS: torch.zeros(64, dtype=torch.int32)}, f"{SUMS} is not the sum of the codes"),
+    ],
+)
+def test_tensors_are_compared_with_what_the_recipe_makes(
+    model: torch.nn.Module,
+    saved: Path,
+    tmp_path: Path,
+    tensors: dict[str, Tensor | None],
+    message: str,
+) -> None:
+    assert message in refusal(model, rewritten(saved, tmp_path / "a.safetensors", tensors))
+
+
+def test_names_shapes_and_dtypes_are_compared_before_a_tensor_is_read(
+    model: torch.nn.Module, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = rewritten(saved, tmp_path / "a.safetensors", {PACKED: None})
+    monkeypatch.setattr("starquant_fx.artifact.bind_tensors", pytest.fail)
+    assert "1 missing" in refusal(model, path)
+
+
+def report_with(compiled: CompiledModel, **changed: Any) -> str:
+    return json.dumps({**compiled.report.to_dict(), **changed})
+
+
+@pytest.mark.parametrize("value", ['"x"', "99999", "-1", "true", "1.5", "{", '"158"'])
+def test_a_mask_token_that_the_model_does_not_have(
+    model: torch.nn.Module, saved: Path, tmp_path: Path, value: str
+) -> None:
+    path = rewritten(saved, tmp_path / "a.safetensors", metadata={"mask_token_id": value})
+    assert "the artifact's mask_token_id is damaged" in refusal(model, path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"target": 3}, "report.target expected: str got: 3"),
+        ({"target": "auto"}, "unknown target"),
+        ({"target": "quantum"}, "unknown target"),
+        ({"sites": {}}, "report.sites"),
+        ({"sites": [{"site": "a"}]}, "is missing where: report.sites[0]"),
+        ({"unquantized": [["a"]]}, "report.unquantized[0]"),
+        ({"seconds": [["fuse", "1"]]}, "report.seconds[0][1] expected: float got: '1'"),
+        ({"bytes_after": 1.5}, "report.bytes_after"),
+        ({"bytes_aftr": 1}, "did you mean 'bytes_after'?"),
+        ({"notes": [1]}, "report.notes[0]"),
+    ],
+)
+def test_damaged_reports(
+    model: torch.nn.Module,
+    compiled: CompiledModel,
+    saved: Path,
+    tmp_path: Path,
+    changed: dict[str, Any],
+    message: str,
+) -> None:
+    report = report_with(compiled, **changed)
+    path = rewritten(saved, tmp_path / "a.safetensors", metadata={"report": report})
+    text = refusal(model, path)
+    assert "the artifact's report is damaged" in text
+    assert message in text
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("[]", "the artifact's recipe is damaged"),
+        ("3", "the artifact's recipe is damaged"),
+        ('{"method": "rtn"}', "the recipe lacks weight_bits"),
+        ("[" * 100_000, "the artifact's recipe is damaged"),
+    ],
+)
+def test_damaged_recipes(
+    model: torch.nn.Module, saved: Path, tmp_path: Path, recipe: str, message: str
+) -> None:
+    path = rewritten(saved, tmp_path / "a.safetensors", metadata={"recipe": recipe})
+    assert message in refusal(model, path)
+
+
+def test_a_recipe_that_does_not_apply(
+    model: torch.nn.Module, compiled: CompiledModel, saved: Path, tmp_path: Path
+) -> None:
+    recipe = json.dumps({**compiled.recipe.to_dict(), "passes": ["fuse"]})
+    path = rewritten(saved, tmp_path / "a.safetensors", metadata={"recipe": recipe})
+    assert "out of order" in refusal(model, path)
+
+
+def test_places_without_an_artifact(model: torch.nn.Module, tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    for name in ("nowhere", "empty", "."):
+        assert "the artifact cannot be read" in refusal(model, tmp_path / name)
+
+
+def test_only_what_was_compiled_is_saved(model: torch.nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no compiled model"):
+        save_artifact(model, tmp_path / "a.safetensors")  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["missing/x.safetensors", "x.pt"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -86,16 +88,66 @@ def test_passes_out_of_order_before_anything_is_done() -> None:
     assert "canonicalize -> fuse" in str(caught.value)
 
 
-@pytest.mark.parametrize("target", ["referense", "tensorrt", ""])
-def test_targets(target: str) -> None:
-    with pytest.raises(LoweringError, match=f"unknown target '{target}'") as caught:
+@pytest.mark.parametrize("target", ["referense", "tensorrt", "", None, 3, ["reference"]])
+def test_targets(target: Any) -> None:
+    with pytest.raises(LoweringError, match=re.escape(f"unknown target {target!r}")) as caught:
         attempt(target=target)
-    assert ("did you mean 'reference'?" in str(caught.value)) == (target == "referense")
+    assert ("did you mean 'reference'?" in str(caught.value)) == ("refer" in str(target))
 
 
-def test_devices() -> None:
-    with pytest.raises(LoweringError, match="CPU only"):
-        attempt(device="cuda")
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [("cuda", "CPU only"), ("cudaa", "does not exist"), (1.5, "does not exist"), ("", "does not")],
+)
+def test_devices(device: Any, message: str) -> None:
+    with pytest.raises(LoweringError, match=message) as caught:
+        attempt(device=device)
+    assert caught.value.where == "device"
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("llada-tiny", "load it first: model, tokenizer = starquant_fx.from_pretrained('llada-"),
+        (Path("folder"), "load it first"),
+        ((model("odd"), None), "pass the first of the two"),
+        (None, "load one: model, tokenizer"),
+        (type(model("odd")), "load one: model, tokenizer"),
+    ],
+)
+def test_what_is_no_model(given: Any, hint: str, tmp_path: Path) -> None:
+    for refused in (
+        lambda: starquant_fx.compile(given),
+        lambda: starquant_fx.load_artifact(given, tmp_path / "a.safetensors"),
+    ):
+        with pytest.raises(InputError, match="no model") as caught:
+            refused()
+        assert hint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tokenizer", "llada-tiny"),
+        ("token_state_input", "no"),
+        ("token_state_input", 1),
+        ("observe", "print"),
+        ("mask_token_id", "60"),
+        ("mask_token_id", True),
+        ("mask_token_id", 60.0),
+    ],
+)
+def test_arguments_of_a_wrong_kind(name: str, value: Any) -> None:
+    with pytest.raises(InputError) as caught:
+        attempt(**{name: value})
+    assert caught.value.where == name
+    assert caught.value.got == repr(value)
+    assert caught.value.expected
+
+
+def test_a_compiled_model_is_not_compiled_again() -> None:
+    with pytest.raises(InputError, match="compiled already"):
+        attempt(compiled())
 
 
 class Anonymous(nn.Module):

@@ -31,7 +31,8 @@ def compile_command(
             "--output",
             "-o",
             help="Write the artifact (packed weights, bases, corrections) to this "
-            ".safetensors file; `generate --artifact` and load_artifact() bind it to the model again.",
+            ".safetensors file; `generate --artifact` and starquant_fx.load_artifact(model, path) bind it to the "
+            "model again.",
         ),
     ] = None,
     report: Annotated[

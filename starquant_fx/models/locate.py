@@ -42,6 +42,22 @@ def locate(name_or_folder: str | os.PathLike[str], revision: str | None = None) 
     Raises:
         CheckpointError: There is no such model, it cannot be downloaded, or a revision is asked of a folder.
     """
+    if not isinstance(name_or_folder, str | os.PathLike):
+        raise CheckpointError(
+            "this names no model",
+            where="name_or_folder",
+            expected=f"{', '.join(SHIPPED)}, an existing folder, or a hub id owner/name",
+            got=repr(name_or_folder),
+            hint="for example starquant_fx.from_pretrained('llada-tiny')",
+        )
+    if not isinstance(revision, str | None):
+        raise CheckpointError(
+            "the revision is not usable",
+            where="revision",
+            expected="a branch, tag or commit as text, or None",
+            got=repr(revision),
+            hint="leave the argument out",
+        )
     name = os.fspath(name_or_folder)
     path = Path(name).expanduser()
     if isinstance(name_or_folder, str) and name in SHIPPED:
@@ -50,12 +66,16 @@ def locate(name_or_folder: str | os.PathLike[str], revision: str | None = None) 
             raise CheckpointError(
                 f"{name!r} is missing from this installation",
                 where=str(path),
+                expected="the folder of a shipped model",
+                got="none",
                 hint="install the package again, or pass a model folder",
             )
     elif path.is_file():
         raise CheckpointError(
             "a model is loaded from its folder, not from one of its files",
             where=name,
+            expected="a folder with config.json and *.safetensors",
+            got="a file",
             hint=f"pass {str(path.parent)!r}",
         )
     elif not path.is_dir() or not name:
@@ -75,6 +95,7 @@ def locate(name_or_folder: str | os.PathLike[str], revision: str | None = None) 
             where="revision",
             expected="None for a folder",
             got=repr(revision),
+            hint="leave the argument out, or check the folder out at that revision",
         )
     return path.resolve()
 
@@ -100,6 +121,7 @@ def _download(hub_id: str, revision: str | None) -> Path:
         raise CheckpointError(
             f"{hub_id!r} is no local folder and could not be downloaded from the hub",
             where=hub_id,
+            expected="a folder, or a model that the hub offers",
             got=cause(error),
             hint=hint,
         ) from error

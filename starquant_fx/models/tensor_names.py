@@ -49,15 +49,21 @@ def mismatch(
     extra: Iterable[str] = (),
     misshapen: Iterable[str] = (),
     repeated: Iterable[str] = (),
+    what: str = "the checkpoint does not match its config.json",
+    expected: str = "exactly the tensors that config.json describes",
+    hint: str = "take config.json and all weight files from one and the same revision",
 ) -> CheckpointError | None:
-    """Returns one error for all tensors that do not match the configuration.
+    """Returns one error for all tensors that are not as they should be.
 
     Args:
-        where: The model's folder.
-        missing: Names the model needs and the files lack.
+        where: The model's folder, or the file.
+        missing: Names that are needed and the files lack.
         extra: Names that only the files have.
         misshapen: Texts "name: expected shape, got shape".
         repeated: Names that stand in the files twice, once in each layout.
+        what: What the error says.
+        expected: What would have been right.
+        hint: What to do.
 
     Returns:
         The error with the first few and the count of each kind, or None if there is nothing to tell.
@@ -75,10 +81,4 @@ def mismatch(
     ]
     if not told:
         return None
-    return CheckpointError(
-        "the checkpoint does not match its config.json",
-        where=where,
-        expected="exactly the tensors that config.json describes",
-        got=", ".join(told),
-        hint="take config.json and all weight files from one and the same revision",
-    )
+    return CheckpointError(what, where=where, expected=expected, got=", ".join(told), hint=hint)

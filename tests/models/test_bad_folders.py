@@ -277,6 +277,12 @@ def test_file_instead_of_its_folder(damaged: Damaged) -> None:
 def test_revision_of_a_folder_is_refused(damaged: Damaged) -> None:
     text = refusal(CheckpointError, damaged("llada"), revision="main")
     assert "a revision can only be chosen on the hub" in text
+    assert "the revision is not usable" in refusal(CheckpointError, "owner/name", revision=3)
+
+
+@pytest.mark.parametrize("name", [None, 5, b"llada-tiny", ["llada-tiny"]])
+def test_what_names_no_model(name: Any) -> None:
+    assert f"got: {name!r}" in refusal(CheckpointError, name)
 
 
 @pytest.mark.parametrize(
