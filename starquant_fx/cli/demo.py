@@ -36,7 +36,7 @@ def demo_command(
     from starquant_fx.diffusion import generate
     from starquant_fx.diffusion.arguments import sampler_arguments
     from starquant_fx.evaluation.masks import mask_plan
-    from starquant_fx.evaluation.table import to_table
+    from starquant_fx.evaluation.sheets import summary_sheet
     from starquant_fx.evaluation.text import excerpt
     from starquant_fx.evaluation.text import segments as cut
     from starquant_fx.recipes import get_recipe
@@ -66,7 +66,7 @@ def demo_command(
     console.print(
         f"\n{MODEL} on {len(ids)} held-out segments of {LENGTH} tokens (test split, seed {seed})"
     )
-    console.print(to_table(comparison, costs))
+    console.print(summary_sheet(comparison, costs).table())
     prompt = torch.tensor([tokenizer(PROMPT, add_special_tokens=False)["input_ids"]])
     panels = []
     for name, denoiser in models.items():

@@ -3,10 +3,18 @@
 from starquant_fx.evaluation.agreement import Agreement, agreement
 from starquant_fx.evaluation.alignment import logits_at
 from starquant_fx.evaluation.comparison import Comparison, Measurement, compare
+from starquant_fx.evaluation.corpus import read_corpus
 from starquant_fx.evaluation.intervals import Interval, mean_interval
 from starquant_fx.evaluation.masks import MaskPlan, mask_plan
 from starquant_fx.evaluation.nelbo import nelbo
-from starquant_fx.evaluation.table import Cost, to_markdown, to_table
+from starquant_fx.evaluation.sheets import (
+    Cost,
+    masked_sheet,
+    spread_sheet,
+    summary_sheet,
+    trajectory_sheet,
+)
+from starquant_fx.evaluation.table import Sheet
 from starquant_fx.evaluation.text import excerpt, segments
 from starquant_fx.evaluation.trajectory import Trajectory, trajectories
 
@@ -17,16 +25,20 @@ __all__ = [
     "Interval",
     "MaskPlan",
     "Measurement",
+    "Sheet",
     "Trajectory",
     "agreement",
     "compare",
     "excerpt",
     "logits_at",
     "mask_plan",
+    "masked_sheet",
     "mean_interval",
     "nelbo",
+    "read_corpus",
     "segments",
-    "to_markdown",
-    "to_table",
+    "spread_sheet",
+    "summary_sheet",
     "trajectories",
+    "trajectory_sheet",
 ]

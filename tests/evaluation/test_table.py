@@ -11,8 +11,7 @@ from starquant_fx.evaluation import (
     Cost,
     Measurement,
     mask_plan,
-    to_markdown,
-    to_table,
+    summary_sheet,
 )
 
 
@@ -39,7 +38,7 @@ COSTS = {"full precision": Cost(13.5), "rtn-w4a4": Cost(4.256, 0.75)}
 
 def drawn(comparison: Comparison, width: int = 80) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    console.print(to_table(comparison, COSTS))
+    console.print(summary_sheet(comparison, COSTS).table())
     assert isinstance(console.file, io.StringIO)
     return "".join(line.rstrip() + "\n" for line in console.file.getvalue().splitlines())
 
@@ -70,7 +69,7 @@ def test_the_table_fits_80_columns(comparison: Comparison) -> None:
 def test_markdown_has_the_same_cells_and_escapes_what_would_split_one(
     comparison: Comparison,
 ) -> None:
-    *lines, empty, caption, end = to_markdown(comparison, COSTS).split("\n")
+    *lines, empty, caption, end = summary_sheet(comparison, COSTS).markdown().split("\n")
     assert (empty, end) == ("", "")
     assert " ".join(TERMINAL.splitlines()[-4:]) == caption
     cells = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in lines]

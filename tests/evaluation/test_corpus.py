@@ -1,0 +1,58 @@
+import gzip
+import json
+import lzma
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from starquant_fx.errors import InputError
+from starquant_fx.evaluation import read_corpus
+
+ROWS = ["", " = Title = \n", "naïve “text” \u2028 here"]
+LINES = "".join(json.dumps({"text": row, "n": i}) + "\n" for i, row in enumerate(ROWS))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "pack"), [("", bytes), (".gz", gzip.compress), (".xz", lzma.compress)]
+)
+def test_text_and_rows_are_read_however_they_are_packed(
+    tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes]
+) -> None:
+    rows, text = tmp_path / f"a.jsonl{suffix}", tmp_path / f"b.txt{suffix}"
+    rows.write_bytes(pack(LINES.encode()))
+    text.write_bytes(pack("one\ntwo ü\n".encode()))
+    assert read_corpus(rows) == "\n\n".join(ROWS)
+    assert read_corpus(text) == "one\ntwo ü\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"", "the text is empty"),
+        ("a.txt", b" \n\t\n", "the text is empty"),
+        ("a.jsonl", b'{"text": ""}\n', "the text is empty"),
+        ("a.txt", b"\xff\xfe", "cannot be read"),
+        ("a.txt.xz", b"no archive", "cannot be read"),
+        ("a.txt.gz", b"no archive", "cannot be read"),
+        ("a.txt.xz", lzma.compress(b"cut off" * 99)[:-30], "cannot be read"),
+        ("a.txt.gz", gzip.compress(b"cut off" * 99)[:-12], "cannot be read"),
+        ("a.jsonl", b'{"text": "a"}\n{"sentence": "b"}\n', "a row holds no text\n.*line 2"),
+        ("a.jsonl", b'{"text": "a"}\n{"text":\n', "a row holds no text\n.*line 2"),
+        ("a.jsonl", b'{"text": "\\ud800"}\n', "a row holds no text\n.*line 1"),
+        ("a.jsonl", b'["text"]\n', "a row holds no text\n.*line 1"),
+    ],
+)
+def test_unusable_files_are_refused(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_corpus(path)
+
+
+def test_a_missing_file_or_a_folder_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "nowhere.txt", tmp_path / "nowhere.jsonl.xz", tmp_path):
+        with pytest.raises(InputError, match="cannot be read"):
+            read_corpus(path)
