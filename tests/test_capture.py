@@ -262,6 +262,9 @@ PUBLISHED = {
     "rms_norm_eps": 1e-5,
     "max_sequence_length": 4096,
     "activation_type": "silu",
+    "block_type": "llama",
+    "layer_norm_type": "rms",
+    "rope": True,
     "include_bias": False,
     "weight_tying": False,
 }

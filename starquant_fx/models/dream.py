@@ -37,6 +37,7 @@ class DreamConfig(PublishedConfig):
         "use_mrope": (False, None),
         "use_sliding_window": (False, None),
     }
+    REQUIRED: ClassVar[tuple[str, ...]] = ("rms_norm_eps", "rope_theta")
 
     hidden_size: int
     intermediate_size: int
@@ -55,27 +56,8 @@ class DreamConfig(PublishedConfig):
 
     def validate(self) -> None:
         """Checks that the sizes fit each other."""
-        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
-        self.require(
-            self.hidden_size % heads == 0,
-            "num_attention_heads must divide hidden_size",
-            f"{heads}, {self.hidden_size}",
-        )
-        self.require(
-            (self.hidden_size // heads) % 2 == 0,
-            "rotary heads must have an even size",
-            self.hidden_size // heads,
-        )
-        self.require(
-            heads % kv_heads == 0,
-            "num_key_value_heads must divide num_attention_heads",
-            f"{kv_heads}, {heads}",
-        )
-        self.require(
-            0 <= self.mask_token_id < self.vocab_size,
-            "mask_token_id is outside the vocabulary",
-            self.mask_token_id,
-        )
+        self.require_heads("hidden_size", "num_attention_heads", "num_key_value_heads")
+        self.require_special_tokens(self.vocab_size)
 
 
 class DreamAttention(nn.Module):

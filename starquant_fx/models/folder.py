@@ -31,7 +31,11 @@ def contained(folder: Path, name: str) -> Path:
         real = (folder / name).resolve()
     except (OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(
-            f"{name!r} cannot be followed", where=str(folder), got=cause(error)
+            f"{name!r} cannot be followed",
+            where=str(folder),
+            expected="a file inside the folder",
+            got=cause(error),
+            hint="copy the file itself into the folder",
         ) from error
     inside = real.is_relative_to(folder.resolve()) or _is_hub_blob(folder, real)
     if written.is_absolute() or ".." in written.parts or not inside:
@@ -125,7 +129,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     architectures = published.get("architectures") or []
     if not isinstance(architectures, list) or not all(isinstance(a, str) for a in architectures):
         raise ConfigError(
-            "architectures must be a list of names", where=where, got=repr(architectures)
+            "architectures must be a list of names",
+            where=where,
+            expected='for example ["LLaDAModelLM"]',
+            got=repr(architectures),
+            hint="take config.json from the published model folder",
         )
     if published.get("quantization_config"):
         raise ConfigError(

@@ -47,6 +47,17 @@ class LladaConfig(PublishedConfig):
         "scale_logits": (False,),
         "weight_tying": (False,),
     }
+    # Without these the published code builds another model (OLMo's defaults), or the same with other numbers.
+    REQUIRED: ClassVar[tuple[str, ...]] = (
+        "activation_type",
+        "block_type",
+        "include_bias",
+        "layer_norm_type",
+        "rms_norm_eps",
+        "rope",
+        "rope_theta",
+        "weight_tying",
+    )
 
     d_model: int
     n_heads: int
@@ -83,24 +94,8 @@ class LladaConfig(PublishedConfig):
 
     def validate(self) -> None:
         """Checks that the sizes fit each other."""
-        heads, kv_heads = self.n_heads, self.n_kv_heads or self.n_heads
-        self.require(
-            self.d_model % heads == 0, "n_heads must divide d_model", f"{heads}, {self.d_model}"
-        )
-        self.require(
-            (self.d_model // heads) % 2 == 0,
-            "rotary heads must have an even size",
-            self.d_model // heads,
-        )
-        self.require(
-            heads % kv_heads == 0, "n_kv_heads must divide n_heads", f"{kv_heads}, {heads}"
-        )
-        rows = self.embedding_size or self.vocab_size
-        self.require(
-            0 <= self.mask_token_id < rows,
-            "mask_token_id is outside the embedding",
-            self.mask_token_id,
-        )
+        self.require_heads("d_model", "n_heads", "n_kv_heads")
+        self.require_special_tokens(self.embedding_size or self.vocab_size)
 
 
 class LladaBlock(nn.Module):

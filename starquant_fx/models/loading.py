@@ -65,6 +65,7 @@ def from_pretrained(
             where="dtype",
             expected=", ".join(map(str, FLOAT_TYPES.values())),
             got=repr(dtype),
+            hint="dtype=torch.float32, or leave the argument out",
         )
     # transformers takes seconds to import.
     from starquant_fx.models import masked_lm
@@ -111,5 +112,6 @@ def _usable_device(device: torch.device | str | None) -> torch.device:
             where="device",
             expected="a device of this machine, such as 'cpu'",
             got=f"{device!r}; {cause(error)}",
+            hint="leave the argument out for the CPU",
         ) from error
     return place

@@ -43,6 +43,7 @@ def masked_lm_class(folder: Path, published: dict[str, Any]) -> tuple[Any, Any]:
                 raise ConfigError(
                     f"transformers refuses the configuration of {model_type!r}",
                     where=where,
+                    expected=f"the keys of transformers' {config_class.__name__}",
                     got=cause(error),
                     hint="take config.json from the published model folder",
                 ) from error
@@ -108,7 +109,9 @@ def load_masked_lm(
         raise CheckpointError(
             f"transformers could not fill {model_class.__name__} from the checkpoint",
             where=where,
+            expected=f"the tensors of {model_class.__name__}",
             got=cause(error),
+            hint="take config.json and all weight files from one and the same revision",
         ) from error
     refusal = mismatch(
         where,
@@ -156,7 +159,9 @@ def _compare_sizes(config: Any, model_class: Any, files: TensorFiles) -> None:
         raise ConfigError(
             f"{model_class.__name__} cannot be built from the configuration",
             where=str(files.folder / CONFIG_FILE),
+            expected="sizes that fit each other",
             got=cause(error),
+            hint="take config.json from the published model folder",
         ) from error
     described = {n: tuple(t.shape) for n, t in model.state_dict().items()}
     wrong = [

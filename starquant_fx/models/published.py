@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from starquant_fx.errors import ConfigError, cause
-from starquant_fx.models.config import PublishedConfig
+from starquant_fx.models.config import HINT, PublishedConfig
 from starquant_fx.models.folder import CONFIG_FILE
 from starquant_fx.models.registry import Architecture
 from starquant_fx.models.safetensors_files import TensorFiles
@@ -71,6 +71,7 @@ def load_published(
             where=where,
             expected=f"at most {len(files.entries)}",
             got=str(depth),
+            hint=HINT,
         )
     try:
         with torch.device("meta"):
@@ -79,7 +80,9 @@ def load_published(
         raise ConfigError(
             "the sizes in the configuration describe no model that can be built",
             where=where,
+            expected="sizes whose tensors fit into memory",
             got=cause(error),
+            hint=HINT,
         ) from error
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     names = {name: architecture.published_name(name) for name in files.entries}

@@ -139,6 +139,7 @@ class TensorFiles:
                 f"the shard {name} is missing",
                 where=str(self.folder / INDEX_FILE),
                 expected=f"a file with {len(listed or ())} tensors",
+                got="no such file",
                 hint="download or copy the missing file; an interrupted download leaves such gaps",
             )
         try:

@@ -186,9 +186,9 @@ def set_keys(folder: Path, **changed: Any) -> None:
 
 
 def refusal(kind: type[StarQuantError], folder: Path | str, **arguments: Any) -> str:
-    """The text of the error that loading ends with; it must say where and what was found."""
+    """The text of the error that loading ends with; it must say where, what was expected and got, and what to do."""
     with pytest.raises(kind) as caught:
         from_pretrained(folder, **arguments)
-    assert caught.value.where
-    assert caught.value.got or caught.value.hint
-    return str(caught.value)
+    error = caught.value
+    assert [part for part in ("where", "expected", "got", "hint") if not getattr(error, part)] == []
+    return str(error)

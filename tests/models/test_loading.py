@@ -85,7 +85,13 @@ def test_dream_equals_bidirectional_qwen2(tmp_path: Path) -> None:
 def test_the_two_ff_out_of_llada_stay_apart(tmp_path: Path, llama_names: bool) -> None:
     # All sizes are equal, so that no shape could give a mix-up away.
     config = checkpoints.llada_config(
-        mlp_hidden_size=32, vocab_size=32, embedding_size=32, mask_token_id=31, n_kv_heads=4
+        mlp_hidden_size=32,
+        vocab_size=32,
+        embedding_size=32,
+        mask_token_id=31,
+        n_kv_heads=4,
+        eos_token_id=30,
+        pad_token_id=30,
     )
     head, downs = torch.full((32, 32), 7.0), [torch.full((32, 32), 1.0 + i) for i in range(2)]
     tensors = dict(checkpoints.random_llada(config).state_dict())
