@@ -9,6 +9,7 @@ if __name__ != "starquant_fx.passes":
 from starquant_fx.pass_base import Pass
 from starquant_fx.passes.assign_roles import AssignRoles
 from starquant_fx.passes.canonicalize import Canonicalize
+from starquant_fx.passes.correct_bias import CorrectBias
 from starquant_fx.passes.estimate_means import EstimateMeans
 from starquant_fx.passes.fit_sgat import FitSgat
 from starquant_fx.passes.fold_sgat import FoldSgat
@@ -46,6 +47,7 @@ REGISTRY: dict[str, type[Pass]] = {
         FoldSgat,
         MeasureSites,
         InsertTac,
+        CorrectBias,
         Fuse,
     )
 }

@@ -10,6 +10,7 @@ from starquant_fx.passes import (
     REGISTRY,
     AssignRoles,
     Canonicalize,
+    CorrectBias,
     EstimateMeans,
     FitSgat,
     FoldSgat,
@@ -174,6 +175,7 @@ EXTRAS: dict[str, tuple[Pass, ...]] = {
     "lowrank": (*STATES, InsertLowRank()),
     "clip": CLIP,
     "gptq": (Gptq(),),
+    "bias": (*STATES, *CENTER, CorrectBias()),
     "tac": (*STATES, InsertTac()),
 }
 """What can be added to any method by name, as in ``quarot+center-w4a4``; the method's own passes stay."""

@@ -25,7 +25,8 @@ class Recorder(fx.Interpreter):
         module: The graph.
         nodes: What to record.
         record: Called with each chosen node and its value.
-        quantizers_off: Let quantizers pass values through unchanged (weights and activations).
+        quantizers_off: Let quantizers pass values through unchanged (weights and activations): all of them, or those of
+            sites with these names.
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class Recorder(fx.Interpreter):
         module: fx.GraphModule,
         nodes: Collection[fx.Node],
         record: Callable[[fx.Node, Tensor], None],
-        quantizers_off: bool = False,
+        quantizers_off: bool | Collection[str] = False,
     ) -> None:
         super().__init__(module)
         self._wanted = set(nodes)
@@ -47,7 +48,8 @@ class Recorder(fx.Interpreter):
         """Runs one node, unless nothing recorded can depend on it."""
         if self._order[n] > self._last:
             return None
-        value = self._pass_through(n) if self._off else NotImplemented
+        off = self._off if isinstance(self._off, bool) else facts(n).get("site") in self._off
+        value = self._pass_through(n) if off else NotImplemented
         if value is NotImplemented:
             value = super().run_node(n)
         if n in self._wanted:
@@ -67,7 +69,7 @@ def run_recorded(
     module: fx.GraphModule,
     nodes: Collection[fx.Node],
     record: Callable[[fx.Node, Tensor], None],
-    quantizers_off: bool = False,
+    quantizers_off: bool | Collection[str] = False,
 ) -> None:
     """Runs a stage of a program over its calibration data, recording the values of some nodes chunk by chunk."""
     assert program.calibration is not None
@@ -159,7 +161,9 @@ def at_site(program: Program, site: Site, tokens: Tensor, label: Tensor) -> dict
     return known
 
 
-def transformed_tokens(program: Program, site: Site, tokens: Tensor, label: Tensor) -> Tensor:
+def transformed_tokens(
+    program: Program, site: Site, tokens: Tensor, label: Tensor, gated: bool = True
+) -> Tensor:
     """What the site's quantizer reads, or its linears if it has none: centred, scaled, rotated, gated.
 
     Args:
@@ -167,6 +171,7 @@ def transformed_tokens(program: Program, site: Site, tokens: Tensor, label: Tens
         site: The site.
         tokens: [N, d] inputs of the site.
         label: [N] their states.
+        gated: False stops before the gates.
 
     Returns:
         [N, d] float32.
@@ -174,15 +179,60 @@ def transformed_tokens(program: Program, site: Site, tokens: Tensor, label: Tens
     quantizers = program.site_nodes(site, "quantize")
     node = quantizers[0].args[0] if quantizers else program.site_nodes(site, "linear")[0].args[0]
     assert isinstance(node, fx.Node)
+    if not gated and facts(node).get("part") == "gate":
+        node = node.args[0]
+        assert isinstance(node, fx.Node)
+    return _evaluated(program, site, node, tokens, label)
+
+
+def quantized_tokens(program: Program, site: Site, tokens: Tensor, label: Tensor) -> Tensor:
+    """What the site's linears read: ``transformed_tokens`` after their quantizer, [N, d] float32."""
+    node = program.site_nodes(site, "linear")[0].args[0]
+    assert isinstance(node, fx.Node)
+    return _evaluated(program, site, node, tokens, label)
+
+
+def _evaluated(
+    program: Program, site: Site, node: fx.Node, tokens: Tensor, label: Tensor
+) -> Tensor:
     value: Tensor = program.evaluate(node, dict(at_site(program, site, tokens, label)))
     return value.float()
+
+
+def quantized_inputs(program: Program, site: Site, unquantized: Collection[str]) -> Tensor:
+    """What a site reads in the program as it is now, earlier sites quantized.
+
+    Args:
+        program: The program.
+        site: The site.
+        unquantized: Names of sites whose quantizers let values through.
+
+    Returns:
+        [N, d] float32, paired with what ``site_activations`` yields.
+    """
+    return _record(program, program.module, {site.name}, unquantized)[site.name]
 
 
 def _collect(program: Program) -> None:
     data = program.calibration
     assert data is not None
-    stage = program.stages[FULL_PRECISION_STAGE]
     wanted = {s.name for s in program.quantized_sites()}
+    data.activations.update(_record(program, program.stages[FULL_PRECISION_STAGE], wanted))
+
+
+def _record(
+    program: Program,
+    stage: fx.GraphModule,
+    wanted: Collection[str],
+    quantizers_off: bool | Collection[str] = False,
+) -> dict[str, Tensor]:
+    """Inputs [N, d] float32 of some sites in a stage, of the calibration tokens that are kept.
+
+    Raises:
+        CalibrationError: An activation is not finite.
+    """
+    data = program.calibration
+    assert data is not None
     nodes = [n for n in stage.graph.nodes if facts(n).get("feeds") in wanted]
     keep = data.subset()
     seen: dict[str, int] = {}
@@ -204,5 +254,5 @@ def _collect(program: Program) -> None:
         rows = keep[(keep >= start) & (keep < seen[name])] - start
         parts.setdefault(name, []).append(tokens[rows].float())
 
-    run_recorded(program, stage, nodes, record)
-    data.activations.update({name: torch.cat(pieces) for name, pieces in parts.items()})
+    run_recorded(program, stage, nodes, record, quantizers_off)
+    return {name: torch.cat(pieces) for name, pieces in parts.items()}

@@ -2,15 +2,22 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import fx
+from torch.nn.functional import linear
 
-from starquant_fx.calibration.activations import site_activations, transformed_tokens
+from starquant_fx.calibration.activations import (
+    full_precision_parameters,
+    quantized_inputs,
+    site_activations,
+    transformed_tokens,
+)
 from starquant_fx.calibration.gptq import gptq, hessian
 from starquant_fx.errors import PassError
 from starquant_fx.kernels import reference
 from starquant_fx.operators import op
 from starquant_fx.passes import FoldSgat, Gptq, MeasureSites
-from starquant_fx.program import Program, facts
-from tests.small_programs import continued, rewritten, until
+from starquant_fx.program import Program, Site, facts
+from tests.small_programs import continued, distance, rewritten, until, values
 
 BEFORE = until("fit-sgat")
 
@@ -27,7 +34,7 @@ def packed(program: Program) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("kind", ["odd", "dream"])
 def test_codes_are_gptqs_on_transformed_and_gated_inputs(kind: str) -> None:
     program = rewritten(kind, BEFORE)
-    after = continued(program, Gptq(damping=0.05, order=False))
+    after = continued(program, Gptq(inputs="full", damping=0.05, order=False))
     found = packed(after)
     for site, tokens, label in site_activations(program):
         second = hessian(transformed_tokens(program, site, tokens, label))
@@ -78,3 +85,59 @@ def test_nothing_to_calibrate_with_is_refused() -> None:
     program = rewritten("odd", until("insert-quantizers", "rtn-w4a4"), "rtn-w4a4", calibrated=False)
     with pytest.raises(PassError, match="nothing to calibrate with"):
         Gptq().requires(program)
+
+
+def test_inputs_are_those_of_the_model_quantized_so_far() -> None:
+    """The first site reads the same either way; later ones do not."""
+    program = rewritten("dream", until("insert-quantizers", "rtn-w4a4"), "rtn-w4a4")
+    full, quantized = (packed(continued(program, Gptq(inputs=i))) for i in ("full", "quantized"))
+    first = "model.layers.0.self_attn.q_proj"
+    assert torch.equal(full[first], quantized[first])
+    later = [name for name in full if not torch.equal(full[name], quantized[name])]
+    assert any("layers.2" in name for name in later)
+
+
+def test_quantized_inputs_are_what_the_finished_graph_feeds_the_last_site() -> None:
+    program = continued(
+        rewritten("odd", until("insert-quantizers", "rtn-w4a4"), "rtn-w4a4"), Gptq()
+    )
+    site = list(program.quantized_sites())[-1]
+    x = quantized_inputs(program, site, ())
+    node = next(n for n in program.graph.nodes if facts(n).get("feeds") == site.name)
+    assert program.calibration is not None
+    expected = torch.cat(
+        [
+            values(program.module, [node], ids)[0].flatten(0, -2)
+            for ids in program.calibration.batches
+        ]
+    )
+    assert torch.equal(x, expected)
+    full = {s.name: t for s, t, _ in site_activations(program)}[site.name]
+    assert not torch.equal(x, full)
+
+
+def test_sites_can_be_left_unquantized() -> None:
+    program = rewritten("odd", until("insert-quantizers", "rtn-w4a4"), "rtn-w4a4")
+    everything = [site.name for site in program.quantized_sites()]
+    for site, full, _ in site_activations(program):
+        torch.testing.assert_close(quantized_inputs(program, site, everything), full)
+
+
+def test_aiming_brings_outputs_closer_to_those_of_full_precision() -> None:
+    program = rewritten("dream", until("insert-quantizers", "rtn-w8a3"), "rtn-w8a3")
+    errors = []
+    for target in ("own", "full"):
+        after = continued(program, Gptq(target=target))
+        error = 0.0
+        for site, full, _ in site_activations(after):
+            known = {site_source(after, site): quantized_inputs(after, site, ())}
+            parameters = full_precision_parameters(after, site)
+            for end, (weight, bias) in zip(after.site_ends(site), parameters, strict=True):
+                wanted = linear(full, weight, bias)
+                error += distance(after.evaluate(end, dict(known)), wanted)
+        errors.append(error)
+    assert errors[1] < 0.9 * errors[0]
+
+
+def site_source(program: Program, site: Site) -> fx.Node:
+    return next(n for n in program.graph.nodes if facts(n).get("feeds") == site.name)
