@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from starquant_fx.errors import InputError
-from starquant_fx.model_facts import check_ids, maximum_length
+from starquant_fx.model_facts import check_ids, check_padding, maximum_length
 
 CaptureKey = tuple[tuple[Any, ...], ...]
 """What distinguishes captures: name, rank, dtype and broadcast dimensions of each argument."""
@@ -70,8 +70,10 @@ def bind(
         )
     _check(ids, model)
     mask = tensors.get("attention_mask")
-    if mask is not None and mask.dim() == 2 and bool((mask != 0).all()):
-        del tensors["attention_mask"]
+    if mask is not None and mask.dim() == 2:
+        check_padding(mask)
+        if bool(mask.all()):
+            del tensors["attention_mask"]
     for name, value in tensors.items():
         _check_shape(name, value, ids)
     if state is not None:

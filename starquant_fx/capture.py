@@ -16,7 +16,7 @@ from torch.export import Dim
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from starquant_fx import operators as _operators  # noqa: F401  (registers the operators)
-from starquant_fx.errors import CaptureError, cause
+from starquant_fx.errors import CaptureError, StarQuantError, cause
 from starquant_fx.program import ATTENTION, LINEAR, Program, note
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def capture(
                 wrapper, inputs, dynamic_shapes={"args": tuple(axes)}, strict=False
             )
             module = exported.run_decompositions({}).module(check_guards=False)
-    except CaptureError:
+    except StarQuantError:
         raise
     except Exception as error:
         raise CaptureError(

@@ -117,6 +117,19 @@ def check_ids(ids: Tensor, model: object, where: str) -> Tensor:
     return ids.long()
 
 
+def check_padding(mask: Tensor) -> None:
+    """Raises an InputError if a padding mask [B, L] holds anything but 0 and 1."""
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        low, high = mask.min().item(), mask.max().item()
+        raise InputError(
+            "the attention mask has other values than 0 and 1",
+            where="attention_mask",
+            expected="1 = keep, 0 = padding",
+            got=f"{low} to {high}",
+            hint="attention_mask = (ids != tokenizer.pad_token_id).long()",
+        )
+
+
 def check_mask_token(mask_id: object, model: object) -> int | None:
     """Returns a mask token's id, or None as it is.
 

@@ -30,6 +30,7 @@ from tests.compile_cases import small
 from tests.small_models import MASK, masked_ids, model
 
 TEXTS = masked_ids("odd", (4, 12), 0.0)
+KEPT = torch.ones(4, 12)
 
 
 def attempt(
@@ -276,6 +277,10 @@ def test_a_model_of_linears() -> None:
             "attention_bias",
         ),
         ({"input_ids": TEXTS, "attention_bias": torch.zeros(12)}, "does not fit", "attention_bias"),
+        ({"input_ids": TEXTS, "attention_mask": 2 * KEPT}, "other values", "attention_mask"),
+        ({"input_ids": TEXTS, "attention_mask": -KEPT}, "other values", "attention_mask"),
+        ({"input_ids": TEXTS, "attention_mask": KEPT / 2}, "other values", "attention_mask"),
+        ({"input_ids": TEXTS, "attention_mask": KEPT * torch.nan}, "other", "attention_mask"),
         ({"input_ids": TEXTS, "token_state": TEXTS}, "token state", "token_state"),
     ],
 )

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import starquant_fx
 from starquant_fx.capture import capture
+from starquant_fx.errors import InputError
 from starquant_fx.pass_manager import run_passes
 from tests.compile_cases import CLOSE, compiled, made, small, texts
 from tests.small_models import MASK, masked_ids, model
@@ -44,6 +45,14 @@ def test_attention_masks_of_dream(which: str) -> None:
         longer, mask = masked_ids("dream", (3, 13), 0.5), attention_masks(13)[which]
         full = model("dream")(longer, attention_mask=mask).logits
         assert distance(one(longer, attention_mask=mask).logits, full) < CLOSE
+
+
+def test_a_mask_of_integers_a_pair_is_refused() -> None:
+    ids, mask = masked_ids("dream", (3, 9), 0.5), attention_masks(9)["4d"].long()
+    for one in (compiled("dream", "rtn-w8a8"), model("dream")):
+        with pytest.raises(InputError, match="wrong dtype") as caught:
+            one(ids, attention_mask=mask)
+        assert caught.value.where == "attention_mask"
 
 
 def test_masks_that_hide_nothing_need_no_variant() -> None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from starquant_fx.errors import InputError
-from starquant_fx.model_facts import check_ids, maximum_length, model_device
+from starquant_fx.model_facts import check_ids, check_padding, maximum_length, model_device
 
 
 class Canvas(NamedTuple):
@@ -99,13 +99,7 @@ def _padding(attention_mask: Any, ids: Tensor) -> Tensor:
             expected=f"a tensor of shape {shape}",
             got=str(list(got) if isinstance(got, torch.Size) else got),
         )
-    if not bool(((attention_mask == 0) | (attention_mask == 1)).all()):
-        raise InputError(
-            "the attention mask has other values than 0 and 1",
-            where=where,
-            expected="1 = keep, 0 = padding",
-            got=f"{attention_mask.min().item()} to {attention_mask.max().item()}",
-        )
+    check_padding(attention_mask)
     keep = attention_mask.bool()
     if not bool(keep[:, -1].all()):
         raise InputError(

@@ -200,7 +200,8 @@ class DreamModel(nn.Module):
             Raw logits [B, L, vocab]; position i predicts the token at position i + 1 (see the module's docstring).
 
         Raises:
-            InputError: The attention mask is a string other than "full" or has another rank than 2 or 4.
+            InputError: The attention mask is a string other than "full", has another rank than 2 or 4, or has rank 4
+                and holds integers.
         """
         states = self.forward_hidden(input_ids, attention_mask, position_ids)
         return DenoiserOutput(self.lm_head(states[-1]), states if output_hidden_states else None)
@@ -233,5 +234,13 @@ def _mask_and_positions(
             where="attention_mask",
             expected="[B, L] or [B, 1, L, L]",
             got=str(list(attention_mask.shape)),
+        )
+    if attention_mask.dtype != torch.bool and not attention_mask.is_floating_point():
+        raise InputError(
+            "the attention mask has a wrong dtype",
+            where="attention_mask",
+            expected="bool (True = may attend), or float that is added to the scores",
+            got=str(attention_mask.dtype),
+            hint="attention_mask.bool()",
         )
     return attention_mask, default if position_ids is None else position_ids
