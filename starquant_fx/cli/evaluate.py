@@ -82,6 +82,13 @@ def evaluate_command(
     json: Annotated[
         Path | None, typer.Option("--json", help="Write all figures to this .json file.")
     ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(
+            "--figures",
+            help="Write figures (PNG, SVG) to this folder; follows trajectories too. Needs the extra `figures`.",
+        ),
+    ] = None,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the tables as Markdown.")
     ] = False,
@@ -112,11 +119,12 @@ def evaluate_command(
             draws=draws,
             ratios=tuple(ratio) if ratio else None,
             seeds=tuple(dict.fromkeys(seed or range(seeds or 1))),
-            trajectory=trajectory,
+            trajectory=trajectory or figures is not None,
             prompts=prompts,
             new_tokens=new_tokens,
             steps=steps,
             json=json,
+            figures=figures,
             markdown=markdown,
         )
     )

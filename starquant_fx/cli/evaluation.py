@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from starquant_fx.cli.figures import require_figures, write_figures
 from starquant_fx.cli.measure import FULL, chosen_recipes, labelled, measure
 from starquant_fx.cli.options import calibration_texts, load, need_tokenizer
 from starquant_fx.errors import InputError
@@ -39,6 +40,7 @@ class Settings:
     new_tokens: int
     steps: int
     json: Path | None
+    figures: Path | None
     markdown: bool
 
 
@@ -72,22 +74,30 @@ def run(settings: Settings) -> None:
 
     if settings.json is not None:
         check_destination(settings.json, ".json")
+    if settings.figures is not None:
+        require_figures(settings.figures)
     subject = prepare(settings)
-    comparisons, records = [], []
+    comparisons, followed, records = [], [], []
     for seed in settings.seeds:
-        comparison, record = _one_seed(settings, subject, seed)
+        comparison, found, record = _one_seed(settings, subject, seed)
         comparisons.append(comparison)
+        followed.append(found)
         records.append(record)
     if len(comparisons) > 1:
         show(settings, "all seeds", spread_sheet(comparisons))
     if settings.json is not None:
         write_atomically(settings.json, as_json(settings, records))
         typer.echo(f"wrote {settings.json}")
+    if settings.figures is not None:
+        for path in write_figures(
+            settings.figures, subject.model, subject.recipes, subject.ids, comparisons, followed[0]
+        ):
+            typer.echo(f"wrote {path}")
 
 
 def prepare(settings: Settings) -> Subject:
     """Reads and loads everything, and refuses what does not fit before anything is compiled."""
-    from starquant_fx.evaluation.checks import require_segments, require_tokenizer
+    from starquant_fx.evaluation.checks import require_fit, require_segments, require_tokenizer
     from starquant_fx.evaluation.corpus import read_corpus
     from starquant_fx.evaluation.text import excerpt
     from starquant_fx.evaluation.text import segments as cut
@@ -99,6 +109,10 @@ def prepare(settings: Settings) -> Subject:
     require_tokenizer(need_tokenizer(tokenizer, settings.model), model)
     ids = cut(held_out, tokenizer, settings.length, settings.segments)
     require_segments(ids, least=2)
+    for seed in settings.seeds:
+        require_fit({FULL: model}, ids, mask_plan_of(settings, ids, seed))
+    if settings.trajectory:
+        prompts_of(settings, ids)
     return Subject(model, tokenizer, recipes, texts, ids)
 
 
@@ -139,21 +153,22 @@ def as_json(settings: Settings, records: list[dict[str, Any]]) -> str:
     return json_format.dumps(values, indent=1, allow_nan=False) + "\n"
 
 
-def _one_seed(settings: Settings, subject: Subject, seed: int) -> tuple[Any, dict[str, Any]]:
+def _one_seed(settings: Settings, subject: Subject, seed: int) -> tuple[Any, Any, dict[str, Any]]:
+    """Compiles, measures and prints; returns the comparison, the trajectories by name, and the record."""
     from starquant_fx.evaluation.record import comparison_record, trajectory_record
     from starquant_fx.evaluation.sheets import masked_sheet, summary_sheet, trajectory_sheet
+    from starquant_fx.evaluation.trajectory import trajectories
 
     seeded = {name: recipe.seeded(seed) for name, recipe in subject.recipes.items()}
     plan = mask_plan_of(settings, subject.ids, seed)
-    prompts = prompts_of(settings, subject.ids) if settings.trajectory else None
     comparison, costs, models = measure(
         subject.model, subject.tokenizer, seeded, subject.texts, subject.ids, plan
     )
     record = comparison_record(comparison, costs)
     sheets = [summary_sheet(comparison, costs), masked_sheet(comparison)]
-    if prompts is not None:
-        from starquant_fx.evaluation.trajectory import trajectories
-
+    found: dict[str, Any] = {}
+    if settings.trajectory:
+        prompts = prompts_of(settings, subject.ids)
         found = trajectories(
             models, prompts, FULL, new_tokens=settings.new_tokens, steps=settings.steps
         )
@@ -162,7 +177,7 @@ def _one_seed(settings: Settings, subject: Subject, seed: int) -> tuple[Any, dic
             record["models"][name]["trajectory"] = trajectory_record(one)
     count, length = subject.ids.shape
     show(settings, f"seed {seed}, {count} segments of {length} tokens", *sheets)
-    return comparison, record
+    return comparison, found, record
 
 
 def prompts_of(settings: Settings, ids: Any) -> Any:

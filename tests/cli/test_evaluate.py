@@ -59,16 +59,19 @@ def evaluate(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path, tokenizer:
     return done.output
 
 
-def test_seeds_trajectories_and_masked_tokens_come_out_in_one_json(
+def test_seeds_trajectories_and_figures_come_out_of_one_run(
     monkeypatch: pytest.MonkeyPatch, text: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "figures.json"
-    trajectory = ("--trajectory", "--prompts", "2", "--new-tokens", "8", "--steps", "4")
+    trajectory = ("--prompts", "2", "--new-tokens", "8", "--steps", "4")
     printed = evaluate(
         monkeypatch,
         *("--recipes", "rtn-w8a8, rtn-w3a4", "--text", text, "--seeds", "2", *OPTIONS),
         *("--ratio", "0.25", "--ratio", "0.75", *trajectory, "--json", output),
+        *("--figures", tmp_path / "figures"),
     )
+    drawn = {path.suffix for path in (tmp_path / "figures").iterdir()}
+    assert drawn == {".png", ".svg"}
     for words in ("seed 0", "seed 1", "all seeds", "±", "commit flips", "accuracy"):
         assert words in printed
     values = json.loads(output.read_text())
