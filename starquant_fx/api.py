@@ -102,28 +102,21 @@ def _check_arguments(model: Any, tokenizer: Any, token_state_input: Any, observe
             got=f"one that was compiled with {model.recipe.name}",
             hint="compile the model that from_pretrained returned",
         )
-    for name, fits, expected, got in (
-        (
-            "tokenizer",
-            tokenizer is None or (callable(tokenizer) and hasattr(tokenizer, "eos_token_id")),
-            "a transformers tokenizer, or None",
-            tokenizer,
-        ),
-        (
-            "token_state_input",
-            isinstance(token_state_input, bool),
-            "True or False",
-            token_state_input,
-        ),
-        (
-            "observe",
-            observe is None or callable(observe),
-            "a callable (text, program), or None",
-            observe,
-        ),
-    ):
-        if not fits:
-            raise InputError(f"{name} is not usable", where=name, expected=expected, got=repr(got))
+    if tokenizer is not None and not (callable(tokenizer) and hasattr(tokenizer, "eos_token_id")):
+        hint = "pass the second of what from_pretrained returns"
+        raise _unusable("tokenizer", tokenizer, "a transformers tokenizer, or None", hint)
+    if not isinstance(token_state_input, bool):
+        hint = "give calls token_state=..., and compile token_state_input=True"
+        raise _unusable("token_state_input", token_state_input, "True or False", hint)
+    if observe is not None and not callable(observe):
+        hint = "for example lambda text, program: print(text)"
+        raise _unusable("observe", observe, "a callable (text, program), or None", hint)
+
+
+def _unusable(name: str, got: object, expected: str, hint: str) -> InputError:
+    return InputError(
+        f"{name} is not usable", where=name, expected=expected, got=repr(got), hint=hint
+    )
 
 
 def _on_cpu(model: nn.Module, device: str | torch.device | None) -> nn.Module:

@@ -39,7 +39,13 @@ def bind(
     try:
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:
-        raise InputError(f"the arguments do not fit the model: {error}", where="forward") from error
+        raise InputError(
+            "the arguments do not fit the model",
+            where="forward",
+            expected=str(signature),
+            got=str(error),
+            hint="call it as the original model is called",
+        ) from error
     given = dict(bound.arguments)
     given.update(given.pop("kwargs", {}))
     tensors: dict[str, Tensor] = {}
@@ -67,6 +73,7 @@ def bind(
             where="input_ids",
             expected="an integer tensor [B, L]",
             got="none",
+            hint="input_ids=tokenizer(text, return_tensors='pt')['input_ids']",
         )
     _check(ids, model)
     mask = tensors.get("attention_mask")
@@ -95,6 +102,7 @@ def _check_shape(name: str, value: Tensor, ids: Tensor) -> None:
             where=name,
             expected=f"[{batch}, {length}] or [{batch}, 1, {length}, {length}]",
             got=str(shape),
+            hint="input_ids and masks are [B, L], rows of one length",
         )
 
 
@@ -107,6 +115,7 @@ def _checked_state(state: Any, ids: Tensor) -> Tensor:
             where="token_state",
             expected=f"integers [{ids.shape[0]}, {ids.shape[1]}], 1 = masked, 0 = unmasked",
             got=f"{state.dtype} {list(state.shape)}" if isinstance(state, Tensor) else repr(state),
+            hint="token_state = is_masked.long()",
         )
     return state.long()
 
@@ -118,6 +127,7 @@ def _check(ids: Tensor, model: object) -> None:
             where="input_ids",
             expected="[B, L]",
             got=str(list(ids.shape)),
+            hint="one sequence is a batch of one: input_ids.unsqueeze(0)",
         )
     longest = maximum_length(model)
     if longest is not None and ids.shape[1] > longest:
@@ -126,6 +136,7 @@ def _check(ids: Tensor, model: object) -> None:
             where="input_ids",
             expected=f"at most {longest} tokens",
             got=f"{ids.shape[1]} tokens",
+            hint="cut the text, or split it into segments",
         )
     if ids.device.type == "cpu":
         check_ids(ids, model, "input_ids")

@@ -166,7 +166,11 @@ def _report(values: Any) -> Report:
     report: Report = structured(Report, values, "report")
     if report.target not in TARGETS:
         raise CheckpointError(
-            "unknown target", where="report.target", expected=", ".join(TARGETS), got=report.target
+            "unknown target",
+            where="report.target",
+            expected=", ".join(TARGETS),
+            got=report.target,
+            hint="load it with the version of starquant_fx that wrote it",
         )
     return report
 

@@ -43,6 +43,7 @@ class _LogitsOnly(nn.Module):
                 where=type(self.model).__name__,
                 expected="a Tensor or an object with .logits",
                 got=type(out).__name__,
+                hint="wrap the model in a module whose forward returns the logits",
             )
         return logits
 
@@ -72,6 +73,7 @@ def example_inputs(arguments: Mapping[str, Tensor] | None = None) -> dict[str, T
                 where=name,
                 expected="[B, L] or [B, 1, L, L]",
                 got=str(list(value.shape)),
+                hint="leave the argument out, or give it one of these shapes",
             )
         examples[name] = torch.ones(shape, dtype=value.dtype)
     return examples

@@ -81,6 +81,7 @@ class CompiledModel(nn.Module):
                 if wanted
                 else "nothing: the mask token says it",
                 got="none" if wanted else "a tensor",
+                hint="token_state=is_masked.long()" if wanted else "leave token_state out",
             )
         if "token_state" not in self._plain_inputs:
             arguments.pop("token_state", None)  # a recipe without states does not read it
@@ -147,6 +148,7 @@ def bind_tensors(program: Program, tensors: dict[str, Tensor]) -> None:
                 got="no tensor of this name"
                 if real is None
                 else f"{real.dtype} {list(real.shape)}",
+                hint="compile the model again",
             )
         program.set_tensor(name, real)
 

@@ -103,6 +103,7 @@ def check_ids(ids: Tensor, model: object, where: str) -> Tensor:
             where=where,
             expected="integer token ids",
             got=str(ids.dtype),
+            hint="ids.long()",
         )
     vocabulary = vocabulary_size(model)
     low, high = (int(ids.min()), int(ids.max())) if ids.numel() else (0, 0)

@@ -9,6 +9,8 @@ from typing import Any
 
 from starquant_fx.errors import CheckpointError, nearest
 
+WRITE_AGAIN = "write it again with this version of starquant_fx"
+
 
 def structured(kind: Any, value: Any, where: str) -> Any:
     """Builds a value of a type from parsed JSON.
@@ -42,7 +44,11 @@ def structured(kind: Any, value: Any, where: str) -> Any:
         return value
     expected = kind.__name__ if isinstance(kind, type) and origin is None else str(kind)
     raise CheckpointError(
-        "a value is of a wrong kind", where=where, expected=expected, got=repr(value)[:100]
+        "a value is of a wrong kind",
+        where=where,
+        expected=expected,
+        got=repr(value)[:100],
+        hint=WRITE_AGAIN,
     )
 
 
@@ -52,8 +58,13 @@ def _object(kind: type, value: dict[str, Any], where: str) -> Any:
     hints = typing.get_type_hints(kind)
     for key in value:
         if key not in fields:
-            hint = nearest(key, fields)
-            raise CheckpointError("unknown key", where=f"{where}.{key}", got=repr(key), hint=hint)
+            raise CheckpointError(
+                "unknown key",
+                where=f"{where}.{key}",
+                expected=", ".join(fields),
+                got=repr(key),
+                hint=nearest(key, fields) or WRITE_AGAIN,
+            )
     needed = {
         name
         for name, f in fields.items()
@@ -61,7 +72,11 @@ def _object(kind: type, value: dict[str, Any], where: str) -> Any:
     }
     if missing := sorted(needed - value.keys()):
         raise CheckpointError(
-            f"{', '.join(missing)} is missing", where=where, expected=", ".join(fields)
+            f"{', '.join(missing)} is missing",
+            where=where,
+            expected=", ".join(fields),
+            got=", ".join(value) or "nothing",
+            hint=WRITE_AGAIN,
         )
     return kind(**{k: structured(hints[k], v, f"{where}.{k}") for k, v in value.items()})
 

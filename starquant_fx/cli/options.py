@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from starquant_fx.errors import CalibrationError, InputError
+from starquant_fx.errors import CalibrationError, InputError, cause
 
 Model = Annotated[
     str,
@@ -47,7 +47,13 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError("the text file cannot be read", where=str(path), got=str(error)) from error
+        raise InputError(
+            "the text file cannot be read",
+            where=str(path),
+            expected="a text file in UTF-8",
+            got=cause(error),
+            hint="check the path and the encoding",
+        ) from error
 
 
 def calibration_texts(model: str, path: Path | None) -> list[str] | None:
@@ -67,7 +73,11 @@ def calibration_texts(model: str, path: Path | None) -> list[str] | None:
     text = read_text(path)
     if not text.strip():
         raise CalibrationError(
-            "the calibration file is empty", where=str(path), expected="some text", got="none"
+            "the calibration file is empty",
+            where=str(path),
+            expected="some text",
+            got="none",
+            hint="leave --calibration out for the default",
         )
     return [text]
 

@@ -26,7 +26,11 @@ def passes_command(
     if name is not None:
         if name not in REGISTRY:
             raise RecipeError(
-                f"unknown pass {name!r}", expected=", ".join(REGISTRY), hint=nearest(name, REGISTRY)
+                f"unknown pass {name!r}",
+                where="passes NAME",
+                expected=", ".join(REGISTRY),
+                got=repr(name),
+                hint=nearest(name, REGISTRY) or "`starquant-fx passes` lists them",
             )
         one = REGISTRY[name]
         console.print(f"{name}\n\n{inspect.getdoc(one)}", markup=False, highlight=False)

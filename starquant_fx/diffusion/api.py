@@ -139,7 +139,7 @@ def check_names(given: Iterable[str], known: Sequence[str]) -> None:
                 where=name,
                 expected=", ".join(known),
                 got=repr(name),
-                hint=nearest(name, known),
+                hint=nearest(name, known) or "the samplers take no others",
             )
 
 
@@ -154,7 +154,11 @@ def _check_types(return_dict: Any, progress: Any, live: Any, on_step: Any) -> No
     ):
         if value is not None and not fits:
             raise InputError(
-                f"{name} is not usable", where=name, expected=expected, got=repr(value)
+                f"{name} is not usable",
+                where=name,
+                expected=expected,
+                got=repr(value),
+                hint="leave the argument out to watch nothing",
             )
 
 

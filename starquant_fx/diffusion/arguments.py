@@ -11,6 +11,8 @@ import torch
 from starquant_fx.errors import InputError, nearest
 from starquant_fx.model_facts import is_shifted, vocabulary_size
 
+DEFAULT = "leave the argument out for its default"
+
 
 def integer(name: str, value: Any, minimum: int) -> int:
     """Returns ``value`` if it is an integer of at least ``minimum``, else raises an InputError."""
@@ -20,6 +22,7 @@ def integer(name: str, value: Any, minimum: int) -> int:
             where=name,
             expected=f"an integer, at least {minimum}",
             got=repr(value),
+            hint=DEFAULT,
         )
     return value
 
@@ -53,6 +56,7 @@ def number(
             where=name,
             expected=f"a number in {left}{low:g}, {high:g}{right}",
             got=repr(value),
+            hint=DEFAULT,
         )
     return float(value)
 
@@ -61,7 +65,11 @@ def flag(name: str, value: Any) -> bool:
     """Returns ``value`` if it is True or False, else raises an InputError."""
     if not isinstance(value, bool):
         raise InputError(
-            f"{name} is not usable", where=name, expected="True or False", got=repr(value)
+            f"{name} is not usable",
+            where=name,
+            expected="True or False",
+            got=repr(value),
+            hint=DEFAULT,
         )
     return value
 
@@ -88,7 +96,7 @@ def choice(name: str, value: Any, known: Iterable[str]) -> str:
             where=name,
             expected=" | ".join(names),
             got=repr(value),
-            hint=nearest(str(value), names),
+            hint=nearest(str(value), names) or DEFAULT,
         )
     return str(value)
 

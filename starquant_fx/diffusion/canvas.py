@@ -98,6 +98,7 @@ def _padding(attention_mask: Any, ids: Tensor) -> Tensor:
             where=where,
             expected=f"a tensor of shape {shape}",
             got=str(list(got) if isinstance(got, torch.Size) else got),
+            hint="take ids and mask from one call of the tokenizer",
         )
     check_padding(attention_mask)
     keep = attention_mask.bool()

@@ -151,6 +151,7 @@ def _choose(
             "a row has no [MASK] left to draw from while others still have some",
             where="alg_temp",
             expected="rows with equally many [MASK]",
+            got="a row without any",
             hint="use alg_temp=None, or generate the rows one by one",
         )
     return torch.multinomial((confidence / alg_temp).softmax(-1), count, generator=generator)
@@ -174,6 +175,7 @@ def _new_tokens(prompt_ids: Any, max_new_tokens: int | None, max_length: int | N
             where="max_length",
             expected="one of the two",
             got=f"max_new_tokens={max_new_tokens!r}, max_length={max_length!r}",
+            hint="max_length counts the prompt as well",
         )
     given = prompt_length(prompt_ids)
     return arguments.integer("max_length", max_length, given + 1) - given

@@ -94,6 +94,7 @@ def model_logits(
             where="model(input_ids, attention_mask=...)",
             expected=f"a tensor or .logits of shape [{ids.shape[0]}, {ids.shape[1]}, vocab]",
             got=str(got),
+            hint="wrap the model in a function that returns them",
         )
     return logits
 
@@ -105,6 +106,7 @@ def require_numbers(logits: Tensor, step: int) -> None:
             "the model's logits contain NaN",
             where=f"denoising step {step}",
             expected="numbers",
+            got=f"{int(logits.isnan().sum())} NaN",
             hint="check the weights, and try a wider dtype if the model runs in float16",
         )
 

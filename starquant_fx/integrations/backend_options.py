@@ -70,7 +70,7 @@ class BackendOptions:
                     where=WHERE,
                     expected=", ".join(known),
                     got=str(key),
-                    hint=nearest(str(key), known),
+                    hint=nearest(str(key), known) or "the backend takes no others",
                 )
         values = {key: value for key, value in (options or {}).items() if value is not None}
         parsed = cls(**values, given=frozenset(values))
@@ -82,6 +82,7 @@ class BackendOptions:
                 where=WHERE,
                 expected="no option beside it but recipe",
                 got=", ".join(sorted(excluded)),
+                hint="leave the artifact out to compile anew",
             )
         if not isinstance(parsed.artifact, CompiledModel | str | Path | None):
             raise RecipeError(
@@ -89,6 +90,7 @@ class BackendOptions:
                 where=WHERE,
                 expected="what starquant_fx.compile returned, or the file it was saved to",
                 got=type(parsed.artifact).__name__,
+                hint="save_artifact(compiled, path) writes one",
             )
         return parsed
 
@@ -137,12 +139,14 @@ class BackendOptions:
                 where=WHERE,
                 expected=get_recipe(self.recipe).name,
                 got=artifact.recipe.name,
+                hint="leave recipe out beside an artifact",
             )
         if artifact.program.placeholder("token_state") is not None:
             raise RecipeError(
                 "the artifact needs token states, which the model's own call does not have",
                 where=WHERE,
                 expected="an artifact of a model with a mask token",
+                got="token_state among its inputs",
                 hint="call the artifact itself",
             )
         if artifact.fingerprint != fingerprint(dict(model.named_parameters())):

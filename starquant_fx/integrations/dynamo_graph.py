@@ -207,7 +207,10 @@ def _model_of(sources: Sequence[Any], values: Sequence[Any]) -> nn.Module:
             if modules:
                 return modules[-1]
     raise _partial(
-        "the graph reads no parameters of a module", where="graph", expected="a whole model"
+        "the graph reads no parameters of a module",
+        where="graph",
+        expected="a whole model",
+        got=f"{len(sources)} inputs, none of them a parameter",
     )
 
 
@@ -232,5 +235,6 @@ def _argument(source: Any, model: nn.Module) -> str:
             "the graph has an input that is no argument of the model",
             where=str(source),
             expected=f"one of {', '.join(parameters)}",
+            got=repr(name),
         )
     return str(name)

@@ -165,6 +165,8 @@ def _build(
         raise CaptureError(
             "the model is in training mode",
             where=type(traced.model).__name__,
+            expected="evaluation mode",
+            got="model.training is True",
             hint="call model.eval() first",
         )
     program = _capture(traced)
@@ -203,6 +205,7 @@ def _check_whole(program: Program, compiled: Program) -> None:
             "the graph is only a part of the model",
             where=missing[0],
             expected="a graph with this linear",
+            got=f"{len(here)} linears, {len(missing)} missing",
             hint=WHOLE,
         )
 

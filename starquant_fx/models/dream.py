@@ -217,7 +217,8 @@ def _mask_and_positions(
             "unknown attention mask",
             where="attention_mask",
             expected="None, 'full' or a tensor",
-            got=attention_mask,
+            got=repr(attention_mask),
+            hint="'full' is the same as None",
         )
     if attention_mask is None or isinstance(attention_mask, str):
         return None, default if position_ids is None else position_ids
@@ -234,6 +235,7 @@ def _mask_and_positions(
             where="attention_mask",
             expected="[B, L] or [B, 1, L, L]",
             got=str(list(attention_mask.shape)),
+            hint="pad prompts by attention_mask [B, L], 1 = keep",
         )
     if attention_mask.dtype != torch.bool and not attention_mask.is_floating_point():
         raise InputError(

@@ -90,6 +90,7 @@ def _rows(path: Path) -> Iterator[dict[str, object]]:
             "a corpus file is missing",
             where=str(path),
             expected=f"a data folder with {BOOKS_FILE} and {STORIES_FILE}",
+            got="no such file",
             hint="name the folder with --data",
         )
     with lzma.open(path, "rt", encoding="utf-8") as lines:

@@ -86,7 +86,11 @@ def write_excerpts(documents: Sequence[Document], folder: Path) -> None:
         for title in excerpt.titles or sorted(books):
             if title not in books:
                 raise InputError(
-                    "a book is missing from its split", where=title, expected=f"in {excerpt.split}"
+                    "a book is missing from its split",
+                    where=title,
+                    expected=f"among the books of {excerpt.split}",
+                    got=f"{len(books)} others",
+                    hint="use the corpus that the excerpts were cut from",
                 )
             book = books[title]
             part = beginning(book.text, excerpt.characters)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from starquant_fx.errors import CheckpointError, InputError
+from starquant_fx.errors import CheckpointError, InputError, cause
 
 STATE_FILE, SETTINGS_FILE, CURVE_FILE = "state.safetensors", "run.json", "curve.jsonl"
 
@@ -108,7 +108,11 @@ def read_settings(folder: Path) -> Settings:
     path = folder / SETTINGS_FILE
     if not path.is_file():
         raise InputError(
-            "there is no run here", where=str(folder), hint="train first, or name another --run"
+            "there is no run here",
+            where=str(folder),
+            expected=SETTINGS_FILE,
+            got="no such file",
+            hint="train first, or name another --run",
         )
     return Settings(**json.loads(path.read_text(encoding="utf-8")))
 
@@ -143,7 +147,8 @@ def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], Prog
         raise CheckpointError(
             "the training state cannot be read",
             where=str(path),
-            got=str(error),
+            expected="a whole file that save_state wrote",
+            got=cause(error),
             hint="delete the run folder and train again",
         ) from error
     return parts["weights"], parts["moments"], progress
@@ -157,6 +162,7 @@ def load_checked_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tenso
             "the run has no state yet",
             where=str(folder),
             expected=STATE_FILE,
+            got="no such file",
             hint="let it train until it has saved once",
         )
     return state

@@ -47,6 +47,7 @@ class TrainingStream:
         if self.batches_per_epoch < 1:
             raise InputError(
                 "the training split is smaller than one batch",
+                where="training split",
                 expected=f"more than {self.window * (self.batch + 1)} tokens",
                 got=f"{self.tokens} tokens",
                 hint="use more text, a smaller --batch or a smaller --window",
@@ -98,8 +99,10 @@ def evaluation_windows(documents: list[Ids], window: int, count: int) -> Tensor:
     if available < 1:
         raise InputError(
             "a held-out split is smaller than one window",
+            where="validation or test split",
             expected=f"{window} tokens",
             got=f"{len(text)} tokens",
+            hint="use more text",
         )
     chosen = np.unique(np.linspace(0, available - 1, min(count, available)).round().astype(int))
     return torch.from_numpy(text[: available * window].reshape(available, window)[chosen])
