@@ -1,5 +1,7 @@
 """The folders, the three links, the package list and the house rules about files."""
 
+import ast
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,6 +105,33 @@ def test_constraints_pin_every_direct_dependency(root: Path) -> None:
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
     names = {requirement_name(text) for text in wanted}
     assert names - pinned == set()
+
+
+def test_every_import_is_declared(root: Path) -> None:
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    extras = {e: r for e, r in project["optional-dependencies"].items() if e != "dev"}
+    declared = {requirement_name(t) for t in sum(extras.values(), project["dependencies"])}
+    imported = {
+        (requirement_name(name), path.as_posix())
+        for path in python_files(root)
+        if path.parts[0] != "tests"
+        for name in imported_packages((root / path).read_text())
+        if name not in sys.stdlib_module_names
+    }
+    assert {"torch", "transformers"} <= {name for name, _ in imported}
+    scripts = [p for p in CODE if p not in ("starquant_fx", *LINKED, "tests")]
+    own = {requirement_name(one.stem) for place in scripts for one in (root / place).iterdir()}
+    own.add("starquant-fx")
+    assert {(name, path) for name, path in imported if name not in declared | own} == set()
+
+
+def imported_packages(source: str) -> Iterator[str]:
+    """The packages that a source imports anywhere, also inside functions."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield str(node.module).split(".")[0]
 
 
 def test_the_version_is_the_same_everywhere(root: Path) -> None:
