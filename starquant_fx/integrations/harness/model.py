@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
 from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]
-from lm_eval.utils import (  # pyright: ignore[reportMissingImports]
-    get_rolling_token_windows,
-    make_disjoint_window,
-)
 
 from starquant_fx.diffusion.arguments import integer, number
 from starquant_fx.integrations.harness.generation import Generator
-from starquant_fx.integrations.harness.likelihood import AnswerScorer, Work
+from starquant_fx.integrations.harness.likelihood import AnswerScorer
 from starquant_fx.integrations.harness.loading import denoiser
 from starquant_fx.integrations.harness.requests import (
     Fitting,
@@ -23,13 +18,15 @@ from starquant_fx.integrations.harness.requests import (
     check_tokenizer,
     usable_length,
     usable_mask_token,
+    windows,
 )
 from starquant_fx.integrations.harness.scoring import Scorer
 from starquant_fx.integrations.harness.texts import Texts
+from starquant_fx.integrations.harness.textual import TextualLM
 from starquant_fx.model_facts import model_device
 
 
-class StarQuantLM(TemplateLM):
+class StarQuantLM(TextualLM):
     """A masked diffusion model, in full precision or low bits, as the harness calls it.
 
     Likelihoods are lower bounds, by Monte Carlo as in LLaDA's published evaluation; texts come from the model's
@@ -99,15 +96,15 @@ class StarQuantLM(TemplateLM):
             self.model, self.tokenizer, self.fitting, rows, padding, *lengths, cfg, seed
         )
 
-    @property
-    def eot_token_id(self) -> int:
-        """Id of the end-of-text token."""
-        return self.texts.special("eos_token_id")
-
-    @property
-    def prefix_token_id(self) -> int:
-        """Id of the token that stands for an empty context."""
-        return self.texts.special("bos_token_id", "eos_token_id")
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> StarQuantLM:
+        """Makes one from the harness's command line, which asks for a GPU unless it is told otherwise."""
+        options = dict(additional_config or {})
+        if str(options.get("device")).startswith("cuda") and not torch.cuda.is_available():
+            options["device"] = None
+        return cls(**arg_dict, **{k: v for k, v in options.items() if v is not None})
 
     @property
     def max_length(self) -> int | None:
@@ -118,17 +115,6 @@ class StarQuantLM(TemplateLM):
     def device(self) -> torch.device:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Device of the model."""
         return model_device(self.model, torch.device("cpu"))
-
-    @property
-    def tokenizer_name(self) -> str:
-        """Name of the tokenizer, for the harness's cache of requests."""
-        return str(getattr(self.tokenizer, "name_or_path", "")).replace("/", "__")
-
-    def tok_encode(
-        self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
-    ) -> list[int]:
-        """Token ids of a text, without special tokens around it."""
-        return self.texts.ids(string)
 
     def loglikelihood(
         self, requests: list[Any], disable_tqdm: bool = False
@@ -150,10 +136,15 @@ class StarQuantLM(TemplateLM):
             InputError: A text is empty.
         """
         texts = [request.args[0] for request in requests]
-        windows = [(i, pair) for i, text in enumerate(texts) for pair in self._windows(text)]
+        owners: list[int] = []
+        pairs: list[Pair] = []
+        for index, text in enumerate(texts):
+            ids = self.texts.some_ids(text, "a text")
+            pairs += windows(text, ids, self.prefix_token_id, self.fitting)
+            owners += [index] * (len(pairs) - len(owners))
         results = [0.0] * len(texts)
-        for which, result in self.answers.score([pair for _, pair in windows]):
-            results[windows[which][0]] += result.log_likelihood
+        for which, result in self.answers.score(pairs):
+            results[owners[which]] += result.log_likelihood
         for text, value in zip(texts, results, strict=True):
             self.cache_hook.add_partial("loglikelihood_rolling", (text,), value)
         return results
@@ -165,30 +156,10 @@ class StarQuantLM(TemplateLM):
             InputError: A request cannot be completed.
         """
         results = [""] * len(requests)
-        for index, text in self.generator.generate(*self._generation(requests)):
+        for index, text in self.generator.generate(*self.generation(requests)):
             results[index] = self.texts.without_specials(text)
             self.cache_hook.add_partial("generate_until", requests[index].args, results[index])
         return results
-
-    def work(self, kind: str, requests: list[Any]) -> Work:
-        """Counts what requests of a kind would cost; nothing runs.
-
-        Args:
-            kind: "loglikelihood" or "generate_until".
-            requests: The harness's requests.
-        """
-        if kind == "generate_until":
-            return self.generator.work(*self._generation(requests))
-        fitting = Fitting(self.max_length, self.fitting.mask_id)
-        texts = [request.args for request in requests]
-        encoded = [(text, *self._encode_pair(text[0] or " ", text[1])) for text in texts]
-        return self.answers.work([_pair(fitting, request) for request in encoded])
-
-    def apply_chat_template(
-        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
-    ) -> str:
-        """Renders a conversation as the tokenizer's chat template says; raises an InputError without one."""
-        return self.texts.conversation(chat_history, answer_next=add_generation_prompt)
 
     def get_model_info(self) -> dict[str, Any]:
         """What the harness notes beside its results."""
@@ -206,30 +177,17 @@ class StarQuantLM(TemplateLM):
     ) -> list[tuple[float, bool]]:
         """Scores encoded requests ((context, continuation), context ids, continuation ids)."""
         results = [(0.0, False)] * len(requests)
-        pairs = [_pair(self.fitting, request) for request in requests]
+        pairs = [self.fitting.request(request) for request in requests]
         for index, result in self.answers.score(pairs):
             results[index] = (result.log_likelihood, result.greedy)
             self.cache_hook.add_partial("loglikelihood", requests[index][0], results[index])
         return results
 
-    def _windows(self, text: str) -> Iterator[Pair]:
-        """Cuts a text into windows that predict each token once."""
-        ids = self.texts.some_ids(text, "a text")
-        most = (self.max_length or len(ids) + 1) - 1
-        windows = get_rolling_token_windows(ids, self.prefix_token_id, most, 1)
-        for number_, window in enumerate(map(make_disjoint_window, windows)):
-            yield self.fitting.pair(f"{number_}\0{text}", *map(list, window))
-
-    def _generation(self, requests: list[Any]) -> tuple[list[list[int]], list[dict[str, Any]]]:
+    def generation(self, requests: list[Any]) -> tuple[list[list[int]], list[dict[str, Any]]]:
+        """Prompts as token ids, and arguments, of (context, arguments) requests."""
         texts = [request.args[0] for request in requests]
         prompts = [self.texts.ids(text) or [self.prefix_token_id] for text in texts]
         return prompts, [dict(request.args[1]) for request in requests]
-
-
-def _pair(fitting: Fitting, request: Any) -> Pair:
-    """An encoded request of the harness, cut to fit; its texts decide the masks."""
-    (context, continuation), prompt, answer = request
-    return fitting.pair(f"{context}\0{continuation}", list(prompt), list(answer))
 
 
 # Not as a decorator, whose declared type would hide the class's own attributes.

@@ -13,10 +13,13 @@ from rich.table import Table
 
 from starquant_fx.integrations.harness.likelihood import Work
 from starquant_fx.integrations.harness.model import StarQuantLM
+from starquant_fx.integrations.harness.requests import Fitting
 from starquant_fx.integrations.harness.run import FEWSHOT_SEED
 from starquant_fx.integrations.harness.scoring import Row
 
 PROBES = 3
+# Rows that are looked at: about so many of a name, and at least so many of each of its tasks.
+SAMPLES, LEAST_SAMPLES = 100, 4
 
 
 class Plan(NamedTuple):
@@ -24,7 +27,7 @@ class Plan(NamedTuple):
 
     Attributes:
         task: The task; subjects of a group are added up.
-        requests: The harness's requests: choices, or texts to generate.
+        requests: The harness's requests: choices, or texts to generate; estimated from some rows, as all of this.
         work: Sequences and tokens that go through the model.
     """
 
@@ -36,7 +39,7 @@ class Plan(NamedTuple):
 def plan_tasks(
     lm: StarQuantLM, loaded: dict[str, Any], names: Sequence[str], limit: float | None = None
 ) -> list[Plan]:
-    """Builds every request and counts; the model does not run.
+    """Builds requests of some rows, spread evenly over each task, and counts; the model does not run.
 
     Args:
         lm: The model.
@@ -54,18 +57,32 @@ def plan_tasks(
     for name in names:
         group = loaded["groups"].get(name)
         tasks = [loaded["tasks"][name]] if group is None else group.get_all_tasks()
-        requests, rows, tokens = 0, 0, 0
-        for task in tasks:
-            task.set_fewshot_seed(FEWSHOT_SEED)
-            task.build_all_requests(limit=get_sample_size(task, limit))
-            work = lm.work(task.instances[0].request_type, task.instances)
-            requests, rows, tokens = (
-                requests + len(task.instances),
-                rows + work.rows,
-                tokens + work.tokens,
-            )
+        most = max(LEAST_SAMPLES, SAMPLES // len(tasks))
+        parts = [_part(lm, task, get_sample_size(task, limit), most) for task in tasks]
+        requests, rows, tokens = (round(sum(column)) for column in zip(*parts, strict=True))
         plans.append(Plan(name, requests, Work(rows, tokens)))
     return plans
+
+
+def _part(lm: StarQuantLM, task: Any, limit: int | None, most: int) -> tuple[float, float, float]:
+    """Requests, sequences and tokens of one task, from at most so many of its rows."""
+    rows = min(len(task.eval_docs), limit or len(task.eval_docs))
+    count = min(rows, most)
+    task.set_fewshot_seed(FEWSHOT_SEED)
+    task.build_all_requests(samples=[i * rows // count for i in range(count)])
+    work = _work(lm, task.instances)
+    scale = rows / count
+    return len(task.instances) * scale, work.rows * scale, work.tokens * scale
+
+
+def _work(lm: StarQuantLM, requests: Sequence[Any]) -> Work:
+    """Counts what requests of one kind cost."""
+    if requests[0].request_type == "generate_until":
+        return lm.generator.work(*lm.generation(list(requests)))
+    fitting = Fitting(lm.max_length, lm.fitting.mask_id)  # of its own: nothing is cut yet
+    texts = [request.args for request in requests]
+    encoded = [(text, *lm._encode_pair(text[0] or " ", text[1])) for text in texts]
+    return lm.answers.work([fitting.request(request) for request in encoded])
 
 
 def tokens_per_second(lm: StarQuantLM, length: int) -> float:
@@ -90,7 +107,8 @@ def plan_table(lm: StarQuantLM, plans: Sequence[Plan]) -> Table:
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         show_edge=False,
-        caption="Forward passes count sequences, not batches. Time: at the speed measured on one batch a task.",
+        caption="Estimated from about 100 rows a task. Forward passes count sequences, not batches. "
+        "Hours: at the speed measured now, on one batch a task.",
         caption_justify="left",
     )
     table.add_column("task")

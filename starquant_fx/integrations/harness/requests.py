@@ -37,6 +37,11 @@ class Fitting:
     mask_id: int
     truncated: int = 0
 
+    def request(self, encoded: Any) -> Pair:
+        """As ``pair``, of an encoded request of the harness: (texts, prompt, answer)."""
+        texts, prompt, answer = encoded
+        return self.pair("\0".join(texts), list(prompt), list(answer))
+
     def pair(self, identity: str, prompt: list[int], answer: list[int]) -> Pair:
         """Returns a request whose prompt is cut on the left where it must be, as the harness does.
 
@@ -75,6 +80,24 @@ class Fitting:
             return prompt
         self.truncated += 1
         return prompt[len(prompt) + new_tokens - self.longest :]
+
+
+def windows(text: str, ids: list[int], prefix: int, fitting: Fitting) -> list[Pair]:
+    """Cuts a text into windows of the model's length that predict each token once, given what precedes them.
+
+    Args:
+        text: The text; with the window's number it decides the masks.
+        ids: Its tokens.
+        prefix: The token before the first.
+        fitting: Knows the model's length.
+    """
+    longest = fitting.longest or len(ids) + 1
+    pairs = []
+    for start in range(0, len(ids), longest - 1):
+        answer = ids[start : start + longest - 1]
+        prompt = ids[max(0, start + len(answer) - longest) : start] or [prefix]
+        pairs.append(fitting.pair(f"{text}\0{start}", prompt, answer))
+    return pairs
 
 
 def check_tokenizer(tokenizer: Any, model: object) -> None:

@@ -25,7 +25,7 @@ def results_table(runs: Sequence[Run]) -> Table:
     for title in ("task", "metric"):
         table.add_column(title)
     for title in ("rows", "shots", *(run.name for run in runs)):
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
     found = [{(f.task, f.metric): f for f in run.figures} for run in runs]
     previous = None
     for key, first in found[0].items():
@@ -54,8 +54,8 @@ def _rows(run: Run) -> list[dict[str, Any]]:
 
 
 def _cell(figure: Figure) -> str:
-    error = "" if figure.stderr is None else f" ± {figure.stderr:.4f}"
-    return f"{figure.value:.4f}{error}"
+    error = "" if figure.stderr is None else f" ± {figure.stderr:.3f}"
+    return f"{figure.value:.3f}{error}"
 
 
 def _caption(runs: Sequence[Run]) -> str:

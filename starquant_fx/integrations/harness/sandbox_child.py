@@ -26,7 +26,6 @@ def limit(order: dict[str, Any]) -> None:
     """Takes away what the order does not grant; nothing of it can be taken back."""
     cpu, memory, size = order["cpu_seconds"], order["memory_bytes"], order["file_bytes"]
     for what, most in (
-        (resource.RLIMIT_CPU, cpu),
         (resource.RLIMIT_AS, memory),
         (resource.RLIMIT_FSIZE, size),
         (resource.RLIMIT_NPROC, 0),
@@ -34,6 +33,7 @@ def limit(order: dict[str, Any]) -> None:
         (resource.RLIMIT_NOFILE, 32),
     ):
         resource.setrlimit(what, (most, most))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))  # a signal that says why, then the end
     # Should the parent die, this process must not stay.
     signal.alarm(math.ceil(order["wall_seconds"]) + 1)
 

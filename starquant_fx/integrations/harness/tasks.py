@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +95,11 @@ def _local_config(name: str, stock: Path | None, data: Path, shots: int | None) 
         "dataset_path": "json",
         "dataset_name": None,
         "dataset_kwargs": {"data_files": {k: str(v) for k, v in files.items()}},
-        "custom_dataset": functools.partial(_dataset, task, subject),
+        # The stock processing happens once, in the loader; the harness would repeat it at every look at the rows.
+        "custom_dataset": functools.partial(
+            _dataset, task, subject, config.pop("process_docs", None)
+        ),
     }
-    if count and task.shots_row:
-        # The rows are in their final form already, which the stock processing must not touch.
-        config["fewshot_config"] = {"process_docs": lambda rows: rows}
     if runs_programs:
         config["metric_list"] = [
             {"metric": ProgramTests(), "aggregation": "mean", "higher_is_better": True}
@@ -118,7 +118,11 @@ def _file(task: LocalTask, name: str, data: Path, subject: str | None, *, exampl
 
 
 def _dataset(
-    task: LocalTask, subject: str | None, data_files: dict[str, str], **_: Any
+    task: LocalTask,
+    subject: str | None,
+    process: Callable[[Any], Any] | None,
+    data_files: dict[str, str],
+    **_: Any,
 ) -> dict[str, Any]:
     """Loads the splits of a task; the harness calls it with the task's ``dataset_kwargs`` and metadata.
 
@@ -147,7 +151,9 @@ def _dataset(
                     expected=f"rows with subject = {subject!r}",
                     hint=task.hint,
                 )
-        if examples and task.shots_row:
+        finished = examples and task.shots_row is not None
+        if finished and task.shots_row:
             rows = [task.shots_row(row) for row in rows]
-        splits[split] = Dataset.from_list(rows)
+        found = Dataset.from_list(rows)
+        splits[split] = process(found) if process and not finished else found
     return splits
