@@ -93,7 +93,15 @@ class FitSgat(Pass):
         if self.aim:
             factors = aim_gates(problem, factors)
         seed = self.seed + zlib.crc32(site.name.encode())
-        return fit_site(problem, factors, FitOptions(self.epochs, self.batch, self.lr, seed))
+        options = FitOptions(self.epochs, self.batch, self.lr, seed)
+        if program.cache is None:
+            return fit_site(problem, factors, options)
+        path = program.cache.path(problem, factors, options)
+        fitted = program.cache.get(path)
+        if fitted is None:
+            fitted = fit_site(problem, factors, options)
+            program.cache.put(path, fitted)
+        return fitted
 
 
 def _factor_nodes(program: Program, site: Site) -> list[fx.Node]:

@@ -16,6 +16,7 @@ from starquant_fx.errors import PassError
 
 if TYPE_CHECKING:
     from starquant_fx.calibration.data import CalibrationData
+    from starquant_fx.calibration.fit_cache import FitCache
     from starquant_fx.recipe import Recipe, SiteRecipe
 
 PROVENANCE = "starquant"
@@ -77,6 +78,7 @@ class Program:
         records: What has run.
         findings: Facts that passes measured, ``findings[site or topic][fact]``.
         weightless: Whether the tensors are fake: passes rewrite only, real tensors are bound by name later.
+        cache: Where fits are kept between compilations; None = nowhere.
         ratio_edges: Inner edges of the mask-ratio buckets that refine the token state; empty = none.
     """
 
@@ -90,6 +92,7 @@ class Program:
     records: list[PassRecord] = dataclasses.field(default_factory=list)
     findings: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     weightless: bool = False
+    cache: FitCache | None = None
     ratio_edges: tuple[float, ...] = ()
 
     @property
