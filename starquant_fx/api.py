@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from starquant_fx.arguments import check_parameters
+from starquant_fx.calibration.fit_cache import FitCache
 from starquant_fx.calibration.prepare import Calibration, prepare
 from starquant_fx.capture import capture, skeleton
 from starquant_fx.compiled import CompiledModel, spare_tensors
@@ -34,6 +37,7 @@ def compile(
     mask_token_id: int | None = None,
     token_state_input: bool = False,
     observe: Observer | None = None,
+    cache: str | os.PathLike[str] | None = None,
 ) -> CompiledModel:
     """Compiles a masked diffusion LLM to a low-bit model.
 
@@ -50,6 +54,8 @@ def compile(
         mask_token_id: Overrides the configuration's.
         token_state_input: For models without a mask token: calls take ``token_state`` [B, L] (1 = masked) as well.
         observe: Called after every pass with its text form and the program.
+        cache: Folder that keeps what is fitted, by the hash of what it is fitted from: the same compilation again, or one
+            that was killed, takes from it what is there. Made if missing.
 
     Returns:
         A module with the model's call signature, ``.generate()``, ``.program`` and ``.report``.
@@ -82,12 +88,13 @@ def compile(
     check_parameters(model)
     with evaluating(model):
         program = capture(model, chosen, mask_token_id=mask_id)
+        program.cache = None if cache is None else FitCache(Path(cache))
         program.calibration = prepare(model, calibration, tokenizer, mask_id, chosen.calibration)
         run_passes(program, chosen.passes, observe)
         twin = skeleton(model)
     before = tensor_bytes({n: p.detach() for n, p in model.named_parameters()}, CONSTANTS)
     report = make_report(program, resolved, before, tensor_bytes(program.tensors(), CONSTANTS))
-    program.calibration = None
+    program.calibration = program.cache = None
     program.stages.clear()
     return CompiledModel(twin, program, report, spare_tensors(model, program), model)
 

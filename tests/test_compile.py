@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import starquant_fx
+from starquant_fx.compiled import CompiledModel
+from starquant_fx.passes import fit_sgat
 from starquant_fx.program import Program
 from tests.compile_cases import CLOSE, compiled, fresh, made, small, texts
 from tests.small_models import masked_ids, model, randomize
@@ -372,3 +375,17 @@ def test_calibration_of_one_state_is_told_in_the_report() -> None:
         calibration=masked,
     )
     assert any("no tokens of state 0 of 2" in note for note in done.report.notes)
+
+
+def test_a_cache_gives_the_same_model_without_fitting_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compiled_again() -> CompiledModel:
+        recipe, ids = small("star-w4a4"), masked_ids("odd", (4, 12), 0.0)
+        return starquant_fx.compile(model("odd"), recipe, calibration=ids, cache=tmp_path / "fits")
+
+    first = compiled_again()
+    monkeypatch.setattr(fit_sgat, "fit_site", None)  # a call would fail
+    second = compiled_again()
+    before, after = first.program.tensors(), second.program.tensors()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())

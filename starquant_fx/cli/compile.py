@@ -38,6 +38,12 @@ def compile_command(
     report: Annotated[
         Path | None, typer.Option("--report", help="Write the report to this JSON file.")
     ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--cache", help="Folder that keeps fitted sites; a killed run goes on where it was."
+        ),
+    ] = None,
     print_between_passes: Annotated[
         bool, typer.Option("--print-between-passes", help="Print the graph after every pass.")
     ] = False,
@@ -67,7 +73,13 @@ def compile_command(
             console.print(str(program.graph), markup=False, highlight=False)
 
     compiled = compile_model(
-        loaded, chosen, calibration=texts, tokenizer=tokenizer, target=target, observe=observe
+        loaded,
+        chosen,
+        calibration=texts,
+        tokenizer=tokenizer,
+        target=target,
+        observe=observe,
+        cache=cache,
     )
     console.print(compiled.report)
     if output is not None:
