@@ -54,8 +54,8 @@ def compile(
         mask_token_id: Overrides the configuration's.
         token_state_input: For models without a mask token: calls take ``token_state`` [B, L] (1 = masked) as well.
         observe: Called after every pass with its text form and the program.
-        cache: Folder that keeps what is fitted, by the hash of what it is fitted from: the same compilation again, or one
-            that was killed, takes from it what is there. Made if missing.
+        cache: Folder that keeps what is fitted, by the hash of what it is fitted from: the same compilation again, or
+            one that was killed, takes from it what is there. Made if missing.
 
     Returns:
         A module with the model's call signature, ``.generate()``, ``.program`` and ``.report``.

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from starquant_fx.errors import RecipeError, nearest
-
 
 def recipes_command(
     name: Annotated[
@@ -30,9 +28,7 @@ def recipes_command(
             typer.echo(f"  +{extra:<11}{', '.join(str(p) for p in passes)}")
         return
     chosen = get_recipe(name if "-w" in name else f"{name}-w4a4")
-    method = max((m for m in METHODS if chosen.method.startswith(m)), key=len, default=None)
-    if method is None:
-        raise RecipeError(f"unknown method {name!r}", hint=nearest(name, METHODS))
+    method = max((m for m in METHODS if chosen.method.startswith(m)), key=len)
     typer.echo("\n\n".join(_paragraphs(METHODS[method])))
     typer.echo(f"\n{chosen.name}:")
     for one in chosen.passes:
