@@ -16,6 +16,9 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+
+from starquant_fx.errors import StarQuantError
+from tiny_training.card import Remarks
 from tiny_training.corpus import load_documents, select
 from tiny_training.excerpts import write_excerpts
 from tiny_training.export import HeldOut, export, export_curve
@@ -25,8 +28,6 @@ from tiny_training.shapes import ARCHITECTURES, published_config
 from tiny_training.state import Settings, load_checked_state, read_settings
 from tiny_training.stream import TrainingStream, encode_documents, evaluation_windows
 from tiny_training.tokenizer import load_tokenizer, train_tokenizer
-
-from starquant_fx.errors import StarQuantError
 
 EVALUATION_WINDOW = 256
 CURVE_WINDOWS = 128  # enough to see the curve, little enough to cost nothing
@@ -61,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     writer.add_argument("--note", default="Intermediate checkpoint: training goes on.")
     writer.add_argument("--made-by", help="command for the card (default: from the run's settings)")
     writer.add_argument("--history", help="a sentence for the card on how the run went")
+    writer.add_argument("--hardware", help="for the card of a run that did not record it")
     writer.add_argument("--docs", type=Path, help="also write the curve into this folder")
     texts = commands.add_parser("excerpts", help="write the texts that ship")
     texts.set_defaults(job=run_excerpts)
@@ -152,10 +154,11 @@ def run_export(arguments: argparse.Namespace) -> None:
         progress,
         tokenizer,
         HeldOut(validation, test),
+        documents,
         arguments.to or Path("starquant_fx/models/pretrained") / name,
-        arguments.note,
-        arguments.made_by or command,
-        arguments.history,
+        Remarks(
+            arguments.note, arguments.made_by or command, arguments.history, arguments.hardware
+        ),
     )
     for split, measured in zip(("validation", "test"), figures, strict=True):
         print(split, measured)

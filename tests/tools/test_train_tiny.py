@@ -18,21 +18,23 @@ import pytest
 import torch
 import train_tiny
 from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerFast
+
+from starquant_fx.errors import CheckpointError, InputError
+from starquant_fx.model_facts import is_shifted
 from tiny_training import corpus
+from tiny_training.card import Figures, Remarks, model_card
 from tiny_training.excerpts import CALIBRATION_BOOKS, EXCERPTS, write_excerpts
 from tiny_training.export import HeldOut, export, export_curve
-from tiny_training.loop import Options, Trainer
+from tiny_training.loop import Options, Trainer, describe
 from tiny_training.objective import (
     nelbo,
 )
 from tiny_training.optimizer import Budget
 from tiny_training.shapes import ARCHITECTURES, build, published_config
-from tiny_training.state import STATE_FILE, Settings, load_checked_state, read_curve
+from tiny_training.state import STATE_FILE, Progress, Settings, load_checked_state, read_curve
 from tiny_training.stream import TrainingStream, encode_documents, evaluation_windows
 from tiny_training.tokenizer import SPECIAL_TOKENS, load_tokenizer, train_tokenizer
-from transformers import PreTrainedTokenizerFast
-
-from starquant_fx.errors import CheckpointError, InputError
 
 WORDS = ("the", "a", "rabbit", "Mole", "said", "went", "river", "to", "and", "of", "her", "old")
 SMALL: dict[str, dict[str, int]] = {
@@ -213,6 +215,7 @@ def test_resumed_run_ends_with_the_same_weights(
     assert whole.keys() == weights.keys()
     assert all(torch.equal(whole[k], weights[k]) for k in whole)
     assert all(torch.equal(moments[k], resumed_moments[k]) for k in moments)
+    assert resumed.hardware == progress.hardware == [describe(trainer.options)]
     assert {"step", "tokens", "train_loss", "validation_nelbo", "seconds"} <= rows[0].keys()
 
 
@@ -285,9 +288,9 @@ def test_export_loads_and_its_card_holds_the_measured_figures(
         progress,
         tokenizer,
         HeldOut(windows, windows),
+        [*documents, corpus.Document("book", "The Railway Children", "A", 1906, "Text.")],
         destination,
-        "Intermediate.",
-        "python tools/train_tiny.py train",
+        Remarks("Intermediate.", "python tools/train_tiny.py train"),
     )
     write()
     validation, _ = write()  # replaces the first
@@ -298,8 +301,7 @@ def test_export_loads_and_its_card_holds_the_measured_figures(
     model.load_state_dict(tensors)
     loaded = load_tokenizer(destination)
     assert loaded.mask_token_id == model.config.mask_token_id
-    shifted = arch == "dream"
-    again = nelbo(model, windows, cast("int", loaded.mask_token_id), shifted)
+    again = nelbo(model, windows, cast("int", loaded.mask_token_id), is_shifted(model))
     assert again == pytest.approx(validation.nelbo, rel=1e-6)
     card = (destination / "README.md").read_text()
     assert f"| validation | {validation.nelbo:.4f} |" in card
@@ -310,6 +312,36 @@ def test_export_loads_and_its_card_holds_the_measured_figures(
     shutil.rmtree(run)
     assert len(read_curve(tmp_path / "docs") or [1]) == 1
     assert (tmp_path / "docs/tiny.svg").read_text().count("<polyline") == 2
+
+
+def test_a_card_tells_what_run_and_corpus_were(
+    tokenizer: PreTrainedTokenizerFast, documents: list[corpus.Document]
+) -> None:
+    books = [corpus.Document("book", t, "A", 1906, "") for t in ("The Railway Children", "Another")]
+    figures = Figures(4.5, {0.15: 0.25}, windows=3, window=96)
+
+    def card(progress: Progress, window: int, hardware: str | None) -> str:
+        settings = dataclasses.replace(settings_of("llada", tokenizer), window=window)
+        remarks = Remarks("Final.", "python x", hardware=hardware)
+        contents = corpus.summarise([*documents, *books])
+        text = model_card("m", settings, 10**6, progress, {"test": figures}, contents, remarks)
+        return " ".join(text.split())
+
+    told = card(Progress(3, 192, 7200.0, ["a clockwork", "an abacus"]), 256, "ignored")
+    for words in (
+        "| test | 4.5000 | 25.0 % | 288 |",
+        "evenly spaced windows of 96 tokens",
+        "packed windows of 256 tokens joined by the end-of-text token, cut to 256, 128 or 64.",
+        "3 steps of 1,024 tokens, 0.0 M tokens in all, 2.00 hours, seed 5.",
+        "- Hardware: a clockwork; then an abacus. -",
+        "slice of 200 stories",
+        "2 children's books first published up to 1906",
+        "1 whole books are held out",
+    ):
+        assert words in told
+    assert "token, cut to 96." in card(Progress(), 96, None)
+    assert "- Hardware: not recorded. -" in card(Progress(), 96, None)
+    assert "- Hardware: a clockwork. -" in card(Progress(), 96, "a clockwork")
 
 
 def test_command_line_from_corpus_to_shipped_folder(

@@ -7,6 +7,8 @@ import math
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from tiny_training.objective import (
     SMALLEST_RATIO,
     add_noise,
@@ -18,7 +20,6 @@ from tiny_training.objective import (
     stratified_ratios,
 )
 from tiny_training.optimizer import Budget
-from torch import Tensor, nn
 
 
 def test_ratios_are_stratified_and_uniform() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import textwrap
 from dataclasses import dataclass
 
+from tiny_training.corpus import HELD_OUT_STORY_PERCENT, Contents
 from tiny_training.state import Progress, Settings
+from tiny_training.stream import cut_lengths
 
 
 @dataclass(frozen=True)
@@ -15,28 +17,31 @@ class Figures:
     Attributes:
         nelbo: Nats per token.
         accuracy: Mask ratio -> share of masked tokens predicted right.
-        tokens: Tokens evaluated.
+        windows: Windows evaluated.
+        window: Tokens of a window.
     """
 
     nelbo: float
     accuracy: dict[float, float]
-    tokens: int
+    windows: int
+    window: int
 
 
-DATA_AND_LICENCES = """## Data and licences
+@dataclass(frozen=True)
+class Remarks:
+    """What a card says that neither the run nor the corpus tells.
 
-- Books: 62 children's books first published up to 1928, in the public domain in the United States,
-  from the collection mlschmitt/classic-books-markdown. Six whole books are held out.
-- Stories: a lower-cased slice of 5,479 stories of TinyStories by Ronen Eldan and Yuanzhi Li
-  ("TinyStories: How Small Can Language Models Be and Still Speak Coherent English?", 2023;
-  roneneldan/TinyStories), under the Community Data License Agreement - Sharing - Version 1.0. 2 %
-  of the stories are held out for validation and 2 % for test, by a hash of the text.
-- No story ships in this package. The weights are released under the licence of the package,
-  Apache-2.0.
+    Attributes:
+        note: How final the weights are.
+        command: The command that trained them.
+        history: A sentence on how the run went, or None.
+        hardware: What it ran on, for a run that did not record it.
+    """
 
-The splits are by document: no held-out book or story was trained on, and the tokenizer saw the
-training split only. The books speak as their time did, about people too; so may the model.
-"""
+    note: str
+    command: str
+    history: str | None = None
+    hardware: str | None = None
 
 
 def _table(splits: dict[str, Figures]) -> str:
@@ -49,7 +54,9 @@ def _table(splits: dict[str, Figures]) -> str:
     ]
     for name, figures in splits.items():
         accuracies = " | ".join(f"{100 * value:.1f} %" for value in figures.accuracy.values())
-        rows.append(f"| {name} | {figures.nelbo:.4f} | {accuracies} | {figures.tokens:,} |")
+        rows.append(
+            f"| {name} | {figures.nelbo:.4f} | {accuracies} | {figures.windows * figures.window:,} |"
+        )
     return "\n".join(rows)
 
 
@@ -81,16 +88,56 @@ def _wrap(text: str, item: bool = False) -> str:
     )
 
 
+def _data(corpus: Contents) -> str:
+    """The section on data and licences."""
+    items = (
+        f"Books: {corpus.books} children's books first published up to {corpus.last_year}, in the public domain in the "
+        "United States, from the collection mlschmitt/classic-books-markdown. "
+        f"{corpus.held_out_books} whole books are held out.",
+        f"Stories: a lower-cased slice of {corpus.stories:,} stories of TinyStories by Ronen Eldan and Yuanzhi Li "
+        '("TinyStories: How Small Can Language Models Be and Still Speak Coherent English?", 2023; '
+        "roneneldan/TinyStories), under the Community Data License Agreement - Sharing - Version 1.0. "
+        f"{HELD_OUT_STORY_PERCENT} % of the stories are held out for validation and {HELD_OUT_STORY_PERCENT} % for "
+        "test, by a hash of the text.",
+        "No story ships in this package. The weights are released under the licence of the package, Apache-2.0.",
+    )
+    splits = _wrap(
+        "The splits are by document: no held-out book or story was trained on, and the tokenizer saw the training "
+        "split only. The books speak as their time did, about people too; so may the model."
+    )
+    return "\n".join(_wrap(item, item=True) for item in items) + f"\n\n{splits}\n"
+
+
+def _training(name: str, settings: Settings, progress: Progress, remarks: Remarks) -> str:
+    """The items on how the model was trained."""
+    *lengths, last = map(str, cut_lengths(settings.window))
+    cut = f"{', '.join(lengths)} or {last}" if lengths else last
+    hardware = "; then ".join(progress.hardware) or remarks.hardware or "not recorded"
+    items = [
+        "Objective: masked diffusion as LLaDA's (uniform mask ratio, 1/t weighting), packed windows of "
+        f"{settings.window} tokens joined by the end-of-text token, cut to {cut}.",
+        f"{progress.step:,} steps of {settings.batch * settings.window:,} tokens, "
+        f"{progress.tokens / 1e6:.1f} M tokens in all, {progress.seconds / 3600:.2f} hours, seed {settings.seed}.",
+        f"Muon for the hidden matrices (peak rate {settings.muon_rate:g}), AdamW for the embedding "
+        f"({settings.embedding_rate:g}) and for the rest ({settings.adam_rate:g}); warm-up, constant, linear decay. "
+        f"The curve is in `docs/training/{name}.jsonl`.",
+        f"Hardware: {hardware}.",
+    ]
+    wrapped = [_wrap(item, item=True) for item in items]
+    wrapped.append(f"- Command: `{remarks.command}`")  # whole, to be copied
+    if remarks.history is not None:
+        wrapped.append(_wrap(remarks.history, item=True))
+    return "\n".join(wrapped)
+
+
 def model_card(
     name: str,
     settings: Settings,
     parameters: int,
     progress: Progress,
-    validation: Figures,
-    test: Figures,
-    note: str,
-    command: str,
-    history: str | None = None,
+    splits: dict[str, Figures],
+    corpus: Contents,
+    remarks: Remarks,
 ) -> str:
     """Returns the card as Markdown.
 
@@ -98,53 +145,39 @@ def model_card(
         name: Name of the model.
         settings: The run's settings.
         parameters: Number of parameters.
-        progress: How far it was trained.
-        validation: Figures on the validation split.
-        test: Figures on the test split.
-        note: How final the weights are.
-        command: The command that trained them.
-        history: A sentence on how the run went.
+        progress: How far it was trained, and on what.
+        splits: Figures of each held-out split.
+        corpus: What it was trained and tested on.
+        remarks: What neither the run nor the corpus tells.
     """
     about = _wrap(
         f"A masked diffusion language model of {parameters / 1e6:.2f} M parameters in "
         f"{_shape(settings)}. It exists to measure quantization on a real, trained model that fits "
         "in a package; it writes in the manner of children's books and knows nothing."
     )
-    amount = _wrap(
-        f"{progress.step:,} steps of {settings.batch * settings.window:,} tokens, "
-        f"{progress.tokens / 1e6:.1f} M tokens in all, {progress.seconds / 3600:.2f} hours, seed "
-        f"{settings.seed}.",
-        item=True,
+    window = next(iter(splits.values())).window
+    measured = _wrap(
+        f"Measured on the shipped bfloat16 weights, computed in float32, on evenly spaced windows of {window} tokens "
+        "of whole held-out documents. NELBO: mask ratios t stratified over (0, 1], cross-entropy of masked tokens "
+        "weighted by 1/t. Accuracy: the most likely token is the true one, each token masked with the given "
+        "probability."
     )
-    rates = _wrap(
-        f"Muon for the hidden matrices (peak rate {settings.muon_rate:g}), AdamW for the embedding "
-        f"({settings.embedding_rate:g}) and for the rest ({settings.adam_rate:g}); warm-up, "
-        f"constant, linear decay. The curve is in `docs/training/{name}.jsonl`.",
-        item=True,
-    )
-    extra = "" if history is None else _wrap(history, item=True) + "\n"
     return f"""# {name}
 
 {about}
 
-**{note}**
+**{remarks.note}**
 
 ## Held-out figures
 
-{_table({"validation": validation, "test": test})}
+{_table(splits)}
 
-Measured on the shipped bfloat16 weights, computed in float32, on evenly spaced windows of 256
-tokens of whole held-out documents. NELBO: mask ratios t stratified over (0, 1], cross-entropy of
-masked tokens weighted by 1/t. Accuracy: the most likely token is the true one, each token masked
-with the given probability.
+{measured}
 
 ## Training
 
-- Objective: masked diffusion as LLaDA's (uniform mask ratio, 1/t weighting), packed windows of
-  {settings.window} tokens joined by the end-of-text token, cut to 512, 256, 128 or 64.
-{amount}
-{rates}
-- Hardware: one thread of a shared 2-core x86-64 server CPU, bfloat16 products, float32 weights.
-- Command: `{command}`
-{extra}
-{DATA_AND_LICENCES}"""
+{_training(name, settings, progress, remarks)}
+
+## Data and licences
+
+{_data(corpus)}"""

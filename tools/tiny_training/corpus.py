@@ -121,6 +121,32 @@ def load_documents(data: Path) -> list[Document]:
     return documents + [Document("story", "", "", None, text) for text in stories]
 
 
+@dataclass(frozen=True)
+class Contents:
+    """What a corpus holds.
+
+    Attributes:
+        books: Number of books.
+        held_out_books: How many of them are in no training split.
+        last_year: Year of first publication of the latest book.
+        stories: Number of stories.
+    """
+
+    books: int
+    held_out_books: int
+    last_year: int
+    stories: int
+
+
+def summarise(documents: Iterable[Document]) -> Contents:
+    """Counts what a corpus holds."""
+    listed = list(documents)
+    books = [d for d in listed if d.source == "book"]
+    held_out = sum(d.split != "train" for d in books)
+    last_year = max((d.year for d in books if d.year is not None), default=0)
+    return Contents(len(books), held_out, last_year, len(listed) - len(books))
+
+
 def select(documents: Iterable[Document], split: Split) -> list[Document]:
     """Returns the documents of one split, in order."""
     return [document for document in documents if document.split == split]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from starquant_fx.errors import InputError
+from starquant_fx.files import write_atomically
 from tiny_training.corpus import Document, Split
-from tiny_training.state import write_atomically
 
 # No translations, and only authors who died before 1950.
 CALIBRATION_BOOKS = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,17 +13,19 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from tiny_training.card import Figures, model_card
+from starquant_fx.files import write_atomically
+from starquant_fx.model_facts import is_shifted
+from tiny_training.card import Figures, Remarks, model_card
+from tiny_training.corpus import Document, summarise
 from tiny_training.objective import ACCURACY_RATIOS, masked_accuracy, nelbo
 from tiny_training.plot import curve_svg
-from tiny_training.shapes import build, is_shifted
+from tiny_training.shapes import build
 from tiny_training.state import (
     CURVE_FILE,
     Progress,
     Settings,
     read_curve,
     save_tensors,
-    write_atomically,
 )
 
 
@@ -48,9 +51,9 @@ def rounded_model(settings: Settings, weights: dict[str, Tensor]) -> nn.Module:
 
 def measure(model: nn.Module, settings: Settings, windows: Tensor) -> Figures:
     """Measures NELBO and masked accuracy on the windows of a split."""
-    mask_id, shifted = int(settings.config["mask_token_id"]), is_shifted(settings.arch)
+    mask_id, shifted = int(settings.config["mask_token_id"]), is_shifted(model)
     accuracy = {r: masked_accuracy(model, windows, mask_id, shifted, r) for r in ACCURACY_RATIOS}
-    return Figures(nelbo(model, windows, mask_id, shifted), accuracy, windows.numel())
+    return Figures(nelbo(model, windows, mask_id, shifted), accuracy, *windows.shape)
 
 
 def export(
@@ -59,10 +62,9 @@ def export(
     progress: Progress,
     tokenizer: PreTrainedTokenizerFast,
     held_out: HeldOut,
+    documents: Sequence[Document],
     destination: Path,
-    note: str,
-    command: str,
-    history: str | None = None,
+    remarks: Remarks,
 ) -> tuple[Figures, Figures]:
     """Evaluates the weights and writes the shipped folder; the old one stays until the new is whole.
 
@@ -72,10 +74,9 @@ def export(
         progress: How far they were trained.
         tokenizer: The run's tokenizer.
         held_out: Validation and test windows.
+        documents: The corpus.
         destination: The folder to write.
-        note: What the card says about how final the weights are.
-        command: The command that trained them.
-        history: A sentence on how the run went; None if there is nothing to say.
+        remarks: What the card says that neither the run nor the corpus tells.
 
     Returns:
         The figures on validation and test.
@@ -96,15 +97,11 @@ def export(
             settings,
             parameters,
             progress,
-            validation,
-            test,
-            note,
-            command,
-            history,
+            {"validation": validation, "test": test},
+            summarise(documents),
+            remarks,
         )
         write_atomically(folder / "README.md", card)
-        for file in folder.iterdir():
-            file.chmod(0o644)
         if destination.exists():
             shutil.rmtree(destination)
         folder.rename(destination)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from starquant_fx.model_facts import is_shifted
 from tiny_training.objective import (
     add_noise,
     masked_cross_entropy,
@@ -21,7 +25,7 @@ from tiny_training.objective import (
     stratified_ratios,
 )
 from tiny_training.optimizer import Budget, MuonWithAdamW
-from tiny_training.shapes import build, initialise, is_shifted
+from tiny_training.shapes import build, initialise
 from tiny_training.state import (
     Curve,
     Progress,
@@ -31,10 +35,8 @@ from tiny_training.state import (
     open_run,
     save_state,
 )
-from tiny_training.stream import TrainingStream
+from tiny_training.stream import LENGTH_SHARES, TrainingStream, cut_lengths
 
-# A window is cut into equal shorter ones in a share of the steps, so that the model knows all lengths.
-LENGTH_SHARES = {512: 0.2, 256: 0.6, 128: 0.15, 64: 0.05}
 CLIP_NORM = 1.0
 ROWS_MULTIPLE = 512
 
@@ -58,6 +60,27 @@ class Options:
     eval_tokens: int = 1_000_000
 
 
+def describe(options: Options) -> str:
+    """Returns what a run computes on, and in which types."""
+    products = "bfloat16" if options.bf16 else "float32"
+    if options.device.type == "cuda":
+        place = torch.cuda.get_device_name(options.device)
+    else:
+        threads = torch.get_num_threads()
+        place = f"{threads} thread{'s' * (threads > 1)} of a {os.cpu_count()}-core {_processor()}"
+    return f"{place}, {products} products, float32 weights"
+
+
+def _processor() -> str:
+    """Name of the CPU as Linux tells it, else its architecture."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return f"{platform.machine()} CPU"
+
+
 def step_batch(windows: Tensor, seed: int, step: int) -> tuple[Tensor, torch.Generator]:
     """Cuts a batch to the step's length and gives the step's own generator for the masks.
 
@@ -66,7 +89,7 @@ def step_batch(windows: Tensor, seed: int, step: int) -> tuple[Tensor, torch.Gen
         seed: The run's seed.
         step: Number of the step.
     """
-    lengths = [n for n in LENGTH_SHARES if windows.shape[1] % n == 0] or [windows.shape[1]]
+    lengths = cut_lengths(windows.shape[1])
     shares = np.array([LENGTH_SHARES.get(n, 1.0) for n in lengths])
     random = np.random.default_rng([seed, step])
     length = int(random.choice(lengths, p=shares / shares.sum()))
@@ -101,8 +124,8 @@ class Trainer:
         # Without this the plain attention of bfloat16 tensors is computed in float32.
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
         self.mask_id = int(settings.config["mask_token_id"])
-        self.shifted = is_shifted(settings.arch)
         self.model = build(settings.arch, settings.config)
+        self.shifted = is_shifted(self.model)
         self.progress = Progress()
         state = load_state(folder)
         moments: dict[str, Tensor] = {}
@@ -188,6 +211,9 @@ class Trainer:
             stop_after: Stop after so many steps of this call, as if interrupted just after a save.
         """
         progress, options = self.progress, self.options
+        on = describe(options)
+        if on not in progress.hardware:
+            progress.hardware.append(on)
         losses: list[Tensor] = []
         last_save = time.monotonic()
         done, rate, norm = 0, 0.0, torch.tensor(0.0)

@@ -86,11 +86,6 @@ def build(arch: str, config: dict[str, Any]) -> LladaModel | DreamModel:
     return DreamModel(DreamConfig.from_dict(config))
 
 
-def is_shifted(arch: str) -> bool:
-    """Whether the architecture predicts token j from row j - 1."""
-    return arch == "dream"
-
-
 @torch.no_grad()
 def initialise(model: nn.Module, seed: int) -> None:
     """Draws the starting weights: matrices by fan-in, projections into the residual stream and the head zero."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from starquant_fx.errors import CheckpointError, InputError, cause
+from starquant_fx.files import replacing, write_atomically
 
 STATE_FILE, SETTINGS_FILE, CURVE_FILE = "state.safetensors", "run.json", "curve.jsonl"
 
@@ -53,30 +53,20 @@ class Progress:
         step: Optimizer steps done.
         tokens: Tokens seen.
         seconds: Training time, over all resumptions.
+        hardware: What it ran on, in order, each once.
     """
 
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a text file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    hardware: list[str] = dataclasses.field(default_factory=list)
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Replaces a safetensors file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, temporary, metadata)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        held = {k: v.detach().contiguous().cpu() for k, v in tensors.items()}
+        save_file(held, temporary, metadata)
 
 
 def open_run(folder: Path, settings: Settings) -> None:

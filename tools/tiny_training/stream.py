@@ -15,6 +15,13 @@ from starquant_fx.errors import InputError
 from tiny_training.corpus import Document
 
 Ids = npt.NDArray[np.uint16]
+# A window is cut into equal shorter ones in a share of the steps, so that the model knows all lengths.
+LENGTH_SHARES = {512: 0.2, 256: 0.6, 128: 0.15, 64: 0.05}
+
+
+def cut_lengths(window: int) -> list[int]:
+    """Returns the lengths that a window is cut to; its own where none of them divides it."""
+    return [n for n in LENGTH_SHARES if window % n == 0] or [window]
 
 
 def encode_documents(
