@@ -16,21 +16,21 @@ RECIPES = ("rtn-w4a4", "star-w4a4")
 PROMPT = "Once upon a time"
 LENGTH = 256
 NEW_TOKENS = 60
+NARROWEST = 20
+"""Columns that a text needs."""
 DRAWS = 4
 """Monte-Carlo draws a segment for the NELBO."""
 
 
 def demo_command(
     segments: Annotated[
-        int, typer.Option("--segments", help="Held-out segments of 256 tokens.")
+        int, typer.Option("--segments", min=1, help="Held-out segments of 256 tokens.")
     ] = 64,
     seed: Seed = 0,
 ) -> None:
     """Compile llada-tiny with RTN and STaR at W4A4, show the passes, the cost table, and one prompt side by side."""
     import torch
-    from rich.columns import Columns
     from rich.console import Console
-    from rich.panel import Panel
     from rich.text import Text
 
     from starquant_fx.diffusion import generate
@@ -68,14 +68,35 @@ def demo_command(
     )
     console.print(summary_sheet(comparison, costs).table())
     prompt = torch.tensor([tokenizer(PROMPT, add_special_tokens=False)["input_ids"]])
-    panels = []
+    texts = {}
     for name, denoiser in models.items():
         torch.manual_seed(seed)
         live = tokenizer if console.is_terminal and name == RECIPES[-1] else None
         arguments = sampler_arguments(model, NEW_TOKENS, NEW_TOKENS)
         out = generate(denoiser, prompt, live=live, **arguments)
-        panels.append(
-            Panel(Text(tokenizer.decode(out[0], skip_special_tokens=True)), title=name, width=38)
-        )
-    console.print(Columns(panels))
+        texts[name] = str(tokenizer.decode(out[0], skip_special_tokens=True))
+    console.print(side_by_side(texts, console.width))
     console.print(f"{time.perf_counter() - start:.0f} s in all")
+
+
+def side_by_side(texts: dict[str, str], width: int) -> Any:
+    """Panels beside each other, or below each other where a panel would get too narrow to be read.
+
+    Args:
+        texts: Texts by title.
+        width: Columns of the console.
+
+    Returns:
+        What rich prints.
+    """
+    from rich.console import Group
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    share = width // len(texts)
+    if share < NARROWEST:
+        return Group(*(Panel(Text(text), title=title) for title, text in texts.items()))
+    row = Table.grid()
+    row.add_row(*(Panel(Text(text), title=title, width=share) for title, text in texts.items()))
+    return row
