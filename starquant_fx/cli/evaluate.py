@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from starquant_fx.cli.evaluation import Settings, run
+from starquant_fx.cli.evaluation import run
 from starquant_fx.cli.measure import FULL, measure
 from starquant_fx.cli.options import CalibrationFile, Model
+from starquant_fx.cli.subject import Settings
 from starquant_fx.errors import InputError
 
 __all__ = ["FULL", "evaluate_command", "measure"]
@@ -39,8 +40,27 @@ def evaluate_command(
     segments: Annotated[int, typer.Option("--segments", help="Segments at most.")] = 64,
     length: Annotated[int, typer.Option("--length", help="Tokens a segment.")] = 256,
     draws: Annotated[
-        int, typer.Option("--draws", help="Monte-Carlo draws a segment for the NELBO.")
-    ] = 4,
+        int | None,
+        typer.Option(
+            "--draws",
+            min=1,
+            help="Random masks a segment for the NELBO. Default: 4, or 1 with --quick.",
+        ),
+    ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help="The quick gate instead: one number a recipe, its KL to full precision per masked token.",
+        ),
+    ] = False,
+    rank: Annotated[
+        bool,
+        typer.Option(
+            "--rank",
+            help="With --quick: also the long evaluation's NELBO, and the rank correlation of the two.",
+        ),
+    ] = False,
     ratio: Annotated[
         list[float] | None,
         typer.Option("--ratio", help="Mask ratio to report on, repeatable. Default: .15, .5, .9."),
@@ -101,6 +121,12 @@ def evaluate_command(
         raise InputError(
             "--seed and --seeds exclude each other", where="--seeds", expected="one of them"
         )
+    if (quick or rank) and (trajectory or figures):
+        raise InputError(
+            "--quick measures one number, without trajectories and figures",
+            where="--quick",
+            expected="no --trajectory and no --figures",
+        )
     names = [
         *(recipe or []),
         *(name.strip() for name in (recipes or "").split(",") if name.strip()),
@@ -126,5 +152,7 @@ def evaluate_command(
             json=json,
             figures=figures,
             markdown=markdown,
+            quick=quick or rank,
+            rank=rank,
         )
     )

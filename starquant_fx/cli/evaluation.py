@@ -2,65 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json as json_format
-from pathlib import Path
+import json
 from typing import Any
 
 import typer
 
 from starquant_fx.cli.figures import require_figures, write_figures
-from starquant_fx.cli.measure import FULL, chosen_recipes, labelled, measure
-from starquant_fx.cli.options import calibration_texts, load, need_tokenizer
-from starquant_fx.errors import InputError
+from starquant_fx.cli.gate import gate_document
+from starquant_fx.cli.measure import FULL, measure
+from starquant_fx.cli.subject import Settings, Subject, mask_plan_of, prepare, prompts_of, show
 
 FORMAT, VERSION = "starquant-evaluation", 1
-PROMPT = 32
-"""Tokens of a prompt at most."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """The options of the command, by their names; ``ratios`` None = the usual three."""
-
-    model: str
-    recipes: tuple[str, ...]
-    without: tuple[str, ...]
-    replace: tuple[str, ...]
-    text: Path | None
-    split: str
-    calibration: Path | None
-    segments: int
-    length: int
-    draws: int
-    ratios: tuple[float, ...] | None
-    seeds: tuple[int, ...]
-    trajectory: bool
-    prompts: int
-    new_tokens: int
-    steps: int
-    json: Path | None
-    figures: Path | None
-    markdown: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Subject:
-    """What is evaluated, loaded and checked.
-
-    Attributes:
-        model: The full-precision model.
-        tokenizer: Its tokenizer.
-        recipes: By name.
-        texts: To calibrate on, or None.
-        ids: Held-out segments [N, L].
-    """
-
-    model: Any
-    tokenizer: Any
-    recipes: dict[str, Any]
-    texts: list[str] | None
-    ids: Any
 
 
 def run(settings: Settings) -> None:
@@ -69,7 +21,6 @@ def run(settings: Settings) -> None:
     Raises:
         StarQuantError: An option, file, text or model does not fit; files are written whole or not at all.
     """
-    from starquant_fx.evaluation.sheets import spread_sheet
     from starquant_fx.files import check_destination, write_atomically
 
     if settings.json is not None:
@@ -77,6 +28,18 @@ def run(settings: Settings) -> None:
     if settings.figures is not None:
         require_figures(settings.figures)
     subject = prepare(settings)
+    document = (gate_document if settings.quick else _document)(settings, subject)
+    if settings.json is not None:
+        text = json.dumps(document, indent=1, allow_nan=False)
+        write_atomically(settings.json, text + "\n")
+        typer.echo(f"wrote {settings.json}")
+
+
+def _document(settings: Settings, subject: Subject) -> dict[str, Any]:
+    """Runs the long evaluation, prints its tables, writes its figures, and returns what the JSON document holds."""
+    from starquant_fx.evaluation.record import spread_record
+    from starquant_fx.evaluation.sheets import spread_sheet
+
     comparisons, followed, records = [], [], []
     for seed in settings.seeds:
         comparison, found, record = _one_seed(settings, subject, seed)
@@ -85,63 +48,12 @@ def run(settings: Settings) -> None:
         records.append(record)
     if len(comparisons) > 1:
         show(settings, "all seeds", spread_sheet(comparisons))
-    if settings.json is not None:
-        write_atomically(settings.json, as_json(settings, records))
-        typer.echo(f"wrote {settings.json}")
     if settings.figures is not None:
         for path in write_figures(
             settings.figures, subject.model, subject.recipes, subject.ids, comparisons, followed[0]
         ):
             typer.echo(f"wrote {path}")
-
-
-def prepare(settings: Settings) -> Subject:
-    """Reads and loads everything, and refuses what does not fit before anything is compiled."""
-    from starquant_fx.evaluation.checks import require_fit, require_segments, require_tokenizer
-    from starquant_fx.evaluation.corpus import read_corpus
-    from starquant_fx.evaluation.text import excerpt
-    from starquant_fx.evaluation.text import segments as cut
-
-    recipes = labelled(chosen_recipes(settings.recipes, settings.without, settings.replace))
-    held_out = excerpt(settings.split) if settings.text is None else read_corpus(settings.text)
-    texts = calibration_texts(settings.model, settings.calibration)
-    model, tokenizer = load(settings.model)
-    require_tokenizer(need_tokenizer(tokenizer, settings.model), model)
-    ids = cut(held_out, tokenizer, settings.length, settings.segments)
-    require_segments(ids, least=2)
-    for seed in settings.seeds:
-        require_fit({FULL: model}, ids, mask_plan_of(settings, ids, seed))
-    if settings.trajectory:
-        prompts_of(settings, ids)
-    return Subject(model, tokenizer, recipes, texts, ids)
-
-
-def mask_plan_of(settings: Settings, ids: Any, seed: int) -> Any:
-    """The masks of a seed."""
-    from starquant_fx.evaluation.masks import RATIOS, mask_plan
-
-    count, length = ids.shape
-    return mask_plan(count, length, seed, settings.draws, settings.ratios or RATIOS)
-
-
-def show(settings: Settings, title: str, *sheets: Any) -> None:
-    """Prints tables under a title."""
-    from rich.console import Console
-
-    typer.echo(f"\n{settings.model}, {title}\n")
-    for sheet in sheets:
-        if settings.markdown:
-            typer.echo(sheet.markdown())
-        else:
-            Console().print(sheet.table())
-            typer.echo()
-
-
-def as_json(settings: Settings, records: list[dict[str, Any]]) -> str:
-    """The document of all seeds."""
-    from starquant_fx.evaluation.record import spread_record
-
-    values = {
+    return {
         "format": FORMAT,
         "version": VERSION,
         "model": settings.model,
@@ -150,7 +62,6 @@ def as_json(settings: Settings, records: list[dict[str, Any]]) -> str:
         "summary": spread_record(records),
         "seeds": records,
     }
-    return json_format.dumps(values, indent=1, allow_nan=False) + "\n"
 
 
 def _one_seed(settings: Settings, subject: Subject, seed: int) -> tuple[Any, Any, dict[str, Any]]:
@@ -178,21 +89,3 @@ def _one_seed(settings: Settings, subject: Subject, seed: int) -> tuple[Any, Any
     count, length = subject.ids.shape
     show(settings, f"seed {seed}, {count} segments of {length} tokens", *sheets)
     return comparison, found, record
-
-
-def prompts_of(settings: Settings, ids: Any) -> Any:
-    """The beginnings of some segments, as long as fits beside the new tokens.
-
-    Raises:
-        InputError: Too few segments, or segments too short to hold a prompt and the new tokens.
-    """
-    room = ids.shape[1] - settings.new_tokens
-    if room < 1 or settings.prompts > len(ids):
-        raise InputError(
-            "the generations to follow do not fit the segments",
-            where="--prompts, --new-tokens",
-            expected=f"at most {len(ids)} prompts and {ids.shape[1] - 1} new tokens",
-            got=f"{settings.prompts} prompts and {settings.new_tokens} new tokens",
-        )
-    chosen = ids[:: len(ids) // settings.prompts][: settings.prompts]
-    return chosen[:, : min(room, PROMPT)]

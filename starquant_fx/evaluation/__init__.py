@@ -4,6 +4,7 @@ from starquant_fx.evaluation.agreement import Agreement, agreement
 from starquant_fx.evaluation.alignment import logits_at
 from starquant_fx.evaluation.comparison import Comparison, Measurement, compare
 from starquant_fx.evaluation.corpus import read_corpus
+from starquant_fx.evaluation.gate import Gate, gate, gate_sheet, rank_correlation, rank_sheet
 from starquant_fx.evaluation.intervals import Interval, mean_interval
 from starquant_fx.evaluation.masks import MaskPlan, mask_plan
 from starquant_fx.evaluation.nelbo import nelbo
@@ -22,6 +23,7 @@ __all__ = [
     "Agreement",
     "Comparison",
     "Cost",
+    "Gate",
     "Interval",
     "MaskPlan",
     "Measurement",
@@ -30,11 +32,15 @@ __all__ = [
     "agreement",
     "compare",
     "excerpt",
+    "gate",
+    "gate_sheet",
     "logits_at",
     "mask_plan",
     "masked_sheet",
     "mean_interval",
     "nelbo",
+    "rank_correlation",
+    "rank_sheet",
     "read_corpus",
     "segments",
     "spread_sheet",

@@ -79,13 +79,7 @@ def agreement(
             given = expected
             if name != reference:
                 given = masked_log_probabilities(model, masked, name).to(expected.device)
-            if given.shape != expected.shape:
-                raise InputError(
-                    f"{name!r} and {reference!r} have different vocabularies",
-                    where=f"model {name!r}",
-                    expected=f"{expected.shape[1]} logits a token",
-                    got=str(given.shape[1]),
-                )
+            require_vocabulary(name, given, reference, expected)
             sureness, best = given.max(-1)
             drift = sureness.exp() - surest.exp()
             own = figures[name]
@@ -120,4 +114,15 @@ def require_reference(models: Mapping[str, Model], reference: str) -> None:
             expected=" | ".join(models),
             got=repr(reference),
             hint=nearest(reference, models),
+        )
+
+
+def require_vocabulary(name: str, given: Tensor, reference: str, expected: Tensor) -> None:
+    """Raises an InputError if two models' predictions [M, V] are not of the same tokens."""
+    if given.shape != expected.shape:
+        raise InputError(
+            f"{name!r} and {reference!r} have different vocabularies",
+            where=f"model {name!r}",
+            expected=f"{expected.shape[1]} logits a token",
+            got=str(given.shape[1]),
         )

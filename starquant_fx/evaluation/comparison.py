@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Mapping
-from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from starquant_fx.evaluation.agreement import Agreement, agreement, require_reference
 from starquant_fx.evaluation.alignment import Model
@@ -16,6 +13,7 @@ from starquant_fx.evaluation.checks import require_fit
 from starquant_fx.evaluation.intervals import Interval, mean_interval
 from starquant_fx.evaluation.masks import MaskPlan
 from starquant_fx.evaluation.nelbo import nelbo
+from starquant_fx.evaluation.timing import Timed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +87,7 @@ def compare(
     """
     require_reference(models, reference)
     require_fit(models, segments, plan)
-    timed = {name: _Timed(model) for name, model in models.items()}
+    timed = {name: Timed(model) for name, model in models.items()}
     bounds = {
         name: nelbo(model, segments, plan, batch=batch, name=name) for name, model in timed.items()
     }
@@ -99,21 +97,3 @@ def compare(
         plan,
         {name: Measurement(bounds[name], agreements[name], timed[name].seconds) for name in models},
     )
-
-
-class _Timed(nn.Module):
-    """A model that adds up the seconds of its forward passes."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.model = model
-        self.config = getattr(model, "config", None)
-        self.seconds = 0.0
-
-    def forward(self, input_ids: Tensor) -> Any:
-        start = time.perf_counter()
-        output = self.model(input_ids)
-        if input_ids.is_cuda:
-            torch.cuda.synchronize(input_ids.device)
-        self.seconds += time.perf_counter() - start
-        return output

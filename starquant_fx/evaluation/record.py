@@ -11,6 +11,7 @@ from torch import Tensor
 
 from starquant_fx.evaluation.agreement import FIELDS
 from starquant_fx.evaluation.comparison import Comparison
+from starquant_fx.evaluation.gate import Gate
 from starquant_fx.evaluation.intervals import Interval, mean_interval
 from starquant_fx.evaluation.sheets import Cost, spread
 from starquant_fx.evaluation.trajectory import Trajectory
@@ -44,6 +45,27 @@ def comparison_record(comparison: Comparison, costs: Mapping[str, Cost]) -> Valu
         "length": length,
         "draws": draws,
         "models": models,
+    }
+
+
+def gate_record(measured: Gate, costs: Mapping[str, Cost]) -> Values:
+    """One seed's scores of the quick gate, and what they took."""
+    draws, count, length = measured.plan.likelihood.shape
+    return {
+        "seed": measured.plan.seed,
+        "segments": count,
+        "length": length,
+        "draws": draws,
+        "run_seconds": sum(measured.seconds.values()),
+        "models": {
+            name: {
+                "score": _interval(measured.score(name)),
+                "run_seconds": measured.seconds[name],
+                "weights_mb": costs[name].weights_mb,
+                "compile_seconds": costs[name].compile_seconds,
+            }
+            for name in measured.scores
+        },
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from starquant_fx.cli import evaluation
+from starquant_fx.cli import subject
 from starquant_fx.cli.app import app
 from starquant_fx.cli.measure import chosen_recipes, labelled
 from starquant_fx.errors import InputError, RecipeError, StarQuantError
@@ -49,7 +49,7 @@ def text(tmp_path: Path) -> Path:
 def evaluate(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path, tokenizer: Any = None) -> str:
     """What the command prints; refusals are raised."""
     given = tokenizer or Letters()
-    monkeypatch.setattr(evaluation, "load", lambda name: (model("odd"), given))
+    monkeypatch.setattr(subject, "load", lambda name: (model("odd"), given))
     done = CliRunner().invoke(
         app, ["evaluate", "odd", *map(str, arguments)], env={"COLUMNS": "100"}
     )
@@ -95,6 +95,22 @@ def test_seeds_trajectories_and_figures_come_out_of_one_run(
     assert values["seeds"][0]["models"]["full precision"]["gap"]["mean"] == 0
 
 
+def test_the_quick_gate_prints_its_rank_correlation(
+    monkeypatch: pytest.MonkeyPatch, text: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "gate.json"
+    options = ("--recipes", "rtn-w8a8,rtn-w3a4", "--text", text, "--length", "16", "--json", output)
+    printed = evaluate(monkeypatch, *options, "--segments", "4", "--quick", "--rank")
+    assert "Quick gate" in printed
+    values = json.loads(output.read_text())
+    (seed,) = values["seeds"]
+    assert (values["format"], seed["draws"]) == ("starquant-gate", 1)
+    assert f"rank correlation {seed['long']['spearman']:.3f}" in printed
+    scores = {name: found["score"]["mean"] for name, found in seed["models"].items()}
+    assert 0 < scores["rtn-w8a8"] < scores["rtn-w3a4"]
+    assert set(seed["long"]["gaps"]) == set(scores)
+
+
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
@@ -104,7 +120,7 @@ def test_seeds_trajectories_and_figures_come_out_of_one_run(
         ("abcdefghijklmnopqrst", (), "too few segments"),
         ("abcdefgh" * 40, ("--length", "65"), "longer than the maximum"),
         ("abcdefgh" * 40, ("--ratio", "0.02"), "no token would be masked"),
-        ("abcdefgh" * 40, ("--draws", "0"), "draws is not usable"),
+        ("abcdefgh" * 40, ("--quick", "--trajectory"), "measures one number"),
         ("abcdefgh" * 40, ("--without", "insert-tac"), "no recipe has the pass"),
         ("abcdefgh" * 40, ("--recipes", "rtn-w4a4"), "have the same name"),
         ("abcdefgh" * 40, ("--seed", "1", "--seeds", "2"), "exclude each other"),

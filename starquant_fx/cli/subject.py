@@ -1,0 +1,125 @@
+"""What ``starquant-fx evaluate`` was asked for and what it works on: read, loaded and checked before the work."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from starquant_fx.cli.measure import FULL, chosen_recipes, labelled
+from starquant_fx.cli.options import calibration_texts, load, need_tokenizer
+from starquant_fx.errors import InputError
+
+DRAWS, QUICK_DRAWS = 4, 1
+"""Masks a segment for the NELBO and for the quick gate."""
+PROMPT = 32
+"""Tokens of a prompt at most."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The options of the command, by their names; where ``draws`` or ``ratios`` are None, the usual ones."""
+
+    model: str
+    recipes: tuple[str, ...]
+    without: tuple[str, ...]
+    replace: tuple[str, ...]
+    text: Path | None
+    split: str
+    calibration: Path | None
+    segments: int
+    length: int
+    draws: int | None
+    ratios: tuple[float, ...] | None
+    seeds: tuple[int, ...]
+    trajectory: bool
+    prompts: int
+    new_tokens: int
+    steps: int
+    json: Path | None
+    figures: Path | None
+    markdown: bool
+    quick: bool
+    rank: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What is evaluated, loaded and checked.
+
+    Attributes:
+        model: The full-precision model.
+        tokenizer: Its tokenizer.
+        recipes: By name.
+        texts: To calibrate on, or None.
+        ids: Held-out segments [N, L].
+    """
+
+    model: Any
+    tokenizer: Any
+    recipes: dict[str, Any]
+    texts: list[str] | None
+    ids: Any
+
+
+def prepare(settings: Settings) -> Subject:
+    """Reads and loads everything, and refuses what does not fit before anything is compiled."""
+    from starquant_fx.evaluation.checks import require_fit, require_segments, require_tokenizer
+    from starquant_fx.evaluation.corpus import read_corpus
+    from starquant_fx.evaluation.text import excerpt
+    from starquant_fx.evaluation.text import segments as cut
+
+    recipes = labelled(chosen_recipes(settings.recipes, settings.without, settings.replace))
+    held_out = excerpt(settings.split) if settings.text is None else read_corpus(settings.text)
+    texts = calibration_texts(settings.model, settings.calibration)
+    model, tokenizer = load(settings.model)
+    require_tokenizer(need_tokenizer(tokenizer, settings.model), model)
+    ids = cut(held_out, tokenizer, settings.length, settings.segments)
+    require_segments(ids, least=2)
+    for seed in settings.seeds:
+        require_fit({FULL: model}, ids, mask_plan_of(settings, ids, seed))
+    if settings.trajectory:
+        prompts_of(settings, ids)
+    return Subject(model, tokenizer, recipes, texts, ids)
+
+
+def mask_plan_of(settings: Settings, ids: Any, seed: int) -> Any:
+    """The masks of a seed."""
+    from starquant_fx.evaluation.masks import RATIOS, mask_plan
+
+    count, length = ids.shape
+    usual = QUICK_DRAWS if settings.quick else DRAWS
+    return mask_plan(count, length, seed, settings.draws or usual, settings.ratios or RATIOS)
+
+
+def show(settings: Settings, title: str, *sheets: Any) -> None:
+    """Prints tables under a title."""
+    from rich.console import Console
+
+    typer.echo(f"\n{settings.model}, {title}\n")
+    for sheet in sheets:
+        if settings.markdown:
+            typer.echo(sheet.markdown())
+        else:
+            Console().print(sheet.table())
+            typer.echo()
+
+
+def prompts_of(settings: Settings, ids: Any) -> Any:
+    """The beginnings of some segments, as long as fits beside the new tokens.
+
+    Raises:
+        InputError: Too few segments, or segments too short to hold a prompt and the new tokens.
+    """
+    room = ids.shape[1] - settings.new_tokens
+    if room < 1 or settings.prompts > len(ids):
+        raise InputError(
+            "the generations to follow do not fit the segments",
+            where="--prompts, --new-tokens",
+            expected=f"at most {len(ids)} prompts and {ids.shape[1] - 1} new tokens",
+            got=f"{settings.prompts} prompts and {settings.new_tokens} new tokens",
+        )
+    chosen = ids[:: len(ids) // settings.prompts][: settings.prompts]
+    return chosen[:, : min(room, PROMPT)]

@@ -1,0 +1,98 @@
+import math
+
+import pytest
+import torch
+
+from starquant_fx.errors import InputError, StarQuantError
+from starquant_fx.evaluation import (
+    compare,
+    gate,
+    gate_sheet,
+    mask_plan,
+    rank_correlation,
+    rank_sheet,
+)
+from tests.evaluation.toys import VOCABULARY, constant, contextual, tokens
+
+FULL = "full precision"
+FIRST = [0.4, 0.2, 0.1, 0.1, 0.1, 0.05, 0.05]
+SECOND = [0.1, 0.4, 0.2, 0.1, 0.1, 0.05, 0.05]
+
+
+def test_the_score_is_the_divergence_of_known_distributions() -> None:
+    models = {FULL: constant(FIRST), "twin": constant(FIRST), "other": constant(SECOND)}
+    found = gate(models, tokens(4, 10), mask_plan(4, 10, draws=3), batch=3)
+    expected = sum(p * math.log(p / q) for p, q in zip(FIRST, SECOND, strict=True))
+    assert found.scores["other"].tolist() == pytest.approx([expected] * 4, rel=1e-5)
+    assert found.scores["twin"].eq(0).all()
+    assert found.ahead("twin", "other").mean == pytest.approx(expected, rel=1e-5)
+    assert set(found.seconds) == {FULL, "twin", "other"}
+
+
+# A reference whose probabilities are right: the text is drawn from them.
+RIGHT = [0.42, 0.21, 0.11, 0.1, 0.1, 0.06, 0.0]
+
+
+def drawn_text(count: int, length: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.tensor(RIGHT)
+    return torch.multinomial(weights, count * length, True, generator=generator).view(count, -1)
+
+
+def test_it_is_the_gap_with_less_noise_where_the_reference_is_right() -> None:
+    models = {FULL: constant(RIGHT), "other": constant([0.3, 0.3, 0.1, 0.1, 0.1, 0.1, 0.0])}
+    clean, plan = drawn_text(60, 20), mask_plan(60, 20, draws=2)
+    score = gate(models, clean, plan).score("other")
+    gap = compare(models, clean, plan).gap("other")
+    assert gap.low < score.mean < gap.high
+    assert score.high - score.low < 0.05 * (gap.high - gap.low)
+
+
+def test_it_ranks_as_the_long_evaluation_does_from_a_tenth_of_the_masks() -> None:
+    blurs = [0.02 * i for i in range(1, 9)]
+    blurred = {f"{b:.2f}": [(1 - b) * p + b / 6 * (p > 0) for p in RIGHT] for b in blurs}
+    models = {FULL: constant(RIGHT), **{name: constant(p) for name, p in blurred.items()}}
+    clean = drawn_text(200, 30)
+    quick = gate(models, clean[:40], mask_plan(40, 30, seed=1))
+    long = compare(models, clean, mask_plan(200, 30, seed=2, draws=2))
+    names = list(quick.scores)
+    gaps = {name: long.gap(name) for name in names}
+    correlation = rank_correlation(
+        [quick.score(name).mean for name in names], [gaps[name].mean for name in names]
+    )
+    assert correlation > 0.9
+    assert [row[0][0] for row in gate_sheet(quick, FULL).rows] == names
+    table = rank_sheet(quick, gaps, correlation, 1.0, 2)
+    assert f"{correlation:.3f}" in table.caption
+    assert [row[4][0] for row in table.rows] == [str(i + 1) for i in range(len(names))]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ([1, 2, 3], [10, 20, 30], 1.0),
+        ([1, 2, 3], [30, 20, 10], -1.0),
+        ([1, 2, 3, 4, 5], [5, 6, 7, 8, 7], 0.8207826816681233),  # scipy.stats.spearmanr
+        ([0.1, 0.1, 2.0], [1.0, 2.0, 3.0], 0.8660254037844387),
+    ],
+)
+def test_rank_correlation_is_spearmans(
+    one: list[float], other: list[float], expected: float
+) -> None:
+    assert rank_correlation(one, other) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("one", "other"), [([1], [1]), ([1, 2], [1]), ([1, 1], [1, 2])])
+def test_what_has_no_order_is_refused(one: list[float], other: list[float]) -> None:
+    with pytest.raises(InputError, match="nothing to rank"):
+        rank_correlation(one, other)
+
+
+def test_what_cannot_be_scored_is_refused() -> None:
+    clean, plan = tokens(2, 4), mask_plan(2, 4)
+    with pytest.raises(InputError, match="there is no model 'full precision'"):
+        gate({"star": contextual()}, clean, plan)
+    with pytest.raises(InputError, match="different vocabularies"):
+        gate({FULL: contextual(), "a": constant([0.1] * (VOCABULARY + 3))}, clean, plan)
+    with pytest.raises(StarQuantError, match="'rtn' give no finite loss"):
+        gate({FULL: contextual(), "rtn": constant([math.nan] * VOCABULARY)}, clean, plan)
