@@ -138,7 +138,8 @@ def capture(
             hint="its forward must be free of data-dependent Python control flow",
         ) from error
     assert isinstance(module, fx.GraphModule)
-    program = _to_program(module, tuple(examples), recipe, mask_token_id)
+    own_names = _own_names(model)
+    program = _to_program(module, tuple(examples), recipe, mask_token_id, own_names)
     _check(program, model)
     return program
 
@@ -148,8 +149,26 @@ def _fake_mode(model: nn.Module) -> FakeTensorMode | None:
     return next((p.fake_mode for p in model.parameters() if isinstance(p, FakeTensor)), None)
 
 
+def _own_names(model: nn.Module) -> dict[str, str]:
+    """For tensors of several names (a head tied to the embedding): each name -> the one in the only linear module."""
+    groups: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name)
+    own: dict[str, str] = {}
+    for names in groups.values():
+        owners = [model.get_submodule(name.rpartition(".")[0]) for name in names]
+        linear = [n for n, o in zip(names, owners, strict=True) if isinstance(o, nn.Linear)]
+        if len(linear) == 1:
+            own.update(dict.fromkeys(names, linear[0]))
+    return own
+
+
 def _to_program(
-    module: fx.GraphModule, names: tuple[str, ...], recipe: Recipe, mask_token_id: int | None
+    module: fx.GraphModule,
+    names: tuple[str, ...],
+    recipe: Recipe,
+    mask_token_id: int | None,
+    own_names: Mapping[str, str],
 ) -> Program:
     """Copies the exported graph into a plain one: inputs named as the model names them, one output, own tensors."""
     graph = fx.Graph()
@@ -174,7 +193,7 @@ def _to_program(
             new.target = str(node.target).removeprefix("model.")
             tensors[new.target] = operator.attrgetter(str(node.target))(module).detach()
         elif node.target == LINEAR:
-            note(new, of=_call_name(node, calls))
+            note(new, of=_call_name(node, calls, own_names))
     assert mode is not None
     plain = fx.GraphModule(
         {name: value for name, value in tensors.items()}, graph, class_name="DenoiserGraph"
@@ -187,13 +206,14 @@ def _to_program(
     return program
 
 
-def _call_name(linear: fx.Node, used: Counter[str]) -> str:
+def _call_name(linear: fx.Node, used: Counter[str], own_names: Mapping[str, str]) -> str:
     """Name of a call of a linear: its weight's, which no stack can lose; further calls of one weight are numbered."""
     weight = linear.args[1]
     assert isinstance(weight, fx.Node)
     name = linear.name
     if weight.op == "get_attr":
-        name = str(weight.target).removeprefix("model.").removesuffix(".weight")
+        name = str(weight.target).removeprefix("model.")
+        name = own_names.get(name, name).removesuffix(".weight")
     used[name] += 1
     return name if used[name] == 1 else f"{name}_call{used[name]}"
 

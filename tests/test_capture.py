@@ -18,7 +18,7 @@ from starquant_fx.capture import capture, example_inputs, skeleton
 from starquant_fx.compiled import bind_tensors
 from starquant_fx.errors import CaptureError, LoweringError
 from starquant_fx.pass_manager import run_passes
-from starquant_fx.program import ATTENTION, LINEAR, Program
+from starquant_fx.program import ATTENTION, LINEAR, Program, facts
 from starquant_fx.recipes import get_recipe
 from tests.small_models import KINDS, MASK, masked_ids, model
 from tests.small_programs import captured, logits, quick, relative, rewritten
@@ -218,6 +218,28 @@ def test_without_weights_the_same_program_is_made_and_tensors_are_bound_later(ki
     bind_tensors(fake, real.tensors())
     ids = masked_ids(kind, (2, 9), 0.5)
     assert torch.equal(logits(fake.module, ids), logits(real.module, ids))
+
+
+@pytest.mark.parametrize("head_first", [False, True])
+def test_a_tied_head_goes_by_the_name_of_its_module(head_first: bool) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            if head_first:
+                self.decoder = nn.Linear(8, 9)
+            self.first, self.embed = nn.Linear(8, 8), nn.Embedding(9, 8)
+            if not head_first:
+                self.decoder = nn.Linear(8, 9)
+            self.decoder.weight = self.embed.weight
+
+        def forward(self, input_ids: Tensor) -> Tensor:
+            x = self.first(self.embed(input_ids))
+            out: Tensor = self.decoder(F.scaled_dot_product_attention(x, x, x))
+            return out
+
+    for built in (Tied().eval(), skeleton(Tied().eval())):
+        program = capture(built, RTN, mask_token_id=8)
+        assert [facts(n)["of"] for n in program.nodes(LINEAR)] == ["first", "decoder"]
 
 
 EIGHT_BILLION = """
