@@ -38,7 +38,7 @@ PAIRS = [("w3 w4", " w5 w6"), ("w7", " w8"), ("w3 w4 w9 w10", " w11 w12 w13"), (
 
 def test_the_harness_finds_it_by_name_and_by_entry_point() -> None:
     assert get_model("starquant") is StarQuantLM
-    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     place = project["entry-points"]["lm_eval.models"]["starquant"]
     module, _, name = place.partition(":")
     assert getattr(importlib.import_module(module), name) is StarQuantLM
