@@ -9,7 +9,7 @@ import typer
 
 from starquant_fx.cli.evaluation import run
 from starquant_fx.cli.measure import FULL, measure
-from starquant_fx.cli.options import CalibrationFile, Model
+from starquant_fx.cli.options import LARGEST_SEED, CalibrationFile, Model
 from starquant_fx.cli.subject import Settings
 from starquant_fx.errors import InputError
 
@@ -67,7 +67,9 @@ def evaluate_command(
     ] = None,
     seed: Annotated[
         list[int] | None,
-        typer.Option("--seed", min=0, help="Seed of calibration and masks, repeatable."),
+        typer.Option(
+            "--seed", min=0, max=LARGEST_SEED, help="Seed of calibration and masks, repeatable."
+        ),
     ] = None,
     seeds: Annotated[
         int | None, typer.Option("--seeds", min=1, help="So many seeds, from 0 on.")

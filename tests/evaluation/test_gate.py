@@ -1,16 +1,21 @@
+import itertools
 import math
 
 import pytest
 import torch
 
+import starquant_fx
 from starquant_fx.errors import InputError, StarQuantError
 from starquant_fx.evaluation import (
     compare,
+    excerpt,
     gate,
     gate_sheet,
     mask_plan,
+    nelbo,
     rank_correlation,
     rank_sheet,
+    segments,
 )
 from tests.evaluation.toys import VOCABULARY, constant, contextual, tokens
 
@@ -96,3 +101,18 @@ def test_what_cannot_be_scored_is_refused() -> None:
         gate({FULL: contextual(), "a": constant([0.1] * (VOCABULARY + 3))}, clean, plan)
     with pytest.raises(StarQuantError, match="'rtn' give no finite loss"):
         gate({FULL: contextual(), "rtn": constant([math.nan] * VOCABULARY)}, clean, plan)
+
+
+@pytest.mark.slow
+def test_it_ranks_the_bit_widths_of_a_shipped_model_as_the_long_evaluation_does() -> None:
+    model, tokenizer = starquant_fx.from_pretrained("dream-tiny")
+    clean = segments(excerpt("validation"), tokenizer, 256, 24)
+    widths = ("rtn-w8a8", "rtn-w6a6", "rtn-w5a5", "rtn-w3a8", "rtn-w3a4")
+    models = {FULL: model, **{w: starquant_fx.compile(model, w) for w in widths}}
+    quick = gate(models, clean, mask_plan(24, 256, seed=1))
+    plan = mask_plan(24, 256, seed=2, draws=2)
+    bounds = {name: nelbo(one, clean, plan, name=name) for name, one in models.items()}
+    gaps = [float((bounds[w] - bounds[FULL]).mean()) for w in widths]
+    assert rank_correlation([quick.score(w).mean for w in widths], gaps) == pytest.approx(1)
+    scores = [quick.score(w) for w in widths]
+    assert all(a.high < b.low for a, b in itertools.pairwise(scores))
