@@ -16,6 +16,7 @@ import starquant_fx
 from starquant_fx.artifact import load_artifact, save_artifact
 from starquant_fx.compiled import CompiledModel
 from starquant_fx.errors import CheckpointError, InputError
+from tests import compile_cases, small_models
 
 GOLDEN = Path(__file__).parent / "goldens" / "llada"
 IDS = torch.tensor([[3, 158, 40, 158, 7, 99, 158, 21]])
@@ -90,8 +91,13 @@ PACKED, SUMS, SCALE = (
 
 
 @pytest.fixture(scope="module")
-def saved(compiled: CompiledModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_artifact(compiled, tmp_path_factory.mktemp("saved") / "golden.safetensors")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact of a model of one layer: that it does not fit is found in little time."""
+    return save_artifact(one_layer(), tmp_path_factory.mktemp("saved") / "a.safetensors")
+
+
+def one_layer() -> CompiledModel:
+    return compile_cases.compiled("odd", "rtn-w4a4")
 
 
 def rewritten(
@@ -108,9 +114,9 @@ def rewritten(
     return path
 
 
-def refusal(model: torch.nn.Module, path: Path) -> str:
+def refusal(path: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
-        load_artifact(model, path)
+        load_artifact(small_models.model("odd"), path)
     error = caught.value
     assert error.where == str(path)
     assert error.expected
@@ -124,42 +130,39 @@ def refusal(model: torch.nn.Module, path: Path) -> str:
     [
         ({PACKED: None}, f"1 missing ({PACKED})"),
         ({"starquant.more": torch.ones(2)}, "1 extra (starquant.more)"),
-        ({PACKED: torch.ones(63, 32, dtype=torch.uint8)}, "expected U8 [64, 32], got U8 [63, 32]"),
-        ({PACKED: torch.ones(64, 32, dtype=torch.int8)}, "expected U8 [64, 32], got I8 [64, 32]"),
-        ({SCALE: torch.ones(64, dtype=torch.float16)}, "expected F32 [64], got F16 [64]"),
-        ({SCALE: torch.full((64,), torch.nan)}, f"{SCALE} is not finite"),
-        ({SCALE: torch.full((64,), -torch.inf)}, "64 NaN or Inf"),
-        ({SUMS: torch.zeros(64, dtype=torch.int32)}, f"{SUMS} is not the sum of the codes"),
+        ({PACKED: torch.ones(35, 18, dtype=torch.uint8)}, "expected U8 [36, 18], got U8 [35, 18]"),
+        ({PACKED: torch.ones(36, 18, dtype=torch.int8)}, "expected U8 [36, 18], got I8 [36, 18]"),
+        ({SCALE: torch.ones(36, dtype=torch.float16)}, "expected F32 [36], got F16 [36]"),
+        ({SCALE: torch.full((36,), torch.nan)}, f"{SCALE} is not finite"),
+        ({SCALE: torch.full((36,), -torch.inf)}, "36 NaN or Inf"),
+        ({SUMS: torch.zeros(36, dtype=torch.int32)}, f"{SUMS} is not the sum of the codes"),
     ],
 )
 def test_tensors_are_compared_with_what_the_recipe_makes(
-    model: torch.nn.Module,
     saved: Path,
     tmp_path: Path,
     tensors: dict[str, Tensor | None],
     message: str,
 ) -> None:
-    assert message in refusal(model, rewritten(saved, tmp_path / "a.safetensors", tensors))
+    assert message in refusal(rewritten(saved, tmp_path / "a.safetensors", tensors))
 
 
 def test_names_shapes_and_dtypes_are_compared_before_a_tensor_is_read(
-    model: torch.nn.Module, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = rewritten(saved, tmp_path / "a.safetensors", {PACKED: None})
     monkeypatch.setattr("starquant_fx.artifact.bind_tensors", pytest.fail)
-    assert "1 missing" in refusal(model, path)
+    assert "1 missing" in refusal(path)
 
 
-def report_with(compiled: CompiledModel, **changed: Any) -> str:
-    return json.dumps({**compiled.report.to_dict(), **changed})
+def report_with(**changed: Any) -> str:
+    return json.dumps({**one_layer().report.to_dict(), **changed})
 
 
 @pytest.mark.parametrize("value", ['"x"', "99999", "-1", "true", "1.5", "{", '"158"'])
-def test_a_mask_token_that_the_model_does_not_have(
-    model: torch.nn.Module, saved: Path, tmp_path: Path, value: str
-) -> None:
+def test_a_mask_token_that_the_model_does_not_have(saved: Path, tmp_path: Path, value: str) -> None:
     path = rewritten(saved, tmp_path / "a.safetensors", metadata={"mask_token_id": value})
-    assert "the artifact's mask_token_id is damaged" in refusal(model, path)
+    assert "the artifact's mask_token_id is damaged" in refusal(path)
 
 
 @pytest.mark.parametrize(
@@ -178,16 +181,14 @@ def test_a_mask_token_that_the_model_does_not_have(
     ],
 )
 def test_damaged_reports(
-    model: torch.nn.Module,
-    compiled: CompiledModel,
     saved: Path,
     tmp_path: Path,
     changed: dict[str, Any],
     message: str,
 ) -> None:
-    report = report_with(compiled, **changed)
+    report = report_with(**changed)
     path = rewritten(saved, tmp_path / "a.safetensors", metadata={"report": report})
-    text = refusal(model, path)
+    text = refusal(path)
     assert "the artifact's report is damaged" in text
     assert message in text
 
@@ -201,25 +202,21 @@ def test_damaged_reports(
         ("[" * 100_000, "the artifact's recipe is damaged"),
     ],
 )
-def test_damaged_recipes(
-    model: torch.nn.Module, saved: Path, tmp_path: Path, recipe: str, message: str
-) -> None:
+def test_damaged_recipes(saved: Path, tmp_path: Path, recipe: str, message: str) -> None:
     path = rewritten(saved, tmp_path / "a.safetensors", metadata={"recipe": recipe})
-    assert message in refusal(model, path)
+    assert message in refusal(path)
 
 
-def test_a_recipe_that_does_not_apply(
-    model: torch.nn.Module, compiled: CompiledModel, saved: Path, tmp_path: Path
-) -> None:
-    recipe = json.dumps({**compiled.recipe.to_dict(), "passes": ["fuse"]})
+def test_a_recipe_that_does_not_apply(saved: Path, tmp_path: Path) -> None:
+    recipe = json.dumps({**one_layer().recipe.to_dict(), "passes": ["fuse"]})
     path = rewritten(saved, tmp_path / "a.safetensors", metadata={"recipe": recipe})
-    assert "out of order" in refusal(model, path)
+    assert "out of order" in refusal(path)
 
 
-def test_places_without_an_artifact(model: torch.nn.Module, tmp_path: Path) -> None:
+def test_places_without_an_artifact(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     for name in ("nowhere", "empty", "."):
-        assert "the artifact cannot be read" in refusal(model, tmp_path / name)
+        assert "the artifact cannot be read" in refusal(tmp_path / name)
 
 
 def test_only_what_was_compiled_is_saved(model: torch.nn.Module, tmp_path: Path) -> None:

@@ -137,12 +137,13 @@ def _misspelt(unknown: Iterable[str], missing: Iterable[str]) -> str | None:
 
 def _check_number(name: str, declared: str, value: object) -> None:
     """Refuses a value that its field's declared type excludes; sizes and constants must be above zero."""
-    usable = True
     if "int" in declared:
         smallest = 0 if name.endswith("_token_id") else 1
         expected = f"an integer, at least {smallest}"
         usable = isinstance(value, int) and not isinstance(value, bool) and value >= smallest
-    elif "float" in declared:
+    elif "float" not in declared:
+        return
+    else:
         expected = "a finite number above 0"
         number = isinstance(value, int | float) and not isinstance(value, bool)
         usable = number and 0 < float(value) < math.inf  # type: ignore[arg-type]

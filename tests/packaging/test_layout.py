@@ -1,6 +1,7 @@
 """The folders, the three links, the package list and the house rules about files."""
 
 import ast
+import itertools
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -110,7 +111,8 @@ def test_constraints_pin_every_direct_dependency(root: Path) -> None:
 def test_every_import_is_declared(root: Path) -> None:
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     extras = {e: r for e, r in project["optional-dependencies"].items() if e != "dev"}
-    declared = {requirement_name(t) for t in sum(extras.values(), project["dependencies"])}
+    wanted = itertools.chain(project["dependencies"], *extras.values())
+    declared = {requirement_name(text) for text in wanted}
     imported = {
         (requirement_name(name), path.as_posix())
         for path in python_files(root)
