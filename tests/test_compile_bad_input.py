@@ -206,6 +206,7 @@ def test_activations_that_overflow_without_rolling_out() -> None:
     with pytest.raises(CalibrationError, match="activations are not finite") as caught:
         attempt(overflowing, small("rtn-w4a4"), token_state_input=True)
     assert caught.value.where == "model.transformer.blocks.0.ff_out"
+    assert "values read by this site, the first, " in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -240,12 +240,15 @@ def _record(
 
     def record(node: fx.Node, value: Tensor) -> None:
         name = facts(node)["feeds"]
-        if not bool(torch.isfinite(value).all()):
+        bad = ~torch.isfinite(value)
+        if bool(bad.any()):
+            first = tuple(bad.nonzero()[0].tolist())
             raise CalibrationError(
                 "activations are not finite",
                 where=name,
                 expected="finite numbers",
-                got="NaN or Inf at the input of this site",
+                got=f"NaN or Inf in {int(bad.sum())} of {bad.numel()} values read by this site, the first, "
+                f"{float(value[first])}, at {list(first)} of {list(value.shape)}",
                 hint="check the model's weights and dtype",
             )
         start = seen.get(name, 0)
