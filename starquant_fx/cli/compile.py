@@ -31,8 +31,8 @@ def compile_command(
             "--output",
             "-o",
             help="Write the artifact (packed weights, bases, corrections) to this "
-            ".safetensors file; `generate --artifact` and starquant_fx.load_artifact(model, path) bind it to the "
-            "model again.",
+            ".safetensors file; `generate --artifact`, or in Python load_artifact of the module starquant_fx, binds "
+            "it to the model again.",
         ),
     ] = None,
     report: Annotated[

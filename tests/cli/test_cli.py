@@ -38,6 +38,17 @@ def test_every_command_explains_itself(command: str) -> None:
     assert command in overview
 
 
+def test_the_help_of_compile_says_where_an_artifact_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["starquant-fx", "compile", "--help"])
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main()
+    words = capsys.readouterr().out.replace("│", " ").split()
+    assert {"--artifact`,", "load_artifact", "starquant_fx,"} <= set(words)
+
+
 def test_passes_are_listed_with_order_and_promise() -> None:
     done = run("passes", "fold-sgat")
     assert done.returncode == 0
