@@ -47,18 +47,22 @@ def captured(kind: str, recipe: str | Recipe = "star-w4a4", calibrated: bool = T
     return program
 
 
-def copied(program: Program) -> Program:
-    """A copy with a graph of its own; tensors are shared, which no pass writes into."""
+def _copied(module: fx.GraphModule) -> fx.GraphModule:
     graph = fx.Graph()
     values: dict[fx.Node, fx.Node] = {}
-    old = next(iter(reversed(program.graph.nodes)))
-    result = graph.graph_copy(program.graph, values)
+    old = next(iter(reversed(module.graph.nodes)))
+    result = graph.graph_copy(module.graph, values)
     graph.output(result).meta.update(old.meta)
+    return fx.GraphModule(module, graph)
+
+
+def copied(program: Program) -> Program:
+    """A copy with graphs of its own, stages included; tensors are shared, which no pass writes into."""
     return dataclasses.replace(
         program,
-        module=fx.GraphModule(program.module, graph),
+        module=_copied(program.module),
         sites={name: dataclasses.replace(site) for name, site in program.sites.items()},
-        stages=dict(program.stages),
+        stages={name: _copied(stage) for name, stage in program.stages.items()},
         records=list(program.records),
         findings={where: dict(found) for where, found in program.findings.items()},
     )
