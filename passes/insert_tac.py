@@ -36,10 +36,10 @@ class InsertTac(Pass):
 
     Attributes:
         block: g; the largest divisor of d not above it is taken.
-        damping: See ``TacOptions``.
-        eps: See ``TacOptions``.
-        smooth: See ``TacOptions``.
-        shrink: See ``TacOptions``.
+        damping: lambda, share of the mean variance added to the quantized covariance; a guess, as the next three.
+        eps: Added on top.
+        smooth: alpha, how far singular values move towards their mean.
+        shrink: beta, how far the matrix moves towards the identity.
         estimator: covariance (the paper's) or ridge.
         reference: transformed (the paper's) or original.
         samples: Calibration sequences used at most (the paper: 64).

@@ -21,7 +21,6 @@ from starquant_fx.capture import capture, skeleton
 from starquant_fx.compiled import CompiledModel, bind_tensors, spare_tensors
 from starquant_fx.errors import CheckpointError, InputError, StarQuantError, cause
 from starquant_fx.files import check_destination, replacing
-from starquant_fx.files import write_atomically as write_atomically
 from starquant_fx.fingerprint import fingerprint
 from starquant_fx.lowering import TARGETS
 from starquant_fx.model_facts import check_mask_token, check_module

@@ -84,6 +84,8 @@ def compile_command(
     console.print(compiled.report)
     if output is not None:
         console.print(f"wrote {save_artifact(compiled, output)}")
+    else:
+        console.print("the compiled model was not kept; --output FILE.safetensors keeps it")
     if report is not None:
         write_atomically(report, json.dumps(compiled.report.to_dict(), indent=1))
         console.print(f"wrote {report}")

@@ -71,7 +71,7 @@ def generate_command(
     view = tokenizer if live and console.is_terminal else None
     arguments = sampler_arguments(loaded, length, steps) | options
     out = generate(denoiser, ids, live=view, **arguments)
-    console.print(tokenizer.decode(out[0], skip_special_tokens=True), markup=False, highlight=False)
+    typer.echo(tokenizer.decode(out[0], skip_special_tokens=True))
 
 
 def _denoiser(

@@ -89,7 +89,7 @@ def harness_command(
     _quiet()
     from rich.console import Console
 
-    from starquant_fx.artifact import check_destination, write_atomically
+    from starquant_fx.files import check_destination, write_atomically
     from starquant_fx.integrations.harness.require import require_harness
     from starquant_fx.integrations.harness.task_table import check_names
     from starquant_fx.recipes import get_recipe

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Annotated
 
 import typer
+
+from starquant_fx.cli.listing import entries, paragraphs, wrapped
 
 
 def recipes_command(
@@ -21,21 +22,14 @@ def recipes_command(
     from starquant_fx.recipes import get_recipe
 
     if name is None:
-        for method, build in METHODS.items():
-            typer.echo(f"{method:<14}{_paragraphs(build)[0]}")
+        typer.echo(entries((method, paragraphs(build)[0]) for method, build in METHODS.items()))
         typer.echo("\nextras, added to a method's name:")
-        for extra, passes in EXTRAS.items():
-            typer.echo(f"  +{extra:<11}{', '.join(str(p) for p in passes)}")
+        rows = ((f"+{extra}", ", ".join(map(str, passes))) for extra, passes in EXTRAS.items())
+        typer.echo(entries(rows, indent="  "))
         return
     chosen = get_recipe(name if "-w" in name else f"{name}-w4a4")
     method = max((m for m in METHODS if chosen.method.startswith(m)), key=len)
-    typer.echo("\n\n".join(_paragraphs(METHODS[method])))
+    typer.echo(wrapped(paragraphs(METHODS[method])))
     typer.echo(f"\n{chosen.name}:")
     for one in chosen.passes:
         typer.echo(f"  {one}")
-
-
-def _paragraphs(build: object) -> list[str]:
-    """The paragraphs of a method's docstring, unwrapped."""
-    text = inspect.getdoc(build) or ""
-    return [" ".join(part.split()) for part in text.split("\n\n")]

@@ -52,8 +52,8 @@ def test_the_help_of_compile_says_where_an_artifact_is_loaded(
 def test_passes_are_listed_with_order_and_promise() -> None:
     done = run("passes", "fold-sgat")
     assert done.returncode == 0
-    assert "insert-quantizers" in done.stdout
-    assert "bitwise" in done.stdout
+    assert "runs after   insert-quantizers" in done.stdout
+    assert "bit by bit" in done.stdout
     refused = run("passes", "fold-sgta")
     assert refused.returncode == 2
     assert "did you mean 'fold-sgat'?" in refused.stderr
