@@ -46,9 +46,9 @@ def attributes(documented: object) -> dict[str, str]:
     for line in textwrap.dedent(section).splitlines():
         match = ATTRIBUTE.match(line)
         if match:
-            name, found[match[1]] = match[1], match[2]
+            found[match[1]] = match[2]
         elif found:
-            found[name] += " " + line.strip()
+            found[next(reversed(found))] += " " + line.strip()
     return found
 
 

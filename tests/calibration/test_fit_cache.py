@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def tensors(program: Program) -> dict[str, torch.Tensor]:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts the sites that are really fitted."""
     calls: list[int] = []
-    fit: Callable[..., object] = module.fit_site
+    fit: Any = module.fit_site
 
     def count(*arguments: object) -> object:
         calls.append(1)
