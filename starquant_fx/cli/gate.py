@@ -35,7 +35,8 @@ def gate_document(settings: Settings, subject: Subject) -> dict[str, Any]:
 
 
 def _one_seed(settings: Settings, subject: Subject, seed: int) -> dict[str, Any]:
-    from starquant_fx.evaluation.gate import gate, gate_sheet
+    from starquant_fx.evaluation.gate import gate
+    from starquant_fx.evaluation.gate_sheets import gate_sheet
     from starquant_fx.evaluation.record import gate_record
 
     seeded = {name: recipe.seeded(seed) for name, recipe in subject.recipes.items()}
@@ -55,7 +56,7 @@ def _ranked(
     settings: Settings, subject: Subject, models: dict[str, Any], quick: Any
 ) -> dict[str, Any]:
     """Runs the long evaluation and compares the two orders of the recipes."""
-    from starquant_fx.evaluation.gate import rank_correlation, rank_sheet
+    from starquant_fx.evaluation.gate_sheets import rank_sheet
     from starquant_fx.evaluation.intervals import mean_interval
     from starquant_fx.evaluation.nelbo import nelbo
 
@@ -66,16 +67,11 @@ def _ranked(
     bounds = {name: nelbo(model, subject.ids, plan, name=name) for name, model in models.items()}
     seconds = time.perf_counter() - start
     gaps = {name: mean_interval(bounds[name] - bounds[FULL]) for name in quick.scores}
-    correlation = rank_correlation(
-        [quick.score(name).mean for name in gaps], [gap.mean for gap in gaps.values()]
-    )
-    show(
-        settings,
-        "beside the long evaluation",
-        rank_sheet(quick, gaps, correlation, seconds, draws),
-    )
+    show(settings, "beside the long evaluation", rank_sheet(quick, gaps, seconds, draws))
+    by_score, by_own_gap = quick.rank_correlations(gaps)
     return {
-        "spearman": correlation,
+        "spearman": by_score,
+        "spearman_of_own_gap": by_own_gap,
         "seconds": seconds,
         "gaps": {name: dataclasses.asdict(gap) for name, gap in gaps.items()},
     }

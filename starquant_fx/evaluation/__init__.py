@@ -4,7 +4,8 @@ from starquant_fx.evaluation.agreement import Agreement, agreement
 from starquant_fx.evaluation.alignment import logits_at
 from starquant_fx.evaluation.comparison import Comparison, Measurement, compare
 from starquant_fx.evaluation.corpus import read_corpus
-from starquant_fx.evaluation.gate import Gate, gate, gate_sheet, rank_correlation, rank_sheet
+from starquant_fx.evaluation.gate import Gate, gate, rank_correlation
+from starquant_fx.evaluation.gate_sheets import gate_sheet, rank_sheet
 from starquant_fx.evaluation.intervals import Interval, mean_interval
 from starquant_fx.evaluation.masks import MaskPlan, mask_plan
 from starquant_fx.evaluation.nelbo import nelbo

@@ -10,11 +10,10 @@ from torch import Tensor
 
 from starquant_fx.errors import InputError
 from starquant_fx.evaluation.agreement import divergence, require_reference, require_vocabulary
-from starquant_fx.evaluation.alignment import Model, masked_log_probabilities
+from starquant_fx.evaluation.alignment import Model, masked_log_probabilities, true_token
 from starquant_fx.evaluation.checks import require_fit
 from starquant_fx.evaluation.intervals import Interval, mean_interval
 from starquant_fx.evaluation.masks import MaskPlan, batch_count, masked_batches
-from starquant_fx.evaluation.table import Cell, Sheet
 from starquant_fx.evaluation.timing import Timed
 from starquant_fx.progress import track
 
@@ -25,11 +24,13 @@ class Gate:
 
     Attributes:
         scores: Name -> [N] float64, nats per token, one a segment; the reference is not among them.
+        gaps: Name -> [N] float64, the NELBO's difference to the reference under the same few masks; for comparison.
         seconds: Name -> time in forward passes, the reference's included.
         plan: The masks.
     """
 
     scores: dict[str, Tensor]
+    gaps: dict[str, Tensor]
     seconds: dict[str, float]
     plan: MaskPlan
 
@@ -40,6 +41,15 @@ class Gate:
     def ahead(self, name: str, other: str) -> Interval:
         """By how much a recipe is better than another, paired by segment; above 0 it is."""
         return mean_interval(self.scores[other] - self.scores[name])
+
+    def rank_correlations(self, gaps: Mapping[str, Interval]) -> tuple[float, float]:
+        """Spearman's rank correlation of a long evaluation's gaps with the scores, and with the gate's own gaps."""
+        wanted = [gaps[name].mean for name in self.scores]
+        first, second = (
+            rank_correlation([float(v.mean()) for v in own.values()], wanted)
+            for own in (self.scores, self.gaps)
+        )
+        return first, second
 
 
 def gate(
@@ -77,90 +87,21 @@ def gate(
     require_reference(models, reference)
     mask_id = require_fit(models, segments, plan)
     timed = {name: Timed(model) for name, model in models.items()}
-    scores = {
-        name: torch.zeros(len(segments), dtype=torch.float64)
-        for name in models
-        if name != reference
-    }
+    scores, gaps = (
+        {name: torch.zeros(len(segments), dtype=torch.float64) for name in models} for _ in range(2)
+    )
     batches = masked_batches(segments, plan.likelihood, mask_id, batch)
     for masked in track(batches, "quick gate", batch_count(plan.likelihood, batch)):
         expected = masked_log_probabilities(timed[reference], masked, reference)
-        for name, score in scores.items():
+        likelihood = true_token(expected, masked)
+        for name in [name for name in models if name != reference]:
             given = masked_log_probabilities(timed[name], masked, name).to(expected.device)
             require_vocabulary(name, given, reference, expected)
-            score[masked.rows] += masked.means(divergence(expected, given)) / len(plan.likelihood)
-    return Gate(scores, {name: model.seconds for name, model in timed.items()}, plan)
-
-
-def gate_sheet(measured: Gate, reference: str) -> Sheet:
-    """The scores, best first."""
-    titles = (
-        ("recipe",),
-        ("score", "mnats"),
-        ("95 %", "interval"),
-        ("behind the", "best"),
-        ("run", "s"),
-    )
-    order = sorted(measured.scores, key=lambda name: float(measured.scores[name].mean()))
-    rows: list[tuple[Cell, ...]] = []
-    for name in order:
-        score, behind = measured.score(name), measured.ahead(order[0], name)
-        gap = f"[{1e3 * behind.low:.2f}, {1e3 * behind.high:.2f}]" if name != order[0] else "-"
-        interval = f"[{1e3 * score.low:.2f}, {1e3 * score.high:.2f}]"
-        seconds = f"{measured.seconds[name]:.1f}"
-        rows.append(((name,), (f"{1e3 * score.mean:.2f}",), (interval,), (gap,), (seconds,)))
-    draws, count, length = measured.plan.likelihood.shape
-    caption = (
-        f"Quick gate: KL({reference} || recipe) per masked token in 10^-3 nats, on {count} segments of {length} tokens "
-        f"with {draws} random mask{'s' * (draws > 1)} each (seed {measured.plan.seed}), the same for all recipes; 95 % "
-        f"intervals over segments, that behind the best paired; {sum(measured.seconds.values()):.1f} s of forward "
-        "passes in all."
-    )
-    return Sheet(titles, tuple(rows), caption)
-
-
-def rank_sheet(
-    quick: Gate, gaps: Mapping[str, Interval], correlation: float, seconds: float, draws: int
-) -> Sheet:
-    """The quick gate beside a long evaluation.
-
-    Args:
-        quick: The gate.
-        gaps: Name -> the long evaluation's NELBO gap to the reference.
-        correlation: Spearman's, of scores and gaps.
-        seconds: The long evaluation took.
-        draws: Masks a segment of the long evaluation.
-
-    Returns:
-        The recipes in the long evaluation's order.
-    """
-    titles = (
-        ("recipe",),
-        ("gap", "mnats"),
-        ("95 %", "interval"),
-        ("score", "mnats"),
-        ("rank by", "gap"),
-        ("rank by", "score"),
-    )
-    order = sorted(gaps, key=lambda name: gaps[name].mean)
-    by_score = sorted(gaps, key=lambda name: float(quick.scores[name].mean()))
-    rows: list[tuple[Cell, ...]] = [
-        (
-            (name,),
-            (f"{1e3 * gaps[name].mean:.2f}",),
-            (f"[{1e3 * gaps[name].low:.2f}, {1e3 * gaps[name].high:.2f}]",),
-            (f"{1e3 * quick.score(name).mean:.2f}",),
-            (str(rank),),
-            (str(by_score.index(name) + 1),),
-        )
-        for rank, name in enumerate(order, 1)
-    ]
-    caption = (
-        f"Spearman's rank correlation {correlation:.3f} over {len(order)} recipes. Gap: NELBO minus the reference's in "
-        f"10^-3 nats per token, by {draws} other masks a segment, {seconds:.1f} s; score: the quick gate's, "
-        f"{sum(quick.seconds.values()):.1f} s."
-    )
-    return Sheet(titles, tuple(rows), caption)
+            scores[name][masked.rows] += masked.means(divergence(expected, given))
+            gaps[name][masked.rows] += masked.means(likelihood - true_token(given, masked))
+    draws, seconds = len(plan.likelihood), {name: model.seconds for name, model in timed.items()}
+    measured = [{n: v / draws for n, v in f.items() if n != reference} for f in (scores, gaps)]
+    return Gate(measured[0], measured[1], seconds, plan)
 
 
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
@@ -190,4 +131,4 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
 def _ranks(values: Sequence[float]) -> Tensor:
     given = torch.tensor(values, dtype=torch.float64)
     below = (given[:, None] > given).sum(1)
-    return below + ((given[:, None] == given).sum(1) - 1) / 2
+    return below + ((given[:, None] == given).sum(1) - 1).double() / 2

@@ -60,6 +60,7 @@ def gate_record(measured: Gate, costs: Mapping[str, Cost]) -> Values:
         "models": {
             name: {
                 "score": _interval(measured.score(name)),
+                "gap": _interval(mean_interval(measured.gaps[name])),
                 "run_seconds": measured.seconds[name],
                 "weights_mb": costs[name].weights_mb,
                 "compile_seconds": costs[name].compile_seconds,
