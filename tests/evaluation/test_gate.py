@@ -74,7 +74,9 @@ def test_it_ranks_as_the_long_evaluation_does_from_a_fiftieth_of_the_masks() -> 
     assert correlation > 0.9
     assert noisy < correlation
     scores = {name: quick.score(name).mean for name in names}
-    assert [row[0][0] for row in gate_sheet(quick, FULL).rows] == sorted(names, key=scores.__getitem__)
+    assert [row[0][0] for row in gate_sheet(quick, FULL).rows] == sorted(
+        names, key=scores.__getitem__
+    )
     table = rank_sheet(quick, gaps, 1.0, 2)
     assert f"{correlation:.3f}" in table.caption
     assert [row[4][0] for row in table.rows] == [str(i + 1) for i in range(len(names))]
