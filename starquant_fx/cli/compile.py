@@ -14,7 +14,6 @@ from starquant_fx.cli.options import (
     RecipeName,
     Seed,
     Target,
-    calibration_texts,
     load,
 )
 
@@ -56,6 +55,7 @@ def compile_command(
 
     from starquant_fx.api import compile as compile_model
     from starquant_fx.artifact import SUFFIX, save_artifact
+    from starquant_fx.evaluation.corpus import calibration_texts
     from starquant_fx.files import check_destination, write_atomically
     from starquant_fx.recipes import get_recipe
 

@@ -12,7 +12,6 @@ from starquant_fx.cli.options import (
     CalibrationFile,
     Model,
     Seed,
-    calibration_texts,
     load,
     need_tokenizer,
 )
@@ -98,6 +97,8 @@ def _denoiser(
     if artifact is not None:
         return load_artifact(loaded, artifact)
     if recipe is not None:
+        from starquant_fx.evaluation.corpus import calibration_texts
+
         texts = calibration_texts(name, calibration)
         chosen = get_recipe(recipe).seeded(seed)
         return compile_model(loaded, chosen, calibration=texts, tokenizer=tokenizer)

@@ -103,7 +103,8 @@ def harness_command(
     recipes: list[Any] = [get_recipe(name).seeded(seed) for name in _listed(recipe or [])]
     version = require_harness()
 
-    from starquant_fx.integrations.harness.loading import calibration_texts, denoiser
+    from starquant_fx.evaluation.corpus import calibration_texts
+    from starquant_fx.integrations.harness.loading import denoiser
     from starquant_fx.integrations.harness.model import StarQuantLM
     from starquant_fx.integrations.harness.plan import plan_table, plan_tasks
     from starquant_fx.integrations.harness.results import results_json, results_table

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from starquant_fx.errors import CalibrationError, InputError, cause
+from starquant_fx.errors import InputError
 
 Model = Annotated[
     str,
@@ -29,57 +29,13 @@ CalibrationFile = Annotated[
     typer.Option(
         "--calibration",
         "-c",
-        help="Text file to calibrate on. Default: the shipped excerpt for shipped models, "
-        "else the model's own generations.",
+        help='Text to calibrate on: .txt, or .jsonl with a field "text" or WinoGrande\'s rows, also .gz or .xz. '
+        "Default: the shipped excerpt for shipped models, else the model's own generations.",
     ),
 ]
 Target = Annotated[str, typer.Option("--target", "-t", help="auto or reference.")]
 LARGEST_SEED = 2**63 - 1
 Seed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of every draw.")]
-
-
-def read_text(path: Path) -> str:
-    """Returns the content of a UTF-8 text file.
-
-    Raises:
-        InputError: The file cannot be read.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            "the text file cannot be read",
-            where=str(path),
-            expected="a text file in UTF-8",
-            got=cause(error),
-            hint="check the path and the encoding",
-        ) from error
-
-
-def calibration_texts(model: str, path: Path | None) -> list[str] | None:
-    """Texts to calibrate on, or None for the model's own generations.
-
-    Raises:
-        CalibrationError: The file holds no text.
-    """
-    from starquant_fx.models.locate import SHIPPED
-
-    if path is None:
-        if model not in SHIPPED:
-            return None
-        from starquant_fx.evaluation.text import excerpt
-
-        return [excerpt("calibration")]
-    text = read_text(path)
-    if not text.strip():
-        raise CalibrationError(
-            "the calibration file is empty",
-            where=str(path),
-            expected="some text",
-            got="none",
-            hint="leave --calibration out for the default",
-        )
-    return [text]
 
 
 def load(model: str) -> tuple[Any, Any]:

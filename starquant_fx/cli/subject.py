@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from starquant_fx.cli.measure import FULL, chosen_recipes, labelled
-from starquant_fx.cli.options import calibration_texts, load, need_tokenizer
+from starquant_fx.cli.options import load, need_tokenizer
 from starquant_fx.errors import InputError
 
 DRAWS, QUICK_DRAWS = 4, 1
@@ -67,7 +67,7 @@ class Subject:
 def prepare(settings: Settings) -> Subject:
     """Reads and loads everything, and refuses what does not fit before anything is compiled."""
     from starquant_fx.evaluation.checks import require_fit, require_segments, require_tokenizer
-    from starquant_fx.evaluation.corpus import read_corpus
+    from starquant_fx.evaluation.corpus import calibration_texts, read_corpus
     from starquant_fx.evaluation.text import excerpt
     from starquant_fx.evaluation.text import segments as cut
 

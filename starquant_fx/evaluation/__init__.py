@@ -3,7 +3,7 @@
 from starquant_fx.evaluation.agreement import Agreement, agreement
 from starquant_fx.evaluation.alignment import logits_at
 from starquant_fx.evaluation.comparison import Comparison, Measurement, compare
-from starquant_fx.evaluation.corpus import read_corpus
+from starquant_fx.evaluation.corpus import calibration_texts, read_corpus, read_texts
 from starquant_fx.evaluation.gate import Gate, gate, rank_correlation
 from starquant_fx.evaluation.gate_sheets import gate_sheet, rank_sheet
 from starquant_fx.evaluation.intervals import Interval, mean_interval
@@ -31,6 +31,7 @@ __all__ = [
     "Sheet",
     "Trajectory",
     "agreement",
+    "calibration_texts",
     "compare",
     "excerpt",
     "gate",
@@ -43,6 +44,7 @@ __all__ = [
     "rank_correlation",
     "rank_sheet",
     "read_corpus",
+    "read_texts",
     "segments",
     "spread_sheet",
     "summary_sheet",

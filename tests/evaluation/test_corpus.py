@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from starquant_fx.errors import InputError
-from starquant_fx.evaluation import read_corpus
+from starquant_fx.evaluation import read_corpus, read_texts
 
 ROWS = ["", " = Title = \n", "naïve “text” \u2028 here"]
 LINES = "".join(json.dumps({"text": row, "n": i}) + "\n" for i, row in enumerate(ROWS))
@@ -24,6 +24,18 @@ def test_text_and_rows_are_read_however_they_are_packed(
     text.write_bytes(pack("one\ntwo ü\n".encode()))
     assert read_corpus(rows) == "\n\n".join(ROWS)
     assert read_corpus(text) == "one\ntwo ü\n"
+
+
+def test_rows_of_winogrande_are_sentences_with_the_right_option(tmp_path: Path) -> None:
+    row = {
+        "sentence": "The cup beat _ .",
+        "option1": "the jug",
+        "option2": "the pan",
+        "answer": "2",
+    }
+    path = tmp_path / "train.jsonl.gz"
+    path.write_bytes(gzip.compress((json.dumps(row) + "\n").encode() + b'{"text": "x"}\n'))
+    assert read_texts(path) == ["The cup beat the pan .", "x"]
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,9 @@ from typing import Any
 
 from starquant_fx.api import compile as compile_model
 from starquant_fx.artifact import load_artifact
-from starquant_fx.errors import CalibrationError, InputError
-from starquant_fx.evaluation.text import excerpt
+from starquant_fx.errors import InputError
+from starquant_fx.evaluation.corpus import calibration_texts
 from starquant_fx.models.loading import from_pretrained
-from starquant_fx.models.locate import SHIPPED
 from starquant_fx.recipes import get_recipe
 
 
@@ -61,24 +60,3 @@ def denoiser(
         return model, found
     texts = texts or calibration_texts(name, calibration)
     return compile_model(model, chosen, calibration=texts, tokenizer=found), found
-
-
-def calibration_texts(name: str | None, path: str | os.PathLike[str] | None) -> list[str] | None:
-    """Texts to calibrate on; None = the model's own generations.
-
-    Raises:
-        CalibrationError: The file cannot be read or is empty.
-    """
-    if path is None:
-        return [excerpt("calibration")] if name in SHIPPED else None
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CalibrationError(
-            "the calibration file cannot be read", where=str(path), got=str(error)
-        ) from error
-    if not text.strip():
-        raise CalibrationError(
-            "the calibration file is empty", where=str(path), expected="some text", got="none"
-        )
-    return [text]
