@@ -92,6 +92,8 @@ class CalibrationOptions:
         seed: Seed of every draw.
         max_tokens: Tokens kept a site, a random subset; bounds time and memory of what is fitted on activations.
         strata: Shares of the sequences in equally wide buckets of the mask ratio; empty = even over (0, 1).
+        step_strata: Shares of the sequences recorded after 0, 1, .. ``rollout_steps`` denoising steps; empty = all
+            after ``rollout_steps``.
     """
 
     samples: int = 64
@@ -100,6 +102,7 @@ class CalibrationOptions:
     seed: int = 0
     max_tokens: int = 8192
     strata: tuple[float, ...] = ()
+    step_strata: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Checks that the numbers are integers in range."""
@@ -119,17 +122,25 @@ class CalibrationOptions:
                     expected=f"an integer, {low} " + ("or more" if high is None else f"to {high}"),
                     got=repr(value),
                 )
-        shares = self.strata
-        if not (
-            isinstance(shares, tuple)
-            and all(isinstance(s, (int, float)) and s >= 0 for s in shares)
-            and (not shares or sum(shares) > 0)
-        ):
+        for name in ("strata", "step_strata"):
+            shares = getattr(self, name)
+            if not (
+                isinstance(shares, tuple)
+                and all(isinstance(s, (int, float)) and s >= 0 for s in shares)
+                and (not shares or sum(shares) > 0)
+            ):
+                raise RecipeError(
+                    "a calibration option is out of range",
+                    where=name,
+                    expected="shares of 0 or more, not all 0",
+                    got=repr(shares),
+                )
+        if len(self.step_strata) not in (0, self.rollout_steps + 1):
             raise RecipeError(
                 "a calibration option is out of range",
-                where="strata",
-                expected="shares of 0 or more, not all 0",
-                got=repr(shares),
+                where="step_strata",
+                expected=f"{self.rollout_steps + 1} shares, for 0 to {self.rollout_steps} rollout steps",
+                got=f"{len(self.step_strata)} shares",
             )
 
 

@@ -88,8 +88,9 @@ def from_dict(values: dict[str, Any]) -> Recipe:
                 expected=", ".join(fields),
                 hint=nearest(key, fields),
             )
-    if isinstance(calibration.get("strata"), list):  # as JSON has them
-        calibration["strata"] = tuple(calibration["strata"])
+    for key in ("strata", "step_strata"):
+        if isinstance(calibration.get(key), list):  # as JSON has them
+            calibration[key] = tuple(calibration[key])
     options.update(
         passes=passes,
         calibration=CalibrationOptions(**calibration),

@@ -263,6 +263,9 @@ def test_missing_values_are_refused(key: str) -> None:
         {"strata": (0.5, -0.1)},
         {"strata": (0.0, 0.0)},
         {"strata": 3},
+        {"step_strata": (1.0, 1.0)},
+        {"step_strata": (0.0, 0.0, 0.0, 0.0, 0.0)},
+        {"rollout_steps": 1, "step_strata": (1.0, -1.0)},
     ],
 )
 def test_calibration_sizes_out_of_range_are_refused(change: dict[str, Any]) -> None:

@@ -76,6 +76,7 @@ def prepare(
             seed=options.seed + i,
             shifted=shifted,
             strata=options.strata,
+            step_strata=options.step_strata,
         )
         for i, group in enumerate(groups)
     ]

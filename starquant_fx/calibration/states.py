@@ -32,6 +32,7 @@ def rollout(
     seed: int,
     shifted: bool,
     strata: tuple[float, ...] = (),
+    step_strata: tuple[float, ...] = (),
 ) -> Tensor:
     """Turns texts into denoising states whose mask ratios cover (0, 1), evenly or as the strata say.
 
@@ -43,6 +44,7 @@ def rollout(
         seed: Seed of ratios and masks.
         shifted: Whether the logits are shifted by one.
         strata: Shares of the sequences in equally wide buckets of the mask ratio; empty = one bucket.
+        step_strata: Shares of the sequences recorded after 0, 1, .. ``steps`` steps; empty = all after ``steps``.
 
     Returns:
         [N, L]: without strata, sequence i has about (rank + 0.5) / N of its tokens masked.
@@ -50,15 +52,28 @@ def rollout(
     generator = torch.Generator().manual_seed(seed)
     count, length = texts.shape
     end = _mask_ratios((torch.randperm(count, generator=generator) + 0.5) / count, strata)
-    start = end + (1 - end) * torch.rand(count, generator=generator) * (steps > 0)
+    taken = _steps_taken(count, steps, step_strata, generator)
+    start = end + (1 - end) * torch.rand(count, generator=generator) * (taken > 0)
     order = torch.rand(texts.shape, generator=generator).argsort(1).argsort(1)
     ids = torch.where(order < (start * length).round()[:, None], mask_id, texts)
     for step in range(1, steps + 1):
-        left = ((start + (end - start) * step / steps) * length).round().long()
-        for rows in torch.arange(count).split(CHUNK):
+        share = (step / taken.clamp(min=1)).clamp(max=1)
+        left = ((start + (end - start) * share) * length).round().long()
+        for rows in torch.nonzero(taken >= step).flatten().split(CHUNK):
             logits = _logits(model, ids[rows], shifted)
             ids[rows] = _reveal(ids[rows], logits, left[rows], mask_id)
     return ids
+
+
+def _steps_taken(
+    count: int, steps: int, strata: tuple[float, ...], generator: torch.Generator
+) -> Tensor:
+    """Denoising steps of each sequence [N], in the shares that the strata say, whatever its mask ratio."""
+    if not strata:
+        return torch.full((count,), steps)
+    even = (torch.randperm(count, generator=generator) + 0.5) / count
+    ends = (torch.tensor(strata) / sum(strata)).cumsum(0)
+    return torch.searchsorted(ends, even, right=True).clamp(max=len(strata) - 1)
 
 
 def _mask_ratios(uniform: Tensor, strata: tuple[float, ...]) -> Tensor:

@@ -121,3 +121,18 @@ def test_strata_give_each_bucket_of_mask_ratios_its_share(shares: tuple[float, .
     bucket = (ratio * len(shares) - 1e-3).long().clamp(0, len(shares) - 1)
     counts = torch.bincount(bucket, minlength=len(shares)) / 40
     assert counts.tolist() == pytest.approx([s / sum(shares) for s in shares], abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("shares", "rows"), [((0.5, 0.0, 0.5), [10, 10]), ((0.25, 0.5, 0.25), [15, 5]), ((), [20, 20])]
+)
+def test_step_strata_say_how_many_sequences_are_rolled_out_how_far(
+    shares: tuple[float, ...], rows: list[int]
+) -> None:
+    table = Table()
+    texts = TEXTS[:1].expand(20, -1)
+    states = rollout(table, texts, MASKED, steps=2, seed=1, shifted=False, step_strata=shares)
+    calls = [len(ids) for ids in table.calls]
+    assert sum(calls) == sum(rows)
+    ratios = (states == MASKED).float().mean(1).sort().values
+    assert torch.allclose(ratios, (torch.arange(20) + 0.5) / 20, atol=0.5 / texts.shape[1] + 1e-6)
