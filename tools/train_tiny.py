@@ -64,6 +64,9 @@ def parser() -> argparse.ArgumentParser:
     writer.add_argument("--history", help="a sentence for the card on how the run went")
     writer.add_argument("--hardware", help="for the card of a run that did not record it")
     writer.add_argument("--docs", type=Path, help="also write the curve into this folder")
+    writer.add_argument(
+        "--earlier", type=Path, help="curve of the run that this one started from (--init-from)"
+    )
     texts = commands.add_parser("excerpts", help="write the texts that ship")
     texts.set_defaults(job=run_excerpts)
     texts.add_argument("--to", type=Path, default=Path("starquant_fx/data"))
@@ -163,7 +166,7 @@ def run_export(arguments: argparse.Namespace) -> None:
     for split, measured in zip(("validation", "test"), figures, strict=True):
         print(split, measured)
     if arguments.docs is not None:
-        export_curve(folder, arguments.docs, name)
+        export_curve(folder, arguments.docs, name, arguments.earlier)
 
 
 def run_excerpts(arguments: argparse.Namespace) -> None:

@@ -32,7 +32,14 @@ from tiny_training.objective import (
 )
 from tiny_training.optimizer import Budget
 from tiny_training.shapes import ARCHITECTURES, build, published_config
-from tiny_training.state import STATE_FILE, Progress, Settings, load_checked_state, read_curve
+from tiny_training.state import (
+    CURVE_FILE,
+    STATE_FILE,
+    Progress,
+    Settings,
+    load_checked_state,
+    read_curve,
+)
 from tiny_training.stream import TrainingStream, encode_documents, evaluation_windows
 from tiny_training.tokenizer import SPECIAL_TOKENS, load_tokenizer, train_tokenizer
 
@@ -226,7 +233,9 @@ def test_training_learns(
     trainer = trainer_of(tmp_path, "llada", tokenizer, documents)
     trainer.run(Budget(80 * 256, 60 * 256, warmup_steps=5), rows.append)
     assert rows[-1]["validation_nelbo"] < 0.8 * math.log(len(tokenizer))
-    assert [row["step"] for row in read_curve(tmp_path)] == [row["step"] for row in rows]
+    assert [row["step"] for row in read_curve(tmp_path / CURVE_FILE)] == [
+        row["step"] for row in rows
+    ]
 
 
 def test_work_lost_with_a_stopped_run_leaves_the_curve(
@@ -236,7 +245,7 @@ def test_work_lost_with_a_stopped_run_leaves_the_curve(
     with (tmp_path / "curve.jsonl").open("a") as file:
         file.write('{"step": 9, "tokens": 2304, "validation_nelbo": 5.0}\n{"step": 10, "tok')
     trainer_of(tmp_path, "dream", tokenizer, documents)
-    assert [row["step"] for row in read_curve(tmp_path)] == [4, 8]
+    assert [row["step"] for row in read_curve(tmp_path / CURVE_FILE)] == [4, 8]
 
 
 def test_other_settings_and_broken_states_are_refused(
@@ -309,8 +318,15 @@ def test_export_loads_and_its_card_holds_the_measured_figures(
     assert "Community Data License Agreement" in card
 
     export_curve(run, tmp_path / "docs", "tiny")
+    curve = tmp_path / "docs" / "tiny.jsonl"
+    rows = read_curve(curve)
+    assert rows == read_curve(run / CURVE_FILE) != []
+    export_curve(run, tmp_path / "docs", "tiny", earlier=curve)  # as if it had started from itself
+    both = read_curve(curve)
+    assert both[: len(rows)] == rows
+    assert both[-1]["tokens"] == 2 * rows[-1]["tokens"]
+    assert both[-1]["validation_nelbo"] == rows[-1]["validation_nelbo"]
     shutil.rmtree(run)
-    assert len(read_curve(tmp_path / "docs") or [1]) == 1
     assert (tmp_path / "docs/tiny.svg").read_text().count("<polyline") == 2
 
 

@@ -108,8 +108,24 @@ def export(
     return validation, test
 
 
-def export_curve(run: Path, folder: Path, name: str) -> None:
-    """Copies a run's training curve and draws it: ``<name>.jsonl`` and ``<name>.svg``."""
+def export_curve(run: Path, folder: Path, name: str, earlier: Path | None = None) -> None:
+    """Writes a run's training curve and draws it: ``<name>.jsonl`` and ``<name>.svg``.
+
+    Args:
+        run: The run.
+        folder: Where to write.
+        name: Name of the model.
+        earlier: Curve of the run whose weights this one started from; steps, tokens and seconds go on from its end.
+    """
+    rows = read_curve(run / CURVE_FILE)
+    if earlier is not None:
+        before = read_curve(earlier)
+        last = before[-1]
+        rows = before + [
+            {**row, **{key: row[key] + last[key] for key in ("step", "tokens", "seconds")}}
+            for row in rows
+        ]
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / f"{name}.jsonl", (run / CURVE_FILE).read_text(encoding="utf-8"))
-    write_atomically(folder / f"{name}.svg", curve_svg(read_curve(run), name))
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    write_atomically(folder / f"{name}.jsonl", lines)
+    write_atomically(folder / f"{name}.svg", curve_svg(rows, name))

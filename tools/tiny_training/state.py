@@ -168,7 +168,7 @@ class Curve:
 
     def __init__(self, folder: Path, step: int) -> None:
         self.path = folder / CURVE_FILE
-        kept = [json.dumps(row) + "\n" for row in read_curve(folder) if row["step"] <= step]
+        kept = [json.dumps(row) + "\n" for row in read_curve(self.path) if row["step"] <= step]
         write_atomically(self.path, "".join(kept))
 
     def add(self, row: dict[str, float]) -> None:
@@ -177,9 +177,8 @@ class Curve:
             file.write(json.dumps(row) + "\n")
 
 
-def read_curve(folder: Path) -> list[dict[str, float]]:
-    """Reads the curve of a run; empty if there is none. A half-written last line is ignored."""
-    path = folder / CURVE_FILE
+def read_curve(path: Path) -> list[dict[str, float]]:
+    """Reads a curve; empty if there is none. A half-written last line is ignored."""
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").splitlines()
