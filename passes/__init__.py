@@ -9,7 +9,6 @@ if __name__ != "starquant_fx.passes":
 from starquant_fx.pass_base import Pass
 from starquant_fx.passes.assign_roles import AssignRoles
 from starquant_fx.passes.canonicalize import Canonicalize
-from starquant_fx.passes.correct_bias import CorrectBias
 from starquant_fx.passes.estimate_means import EstimateMeans
 from starquant_fx.passes.fit_sgat import FitSgat
 from starquant_fx.passes.fold_sgat import FoldSgat
@@ -25,6 +24,7 @@ from starquant_fx.passes.insert_sgat import InsertSgat
 from starquant_fx.passes.insert_tac import InsertTac
 from starquant_fx.passes.insert_token_state import InsertTokenState
 from starquant_fx.passes.measure_sites import MeasureSites
+from starquant_fx.passes.refine_sgat import RefineSgat
 from starquant_fx.passes.search_clip import SearchClip
 
 REGISTRY: dict[str, type[Pass]] = {
@@ -42,12 +42,12 @@ REGISTRY: dict[str, type[Pass]] = {
         InsertSgat,
         InsertQuantizers,
         FitSgat,
+        RefineSgat,
         SearchClip,
         Gptq,
         FoldSgat,
         MeasureSites,
         InsertTac,
-        CorrectBias,
         Fuse,
     )
 }

@@ -25,6 +25,7 @@ from starquant_fx.calibration.basis_fit import (
     aim_gates,
     fit_site,
 )
+from starquant_fx.calibration.fit_cache import remembered
 from starquant_fx.calibration.tac_run import TRANSFORMED_STAGE
 from starquant_fx.kernels import reference
 from starquant_fx.pass_base import Pass, Preserves
@@ -94,14 +95,23 @@ class FitSgat(Pass):
             factors = aim_gates(problem, factors)
         seed = self.seed + zlib.crc32(site.name.encode())
         options = FitOptions(self.epochs, self.batch, self.lr, seed)
-        if program.cache is None:
-            return fit_site(problem, factors, options)
-        path = program.cache.path(problem, factors, options)
-        fitted = program.cache.get(path)
-        if fitted is None:
-            fitted = fit_site(problem, factors, options)
-            program.cache.put(path, fitted)
-        return fitted
+        tensors = {
+            "tokens": problem.tokens,
+            "label": problem.label,
+            "weight": problem.weight,
+            "gates": problem.gates,
+            **{f"factor_{i}": factor for i, factor in enumerate(factors)},
+        }
+        described = (problem.shape, problem.options, options)
+        values = ["site", problem.clip, *(dataclasses.asdict(one) for one in described)]
+        return FittedSite.of(
+            remembered(
+                program.cache,
+                tensors,
+                values,
+                lambda: fit_site(problem, factors, options).parts(),
+            )
+        )
 
 
 def _factor_nodes(program: Program, site: Site) -> list[fx.Node]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
 from torch import Tensor, fx
 
 from starquant_fx.calibration.activations import (
-    quantized_inputs,
-    quantized_tokens,
     site_activations,
+    token_labels,
     transformed_tokens,
 )
-from starquant_fx.calibration.gptq import Moments, aimed_weight, cross_moment, gptq, hessian
+from starquant_fx.calibration.gptq import gptq, hessian
+from starquant_fx.calibration.stepwise import quantized_inputs
 from starquant_fx.kernels import reference
 from starquant_fx.pass_base import Pass, Preserves
 from starquant_fx.program import Program, Site, facts, note
@@ -33,10 +34,8 @@ class Gptq(Pass):
     text that we could read gives 1 for masked and 0.7 for unmasked tokens.
 
     Attributes:
-        inputs: quantized: what each site reads once the sites before it are quantized (as GPTQ's implementations do
-            it), at one partial run of the model a site. full: what it reads in full precision.
-        target: own: the weights as they are. full: the weights that, on those inputs after their own quantizer, come
-            closest to the full-precision output; they make up for errors of the inputs.
+        inputs: quantized: what each site reads once the sites before it are quantized, as GPTQ's implementations do
+            it. full: what it reads in full precision.
         damping: Share of the mean diagonal of the Hessian that is added to it.
         order: Columns of large second moment first.
         masked: Weight of masked tokens in the Hessian.
@@ -48,7 +47,6 @@ class Gptq(Pass):
     before: ClassVar[tuple[str, ...]] = ("fold-sgat",)
     preserves: ClassVar[Preserves] = Preserves.NOT
     inputs: str = "quantized"
-    target: str = "own"
     damping: float = 0.01
     order: bool = True
     masked: float = 1.0
@@ -57,7 +55,6 @@ class Gptq(Pass):
     def check_options(self) -> None:
         """The numbers are in range."""
         self.expect_one_of("inputs", ("quantized", "full"))
-        self.expect_one_of("target", ("own", "full"))
         for option in ("damping", "masked", "unmasked"):
             self.expect_range(option, SMALLEST)
 
@@ -71,36 +68,28 @@ class Gptq(Pass):
             for site in program.quantized_sites():
                 self._quantize(program, site, None)
             return program
-        later = [site.name for site in program.quantized_sites()]
-        sites = list(site_activations(program))
-        for site, tokens, label in track(sites, "GPTQ", len(sites)):
+        label = token_labels(program)
+        given: Iterable[tuple[Site, Tensor]] = (
+            ((site, tokens) for site, tokens, _ in site_activations(program))
+            if self.inputs == "full"
+            else quantized_inputs(program)
+        )
+        for site, tokens in track(given, "GPTQ", len(list(program.quantized_sites()))):
             assert site.options is not None
             if site.options.weight_bits != FULL_PRECISION:
-                read = tokens if self.inputs == "full" else quantized_inputs(program, site, later)
-                self._quantize(program, site, self._moments(program, site, tokens, read, label))
-            later.remove(site.name)
+                certainty = torch.where(label % 2 == 1, self.masked, self.unmasked)
+                x = transformed_tokens(program, site, tokens, label)
+                self._quantize(program, site, hessian(x, certainty))
         return program
 
-    def _moments(
-        self, program: Program, site: Site, full: Tensor, read: Tensor, label: Tensor
-    ) -> Moments:
-        """Second moments of what the site's linears read, and how to aim the weights."""
-        certainty = torch.where(label % 2 == 1, self.masked, self.unmasked)
-        x = transformed_tokens(program, site, read, label)
-        if self.target == "own":
-            return Moments(hessian(x, certainty), None)
-        x = quantized_tokens(program, site, read, label)
-        aim = transformed_tokens(program, site, full, label, gated=False)
-        return Moments(hessian(x, certainty), cross_moment(aim, x, certainty))
-
-    def _quantize(self, program: Program, site: Site, moments: Moments | None) -> None:
+    def _quantize(self, program: Program, site: Site, second: Tensor | None) -> None:
         """Puts the constants ``packed`` and ``weight_scale`` in the place of each weight's quantizer."""
         for quantizer in program.site_nodes(site, "quantize_weight"):
             source, bits, clip = quantizer.args
             assert isinstance(source, fx.Node)
             assert isinstance(bits, int)
             name = facts(quantizer)["of"]
-            codes, scale = self._codes(program, source, bits, clip, moments)
+            codes, scale = self._codes(program, source, bits, clip, second)
             values = {"packed": reference.pack(codes, bits), "weight_scale": scale}
             for part, value in values.items():
                 (old,) = (n for n in program.site_nodes(site, part) if facts(n)["of"] == name)
@@ -109,17 +98,14 @@ class Gptq(Pass):
                 old.replace_all_uses_with(new)
 
     def _codes(
-        self, program: Program, source: fx.Node, bits: int, clip: object, moments: Moments | None
+        self, program: Program, source: fx.Node, bits: int, clip: object, second: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Codes [n, d] and scales [n] of one weight; empty ones where there are no weights."""
-        if moments is None:
+        if second is None:
             n, features = source.meta["val"].shape
             with program.fake_mode:
                 return torch.empty(n, features, dtype=torch.int8), torch.empty(n)
         weight = program.evaluate(source).float()
         factors = program.tensor(clip) if isinstance(clip, fx.Node) else None
         scale = reference.weight_scale(weight, bits, factors)
-        if moments.cross is not None:
-            weight = aimed_weight(weight, moments, self.damping)
-            scale = reference.weight_scale(weight, bits, factors)
-        return gptq(weight, moments.second, scale, bits, self.damping, self.order), scale
+        return gptq(weight, second, scale, bits, self.damping, self.order), scale

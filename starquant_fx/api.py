@@ -89,7 +89,10 @@ def compile(
     with evaluating(model):
         program = capture(model, chosen, mask_token_id=mask_id)
         program.cache = None if cache is None else FitCache(Path(cache))
-        program.calibration = prepare(model, calibration, tokenizer, mask_id, chosen.calibration)
+        options = chosen.calibration
+        program.calibration = prepare(
+            model, calibration, tokenizer, mask_id, options, program.cache
+        )
         run_passes(program, chosen.passes, observe)
         twin = skeleton(model)
     before = tensor_bytes({n: p.detach() for n, p in model.named_parameters()}, CONSTANTS)

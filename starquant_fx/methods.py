@@ -10,7 +10,6 @@ from starquant_fx.passes import (
     REGISTRY,
     AssignRoles,
     Canonicalize,
-    CorrectBias,
     EstimateMeans,
     FitSgat,
     FoldSgat,
@@ -175,7 +174,6 @@ EXTRAS: dict[str, tuple[Pass, ...]] = {
     "lowrank": (*STATES, InsertLowRank()),
     "clip": CLIP,
     "gptq": (Gptq(),),
-    "bias": (*STATES, *CENTER, CorrectBias()),
     "tac": (*STATES, InsertTac()),
 }
 """What can be added to any method by name, as in ``quarot+center-w4a4``; the method's own passes stay."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from starquant_fx.calibration.data import CalibrationData
 from starquant_fx.errors import CalibrationError
 from starquant_fx.kernels import reference
 from starquant_fx.operators import op
@@ -25,8 +26,7 @@ class Recorder(fx.Interpreter):
         module: The graph.
         nodes: What to record.
         record: Called with each chosen node and its value.
-        quantizers_off: Let quantizers pass values through unchanged (weights and activations): all of them, or those of
-            sites with these names.
+        quantizers_off: Let quantizers pass values through unchanged (weights and activations).
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Recorder(fx.Interpreter):
         module: fx.GraphModule,
         nodes: Collection[fx.Node],
         record: Callable[[fx.Node, Tensor], None],
-        quantizers_off: bool | Collection[str] = False,
+        quantizers_off: bool = False,
     ) -> None:
         super().__init__(module)
         self._wanted = set(nodes)
@@ -48,8 +48,7 @@ class Recorder(fx.Interpreter):
         """Runs one node, unless nothing recorded can depend on it."""
         if self._order[n] > self._last:
             return None
-        off = self._off if isinstance(self._off, bool) else facts(n).get("site") in self._off
-        value = self._pass_through(n) if off else NotImplemented
+        value = self._pass_through(n) if self._off else NotImplemented
         if value is NotImplemented:
             value = super().run_node(n)
         if n in self._wanted:
@@ -69,11 +68,10 @@ def run_recorded(
     module: fx.GraphModule,
     nodes: Collection[fx.Node],
     record: Callable[[fx.Node, Tensor], None],
-    quantizers_off: bool | Collection[str] = False,
 ) -> None:
     """Runs a stage of a program over its calibration data, recording the values of some nodes chunk by chunk."""
     assert program.calibration is not None
-    recorder = Recorder(module, nodes, record, quantizers_off)
+    recorder = Recorder(module, nodes, record)
     with torch.no_grad():
         for ids, states in program.calibration.chunks():
             has_state = any(
@@ -82,16 +80,22 @@ def run_recorded(
             recorder.run(ids, states) if has_state else recorder.run(ids)
 
 
+def states_of(program: Program, ids: Tensor, states: Tensor | None) -> Tensor:
+    """States [B, L] of tokens, 1 = masked: as given, or where the mask token stands."""
+    if states is not None:
+        return states
+    assert program.mask_token_id is not None
+    return reference.token_state(ids, program.mask_token_id)
+
+
 def token_labels(program: Program) -> Tensor:
     """State of every kept calibration token [N]."""
     data = program.calibration
     assert data is not None
     labels = []
     for ids, states in data.chunks():
-        if states is None:
-            assert program.mask_token_id is not None
-            states = reference.token_state(ids, program.mask_token_id)
-        labels.append(reference.ratio_state(states, None, program.ratio_edges).flatten())
+        state = states_of(program, ids, states)
+        labels.append(reference.ratio_state(state, None, program.ratio_edges).flatten())
     return torch.cat(labels)[data.subset()]
 
 
@@ -161,9 +165,7 @@ def at_site(program: Program, site: Site, tokens: Tensor, label: Tensor) -> dict
     return known
 
 
-def transformed_tokens(
-    program: Program, site: Site, tokens: Tensor, label: Tensor, gated: bool = True
-) -> Tensor:
+def transformed_tokens(program: Program, site: Site, tokens: Tensor, label: Tensor) -> Tensor:
     """What the site's quantizer reads, or its linears if it has none: centred, scaled, rotated, gated.
 
     Args:
@@ -171,7 +173,6 @@ def transformed_tokens(
         site: The site.
         tokens: [N, d] inputs of the site.
         label: [N] their states.
-        gated: False stops before the gates.
 
     Returns:
         [N, d] float32.
@@ -179,60 +180,16 @@ def transformed_tokens(
     quantizers = program.site_nodes(site, "quantize")
     node = quantizers[0].args[0] if quantizers else program.site_nodes(site, "linear")[0].args[0]
     assert isinstance(node, fx.Node)
-    if not gated and facts(node).get("part") == "gate":
-        node = node.args[0]
-        assert isinstance(node, fx.Node)
-    return _evaluated(program, site, node, tokens, label)
-
-
-def quantized_tokens(program: Program, site: Site, tokens: Tensor, label: Tensor) -> Tensor:
-    """What the site's linears read: ``transformed_tokens`` after their quantizer, [N, d] float32."""
-    node = program.site_nodes(site, "linear")[0].args[0]
-    assert isinstance(node, fx.Node)
-    return _evaluated(program, site, node, tokens, label)
-
-
-def _evaluated(
-    program: Program, site: Site, node: fx.Node, tokens: Tensor, label: Tensor
-) -> Tensor:
     value: Tensor = program.evaluate(node, dict(at_site(program, site, tokens, label)))
     return value.float()
 
 
-def quantized_inputs(program: Program, site: Site, unquantized: Collection[str]) -> Tensor:
-    """What a site reads in the program as it is now, earlier sites quantized.
-
-    Args:
-        program: The program.
-        site: The site.
-        unquantized: Names of sites whose quantizers let values through.
-
-    Returns:
-        [N, d] float32, paired with what ``site_activations`` yields.
-    """
-    return _record(program, program.module, {site.name}, unquantized)[site.name]
-
-
 def _collect(program: Program) -> None:
+    """Fills the cache of the sites' inputs, keeping no more of each chunk than the subset."""
     data = program.calibration
     assert data is not None
+    stage = program.stages[FULL_PRECISION_STAGE]
     wanted = {s.name for s in program.quantized_sites()}
-    data.activations.update(_record(program, program.stages[FULL_PRECISION_STAGE], wanted))
-
-
-def _record(
-    program: Program,
-    stage: fx.GraphModule,
-    wanted: Collection[str],
-    quantizers_off: bool | Collection[str] = False,
-) -> dict[str, Tensor]:
-    """Inputs [N, d] float32 of some sites in a stage, of the calibration tokens that are kept.
-
-    Raises:
-        CalibrationError: An activation is not finite.
-    """
-    data = program.calibration
-    assert data is not None
     nodes = [n for n in stage.graph.nodes if facts(n).get("feeds") in wanted]
     keep = data.subset()
     seen: dict[str, int] = {}
@@ -240,22 +197,42 @@ def _record(
 
     def record(node: fx.Node, value: Tensor) -> None:
         name = facts(node)["feeds"]
-        bad = ~torch.isfinite(value)
-        if bool(bad.any()):
-            first = tuple(bad.nonzero()[0].tolist())
-            raise CalibrationError(
-                "activations are not finite",
-                where=name,
-                expected="finite numbers",
-                got=f"NaN or Inf in {int(bad.sum())} of {bad.numel()} values read by this site, the first, "
-                f"{float(value[first])}, at {list(first)} of {list(value.shape)}",
-                hint="check the model's weights and dtype",
-            )
+        _check_finite(name, value)
         start = seen.get(name, 0)
         tokens = value.flatten(0, -2)
         seen[name] = start + tokens.shape[0]
         rows = keep[(keep >= start) & (keep < seen[name])] - start
         parts.setdefault(name, []).append(tokens[rows].float())
 
-    run_recorded(program, stage, nodes, record, quantizers_off)
-    return {name: torch.cat(pieces) for name, pieces in parts.items()}
+    run_recorded(program, stage, nodes, record)
+    data.activations.update({name: torch.cat(pieces) for name, pieces in parts.items()})
+
+
+def kept_tokens(data: CalibrationData, name: str, values: list[Tensor]) -> Tensor:
+    """The tokens [N, d] float32 that are kept of a site's inputs.
+
+    Args:
+        data: The calibration data.
+        name: Of the site.
+        values: [..., d] of every chunk.
+
+    Raises:
+        CalibrationError: A value is not finite.
+    """
+    for value in values:
+        _check_finite(name, value)
+    return torch.cat([value.flatten(0, -2) for value in values])[data.subset()].float()
+
+
+def _check_finite(name: str, value: Tensor) -> None:
+    bad = ~torch.isfinite(value)
+    if bool(bad.any()):
+        first = tuple(bad.nonzero()[0].tolist())
+        raise CalibrationError(
+            "activations are not finite",
+            where=name,
+            expected="finite numbers",
+            got=f"NaN or Inf in {int(bad.sum())} of {bad.numel()} values read by this site, the first, "
+            f"{float(value[first])}, at {list(first)} of {list(value.shape)}",
+            hint="check the model's weights and dtype",
+        )

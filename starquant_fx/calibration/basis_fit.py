@@ -11,6 +11,7 @@ from torch.nn.functional import mse_loss
 
 from starquant_fx.basis import BasisShape
 from starquant_fx.calibration.fake_quantize import quantized_product
+from starquant_fx.calibration.fit_cache import Fit
 from starquant_fx.calibration.orthogonal import OrthogonalAdam, orthonormalize
 from starquant_fx.hadamard import hadamard
 from starquant_fx.kernels import reference
@@ -83,6 +84,20 @@ class FittedSite:
     before: float
     after: float
     leakage: float
+
+    def parts(self) -> Fit:
+        """Its tensors and figures by name."""
+        tensors = {f"factor_{i}": factor for i, factor in enumerate(self.factors)}
+        tensors |= {"clip": self.clip, "clip_weight": self.clip_weight}
+        return tensors, {name: getattr(self, name) for name in ("before", "after", "leakage")}
+
+    @classmethod
+    def of(cls, fit: Fit) -> FittedSite:
+        """Undoes ``parts``."""
+        tensors, figures = fit
+        count = sum(name.startswith("factor_") for name in tensors)
+        factors = [tensors[f"factor_{i}"] for i in range(count)]
+        return cls(factors, tensors["clip"], tensors["clip_weight"], **figures)
 
 
 def fit_site(problem: SiteProblem, factors: list[Tensor], options: FitOptions) -> FittedSite:

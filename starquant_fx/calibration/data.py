@@ -20,6 +20,8 @@ class CalibrationData:
         token_states: States of the same shapes for models without a mask token; None = computed from the ids.
         max_tokens: Tokens kept a site (a random subset by ``seed``); bounds the memory of cached activations.
         seed: Seed of the subset.
+        texts: The sequences of ``batches`` before any token was masked; None = unknown.
+        shifted: Whether the model's logits are shifted by one.
         activations: Cache of the sites' inputs, filled by ``activations.site_activations``.
     """
 
@@ -27,6 +29,8 @@ class CalibrationData:
     token_states: list[Tensor] | None = None
     max_tokens: int = 8192
     seed: int = 0
+    texts: list[Tensor] | None = None
+    shifted: bool = False
     activations: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -52,6 +56,32 @@ class CalibrationData:
             for start in range(0, batch.shape[0], size):
                 rows = slice(start, start + size)
                 yield batch[rows], states[rows] if states is not None else None
+
+    def masked_anew(
+        self, rows: Tensor, mask_token_id: int | None, seed: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Sequences of the first batch under new random masks, mask ratios stratified over (0, 1).
+
+        Args:
+            rows: [n] which sequences.
+            mask_token_id: What masks a token; None = the token states do.
+            seed: Seed of ratios and masks.
+
+        Returns:
+            Ids [n, L], and states [n, L] where there is no mask token, else None; where no text is known, the states
+            that there are.
+        """
+        if self.texts is None:
+            states = self.token_states
+            return self.batches[0][rows], None if states is None else states[0][rows]
+        generator = torch.Generator().manual_seed(seed)
+        ids = self.texts[0][rows]
+        shift = torch.rand(1, generator=generator)
+        ratio = (torch.randperm(len(rows), generator=generator) + shift) / len(rows)
+        masked = torch.rand(ids.shape, generator=generator) < ratio[:, None]
+        if mask_token_id is None:
+            return ids, masked.long()
+        return torch.where(masked, mask_token_id, ids), None
 
     def subset(self) -> Tensor:
         """Sorted flat indices of the tokens that are kept."""

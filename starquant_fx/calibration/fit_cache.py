@@ -1,28 +1,29 @@
-"""Fitted sites on disk by the hash of what they were fitted from, so that a compilation goes on where it was killed."""
+"""Fits on disk by the hash of what they were made from, so that a compilation goes on where it was killed."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
-from starquant_fx.calibration.basis_fit import FitOptions, FittedSite, SiteProblem
 from starquant_fx.errors import InputError
 from starquant_fx.files import write_atomically
 from starquant_fx.fingerprint import fingerprint
 
-FORMAT = "starquant-fit-1"
-"""Counts up whenever the fit itself changes, which makes older entries strangers."""
-FIGURES = ("before", "after", "leakage")
+FORMAT = "starquant-fit-2"
+"""Counts up whenever a fit itself changes, which makes older entries strangers."""
+
+Fit = tuple[dict[str, Tensor], dict[str, float]]
+"""Tensors and figures, by name."""
 
 
 class FitCache:
-    """Fitted sites in a folder.
+    """Fits in a folder.
 
     Args:
         folder: Made if missing.
@@ -43,45 +44,43 @@ class FitCache:
             ) from error
         self.folder = folder
 
-    def path(self, problem: SiteProblem, factors: list[torch.Tensor], options: FitOptions) -> Path:
-        """Where a fit is kept: named by everything that its result depends on."""
-        tensors = {
-            "tokens": problem.tokens,
-            "label": problem.label,
-            "weight": problem.weight,
-            "gates": problem.gates,
-            **{f"factor_{i}": factor for i, factor in enumerate(factors)},
-        }
-        values = [
-            FORMAT,
-            fingerprint(tensors),
-            dataclasses.asdict(problem.shape),
-            dataclasses.asdict(problem.options),
-            problem.clip,
-            dataclasses.asdict(options),
-        ]
-        key = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-        return self.folder / f"{key}.safetensors"
-
-    def get(self, path: Path) -> FittedSite | None:
+    def get(self, path: Path) -> Fit | None:
         """The fit kept at a path; None if there is none that can be read."""
         try:
             with safe_open(path, "pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 figures = json.loads(file.metadata()[FORMAT])
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+                return tensors, {str(name): float(value) for name, value in figures.items()}
+        except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError):
             return None  # missing or damaged: it is fitted again
-        count = sum(name.startswith("factor_") for name in tensors)
-        return FittedSite(
-            [tensors[f"factor_{i}"] for i in range(count)],
-            tensors["clip"],
-            tensors["clip_weight"],
-            *(float(figures[name]) for name in FIGURES),
-        )
 
-    def put(self, path: Path, fitted: FittedSite) -> None:
+    def put(self, path: Path, fit: Fit) -> None:
         """Keeps a fit, whole or not at all."""
-        tensors = {f"factor_{i}": f.contiguous() for i, f in enumerate(fitted.factors)}
-        tensors |= {"clip": fitted.clip, "clip_weight": fitted.clip_weight}
-        figures = {name: getattr(fitted, name) for name in FIGURES}
-        write_atomically(path, save(tensors, {FORMAT: json.dumps(figures)}))
+        tensors, figures = fit
+        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        write_atomically(path, save(whole, {FORMAT: json.dumps(figures)}))
+
+
+def remembered(
+    cache: FitCache | None, tensors: dict[str, Tensor], values: object, make: Callable[[], Fit]
+) -> Fit:
+    """Makes a fit, or takes the one that was made of the same tensors and values before.
+
+    Args:
+        cache: Where fits are kept; None = nowhere.
+        tensors: What the fit depends on.
+        values: What else it depends on: the kind of fit and its options, JSON-ready.
+        make: Makes it.
+
+    Returns:
+        The fit.
+    """
+    if cache is None:
+        return make()
+    named = json.dumps([FORMAT, fingerprint(tensors), values], sort_keys=True)
+    path = cache.folder / f"{hashlib.sha256(named.encode()).hexdigest()}.safetensors"
+    fit = cache.get(path)
+    if fit is None:
+        fit = make()
+        cache.put(path, fit)
+    return fit

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -26,42 +24,6 @@ def hessian(tokens: Tensor, weights: Tensor | None = None) -> Tensor:
         return wide.T @ wide / max(tokens.shape[0], 1)
     c = weights.double()
     return wide.T @ (wide * c[:, None]) / c.sum().clamp(min=1e-30)
-
-
-def cross_moment(aim: Tensor, tokens: Tensor, weights: Tensor) -> Tensor:
-    """``A^T diag(c) X / sum(c)`` [d, d] float64 of the tokens aimed at [N, d] and those that are read [N, d]."""
-    c = weights.double()
-    return aim.double().T @ (tokens.double() * c[:, None]) / c.sum().clamp(min=1e-30)
-
-
-class Moments(NamedTuple):
-    """Of a site's tokens.
-
-    Attributes:
-        second: H [d, d] of the tokens that its linears read.
-        cross: Cross moment with the tokens that the outputs are aimed at; None = the same tokens.
-    """
-
-    second: Tensor
-    cross: Tensor | None
-
-
-def aimed_weight(weight: Tensor, moments: Moments, damping: float) -> Tensor:
-    """The weight W' that minimises ``||X W'^T - A W^T||^2``, damped towards W.
-
-    Args:
-        weight: W [n, d].
-        moments: With a cross moment.
-        damping: Share of the mean diagonal of H that keeps W' at W.
-
-    Returns:
-        [n, d] float32.
-    """
-    second, cross = moments
-    assert cross is not None
-    delta = damping * second.diagonal().mean() * torch.eye(second.shape[0], dtype=second.dtype)
-    aimed = torch.linalg.solve(second + delta, weight.double() @ (cross + delta), left=False)
-    return aimed.float()
 
 
 def gptq(

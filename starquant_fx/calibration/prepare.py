@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from starquant_fx.calibration.data import CalibrationData
+from starquant_fx.calibration.fit_cache import FitCache, remembered
 from starquant_fx.calibration.states import own_generations, rollout
 from starquant_fx.errors import CalibrationError, InputError
 from starquant_fx.model_facts import check_ids, is_shifted, maximum_length
@@ -25,6 +28,7 @@ def prepare(
     tokenizer: Any,
     mask_token_id: int | None,
     options: CalibrationOptions,
+    cache: FitCache | None = None,
 ) -> CalibrationData:
     """Makes calibration data.
 
@@ -34,6 +38,7 @@ def prepare(
         tokenizer: Needed for texts.
         mask_token_id: None if the model's token state is an input.
         options: How many states, how long, which seed.
+        cache: Keeps generated texts and rolled-out states between compilations.
 
     Returns:
         States of mask ratios between 0 and 1.
@@ -44,6 +49,14 @@ def prepare(
         InputError: Token ids are out of range or too long.
     """
     shifted = is_shifted(model)
+    weights = {} if cache is None else {n: p.detach() for n, p in model.named_parameters()}
+
+    def kept(kind: str, texts: dict[str, Tensor], make: Callable[[], Tensor]) -> Tensor:
+        values = [kind, dataclasses.asdict(options), length, mask_token_id, shifted]
+        return remembered(cache, {**weights, **texts}, values, lambda: ({"ids": make()}, {}))[0][
+            "ids"
+        ]
+
     length = min(options.length, maximum_length(model) or options.length)
     if calibration is None:
         if mask_token_id is None:
@@ -53,10 +66,16 @@ def prepare(
                 expected="a LongTensor [N, L] of token ids",
                 got="None",
             )
-        texts = own_generations(
-            model, options.samples, length, mask_token_id, seed=options.seed, shifted=shifted
+        generated = partial(
+            own_generations,
+            model,
+            options.samples,
+            length,
+            mask_token_id,
+            seed=options.seed,
+            shifted=shifted,
         )
-        groups = [texts]
+        groups = [kept("texts", {}, generated)]
     elif isinstance(calibration, Tensor):
         ids = check_ids(calibration, model, "calibration")
         pad = getattr(getattr(model, "config", None), "pad_token_id", None)
@@ -68,19 +87,30 @@ def prepare(
     if mask_token_id is None:
         return _with_state_input(groups, options)
     states = [
-        rollout(
-            model,
-            group,
-            mask_token_id,
-            steps=options.rollout_steps,
-            seed=options.seed + i,
-            shifted=shifted,
-            strata=options.strata,
-            step_strata=options.step_strata,
+        kept(
+            "states",
+            {"texts": group},
+            partial(
+                rollout,
+                model,
+                group,
+                mask_token_id,
+                steps=options.rollout_steps,
+                seed=options.seed + i,
+                shifted=shifted,
+                strata=options.strata,
+                step_strata=options.step_strata,
+            ),
         )
         for i, group in enumerate(groups)
     ]
-    return CalibrationData(states, max_tokens=options.max_tokens, seed=options.seed)
+    return CalibrationData(
+        states,
+        max_tokens=options.max_tokens,
+        seed=options.seed,
+        texts=groups,
+        shifted=shifted,
+    )
 
 
 def _texts(calibration: object) -> list[str]:
@@ -173,4 +203,6 @@ def _with_state_input(groups: list[Tensor], options: CalibrationOptions) -> Cali
     for group in groups:
         ratio = (torch.randperm(group.shape[0], generator=generator) + 0.5) / group.shape[0]
         states.append((torch.rand(group.shape, generator=generator) < ratio[:, None]).long())
-    return CalibrationData(groups, states, max_tokens=options.max_tokens, seed=options.seed)
+    return CalibrationData(
+        groups, states, max_tokens=options.max_tokens, seed=options.seed, texts=groups
+    )

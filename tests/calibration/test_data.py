@@ -9,7 +9,7 @@ from starquant_fx.errors import CalibrationError
 from starquant_fx.passes import InsertTokenState
 from starquant_fx.program import facts
 from tests.small_models import MASK, masked_ids
-from tests.small_programs import continued, rewritten, site_of, until, values
+from tests.small_programs import calibration, continued, rewritten, site_of, until, values
 
 BATCHES = [torch.arange(40).view(10, 4), torch.arange(9).view(3, 3)]
 
@@ -63,6 +63,7 @@ def test_labels_know_the_bucket_of_each_sequence() -> None:
 
 def test_activations_that_are_not_finite_are_refused() -> None:
     program = rewritten("odd", until("assign-roles"))
+    program.calibration = calibration("odd")  # of its own: activations are collected once
     site = site_of(program, "gate")
     stage = program.stages["assign-roles"]
     node = next(n for n in stage.graph.nodes if facts(n).get("feeds") == site.name)

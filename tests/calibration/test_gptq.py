@@ -8,9 +8,6 @@ from torch import Tensor
 
 from starquant_fx.calibration.gptq import (
     BLOCK,
-    Moments,
-    aimed_weight,
-    cross_moment,
     gptq,
     hessian,
 )
@@ -81,14 +78,3 @@ def test_certainty_weights_tokens() -> None:
     assert torch.equal(hessian(tokens), torch.diag(torch.tensor([0.5, 2.0])).double())
     weighted = hessian(tokens, torch.tensor([3.0, 1.0]))
     assert torch.equal(weighted, torch.diag(torch.tensor([0.75, 1.0])).double())
-
-
-def test_an_aimed_weight_is_the_least_squares_solution() -> None:
-    generator = torch.Generator().manual_seed(0)
-    aim, x = torch.randn(50, 4, generator=generator), torch.randn(50, 4, generator=generator) + 1
-    weight = torch.randn(3, 4, generator=generator)
-    alike = torch.ones(50)
-    moments = Moments(hessian(x, alike), cross_moment(aim, x, alike))
-    solution = torch.linalg.lstsq(x, aim @ weight.T).solution.T
-    torch.testing.assert_close(aimed_weight(weight, moments, 0.0), solution, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(aimed_weight(weight, moments, 1e6), weight, atol=1e-3, rtol=1e-3)

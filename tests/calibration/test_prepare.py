@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from starquant_fx.calibration.data import CalibrationData
+from starquant_fx.calibration.fit_cache import FitCache
 from starquant_fx.calibration.prepare import prepare
 from starquant_fx.errors import CalibrationError, InputError
 from starquant_fx.recipe import CalibrationOptions
@@ -205,3 +208,26 @@ def test_infinite_logits_are_refused() -> None:
     for calibration in (None, torch.arange(12).view(3, 4)):
         with pytest.raises(CalibrationError, match="not finite"):
             prepare(Diverged(), calibration, None, 15, OPTIONS)
+
+
+@pytest.mark.parametrize("given", [None, torch.randint(0, 50, (4, 12))])
+def test_states_are_kept_and_not_rolled_out_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: Tensor | None
+) -> None:
+    cache = FitCache(tmp_path)
+    options = CalibrationOptions(samples=4, length=12, rollout_steps=2)
+
+    def states(seed: int) -> Tensor:
+        seeded = dataclasses.replace(options, seed=seed)
+        return prepare(model("odd"), given, None, 60, seeded, cache).batches[0]
+
+    first = states(0)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("made again")
+
+    monkeypatch.setattr("starquant_fx.calibration.prepare.rollout", refuse)
+    monkeypatch.setattr("starquant_fx.calibration.prepare.own_generations", refuse)
+    assert torch.equal(states(0), first)
+    with pytest.raises(AssertionError, match="made again"):
+        states(1)
