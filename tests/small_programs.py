@@ -15,7 +15,7 @@ from starquant_fx.calibration.data import CalibrationData
 from starquant_fx.capture import capture
 from starquant_fx.pass_base import Pass
 from starquant_fx.pass_manager import check_order, verify
-from starquant_fx.passes import FitSgat, InsertSgat
+from starquant_fx.passes import FitSgat, InsertLowRank, InsertSgat
 from starquant_fx.program import Program, Site, facts
 from starquant_fx.recipe import Recipe
 from starquant_fx.recipes import get_recipe
@@ -69,9 +69,10 @@ def copied(program: Program) -> Program:
 
 
 def quick(recipe: str | Recipe) -> Recipe:
-    """The recipe with a short fit, and with gates at every site whatever the recipe is tuned to."""
+    """The recipe with a short fit, and with gates at every site and few directions whatever it is tuned to."""
     chosen = get_recipe(recipe)
-    fixed = {p.name: p for p in (InsertSgat(size=16, rank=4), FitSgat(epochs=2, batch=64))}
+    small = (InsertLowRank(rank=1), InsertSgat(size=16, rank=4), FitSgat(epochs=2, batch=64))
+    fixed = {p.name: p for p in small}
     passes = tuple(fixed.get(p.name, p) for p in chosen.passes)
     return dataclasses.replace(chosen, passes=passes)
 

@@ -316,9 +316,9 @@ def test_extras_are_added_in_the_order_of_the_pipeline(name: str, passes: tuple[
 
 
 def test_an_extra_keeps_the_passes_that_the_method_chose() -> None:
-    star, more = get_recipe("star-w4a4"), get_recipe("star+gptq+tac+center-w4a4")
+    star, more = get_recipe("star-w4a4"), get_recipe("star+clip+tac+center-w4a4")
     assert set(star.passes) < set(more.passes)
-    assert [p.name for p in set(more.passes) - set(star.passes)] == ["gptq"]
+    assert [p.name for p in set(more.passes) - set(star.passes)] == ["search-clip"]
 
 
 def test_an_unknown_extra_is_refused() -> None:

@@ -13,6 +13,7 @@ from starquant_fx.recipes import get_recipe
 
 STATES = ("insert-token-state", "insert-partition")
 CENTER = ("insert-centering", "estimate-means")
+LOW_RANK = "insert-low-rank{rank=16}"
 EDGES = "insert-token-state{edges=(0.25,0.5,0.75)}"
 BASELINES = (
     "rtn",
@@ -23,7 +24,6 @@ BASELINES = (
     "gptq",
     "gptq+clip",
     "quarot",
-    "quarot+center+tac",
     "duquant",
     "duquant+gptq",
     "freeact",
@@ -59,7 +59,12 @@ def _named(*names: str) -> list[Variant]:
 
 def main_table() -> list[Variant]:
     """Every method at W4A4; baselines also with GPTQ and clip search, and one with star's extras."""
-    return _named(*(f"{m}-w4a4" for m in (*BASELINES, "sgat", "star-paper", "star")))
+    extras = (*STATES, *CENTER, LOW_RANK, "insert-tac")
+    return [
+        *_named(*(f"{m}-w4a4" for m in BASELINES)),
+        Variant("quarot + star's extras", changed("quarot-w4a4", *extras)),
+        *_named("sgat-w4a4", "star-paper-w4a4", "star-w4a4"),
+    ]
 
 
 def w8a8() -> list[Variant]:
@@ -87,6 +92,12 @@ def ablation() -> list[Variant]:
             changed(star, "search-clip", without=(*no_sgat, "insert-tac")),
         ),
         Variant("star, no centring", changed(star, without=CENTER)),
+        Variant("star, no low-rank branch", changed(star, without=("insert-low-rank",))),
+        Variant("star, no GPTQ", changed(star, without=("gptq",))),
+        Variant("star, no clipping", changed(star, "insert-quantizers")),
+        Variant(
+            "star, no GPTQ, no low-rank branch", changed(star, without=("gptq", "insert-low-rank"))
+        ),
     ]
 
 
@@ -205,7 +216,9 @@ def low_rank() -> list[Variant]:
     return [
         Variant(
             f"{base}, k = {k}",
-            changed(base, *STATES, f"insert-low-rank{{rank={k}}}") if k else get_recipe(base),
+            changed(base, *STATES, f"insert-low-rank{{rank={k}}}")
+            if k
+            else changed(base, without=("insert-low-rank",)),
         )
         for base in ("quarot+center-w4a4", "star-w4a4")
         for k in (0, 4, 8, 16)

@@ -24,13 +24,15 @@ class Gate:
 
     Attributes:
         scores: Name -> [N] float64, nats per token, one a segment; the reference is not among them.
-        gaps: Name -> [N] float64, the NELBO's difference to the reference under the same few masks; for comparison.
+        gaps: Name -> [N] float64, the NELBO's difference to the reference under the same masks; for comparison.
+        bound: [N] float64, the reference's NELBO under the same masks, nats per token.
         seconds: Name -> time in forward passes, the reference's included.
         plan: The masks.
     """
 
     scores: dict[str, Tensor]
     gaps: dict[str, Tensor]
+    bound: Tensor
     seconds: dict[str, float]
     plan: MaskPlan
 
@@ -90,10 +92,12 @@ def gate(
     scores, gaps = (
         {name: torch.zeros(len(segments), dtype=torch.float64) for name in models} for _ in range(2)
     )
+    bound = torch.zeros(len(segments), dtype=torch.float64)
     batches = masked_batches(segments, plan.likelihood, mask_id, batch)
     for masked in track(batches, "quick gate", batch_count(plan.likelihood, batch)):
         expected = masked_log_probabilities(timed[reference], masked, reference)
         likelihood = true_token(expected, masked)
+        bound[masked.rows] -= masked.means(likelihood)
         for name in [name for name in models if name != reference]:
             given = masked_log_probabilities(timed[name], masked, name).to(expected.device)
             require_vocabulary(name, given, reference, expected)
@@ -101,7 +105,7 @@ def gate(
             gaps[name][masked.rows] += masked.means(likelihood - true_token(given, masked))
     draws, seconds = len(plan.likelihood), {name: model.seconds for name, model in timed.items()}
     measured = [{n: v / draws for n, v in f.items() if n != reference} for f in (scores, gaps)]
-    return Gate(measured[0], measured[1], seconds, plan)
+    return Gate(measured[0], measured[1], bound / draws, seconds, plan)
 
 
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:

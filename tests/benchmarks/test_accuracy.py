@@ -18,12 +18,12 @@ from accuracy_suite.variants import QUICK, TABLES
 from starquant_fx.pass_manager import check_order
 from starquant_fx.recipes import from_dict, get_recipe
 from tests.small_models import masked_ids, model
-from tests.small_programs import logits, relative
+from tests.small_programs import logits, relative, rewritten, until
 
 
-def figures(nelbo: list[float], full: list[float], **more: Any) -> dict[str, Any]:
-    rest = {"top1": [0.5, 0.75], "kl": [0.1, 0.2], "compile_seconds": 3.0, "weights_mb": 1.5}
-    return {"nelbo": nelbo, "nelbo_full": full, **rest, **more}
+def figures(gap: list[float], full: list[float], **more: Any) -> dict[str, Any]:
+    rest = {"top1": [0.5, 0.75], "kl": [0.1, 0.2], "weights_mb": 1.5, "extra_work": 0.025}
+    return {"gap": gap, "nelbo_full": full, "divergence": [2 * g for g in gap], **rest, **more}
 
 
 @pytest.mark.parametrize("kind", ["llada", "dream"])
@@ -64,8 +64,8 @@ def test_the_quick_recipes_are_what_their_keys_say() -> None:
 
 def test_the_summary_by_hand() -> None:
     rows = {
-        "gap_rtn": [figures([5.0, 6.0], [4.0, 5.0]), figures([4.5, 5.5], [4.0, 5.0])],
-        "w8a8_gap_percent": [figures([4.1, 5.0], [4.0, 5.0])],
+        "gap_rtn": [figures([1.0, 1.0], [4.0, 5.0]), figures([0.4, 0.6], [4.0, 5.0])],
+        "w8a8_gap_percent": [figures([0.1, 0.0], [4.0, 5.0])],
     }
     assert summary(rows) == {
         "gap_rtn": pytest.approx(0.75),
@@ -73,11 +73,36 @@ def test_the_summary_by_hand() -> None:
     }
 
 
-def test_a_table_has_mean_spread_and_interval() -> None:
-    text = table("t", [("rtn", [figures([5.0, 6.0], [4.0, 5.0]), figures([5.2, 6.2], [4.0, 5.0])])])
+def test_a_table_has_mean_spread_interval_and_distance() -> None:
+    rows = {
+        "star": [figures([0.5, 0.5], [4.0, 5.0]), figures([0.5, 0.5], [4.0, 5.0])],
+        "rtn": [figures([1.0, 1.0], [4.0, 5.0]), figures([1.2, 1.2], [4.0, 5.0])],
+    }
+    text = table("t", rows, "star")
+    assert "KL minus star's" in text
+    (star,) = (row for row in text.splitlines() if row.startswith("| star"))
+    assert "+0.5000 ± 0.0000 | [+0.5000, +0.5000] | 1.0000 ± 0.0000 | - |" in star
     (line,) = (row for row in text.splitlines() if row.startswith("| rtn"))
-    assert "+1.1000 | 0.1414 | [+1.1000, +1.1000]" in line
+    assert "+1.1000 ± 0.1414 | [+1.1000, +1.1000] | 2.2000 ± 0.2828 | +1.2000 [" in line
     assert "50.0 / 75.0" in line
+    assert line.endswith("| 1.50 | 2.5 % |")
+
+
+def test_extra_work_by_hand() -> None:
+    program = rewritten("odd", until("insert-tac"))
+    own = plain = 0
+    for site in program.quantized_sites():
+        plain += site.features * sum(site.outputs)
+        for node in program.site_nodes(site, "rotate"):
+            factors: Any = node.args[1]
+            own += site.features * sum(program.tensor(f).shape[0] for f in factors)
+        for node in program.site_nodes(site, "tac"):
+            matrix: Any = node.args[1]
+            own += site.features * program.tensor(matrix).shape[-1]
+        for node in program.site_nodes(site, "split"):
+            own += program.tensor(node.args[2]).shape[-1] * (site.features + sum(site.outputs))  # type: ignore[arg-type]
+    assert own
+    assert runs.extra_work(program) == pytest.approx(own / plain)
 
 
 def test_what_was_measured_is_not_measured_again(
@@ -126,5 +151,5 @@ def test_bad_arguments_are_refused(
 def test_one_run_end_to_end(tmp_path: Path) -> None:
     job = Job("dream-tiny", get_recipe("rtn-w4a4"), 0, Setting("validation", 4, 64, 1))
     ((_, measured),) = run_all([job], tmp_path / "c.jsonl", "code", 1)
-    assert torch.tensor(measured["nelbo"]).mean() > torch.tensor(measured["nelbo_full"]).mean()
-    assert len(measured["nelbo"]) == 4
+    assert torch.tensor(measured["divergence"]).mean() > 0.01
+    assert len(measured["gap"]) == len(measured["nelbo_full"]) == 4

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx
 
+from starquant_fx.methods import pipeline
 from starquant_fx.pass_base import Pass, Preserves
 from starquant_fx.passes import (
     REGISTRY,
@@ -20,6 +21,7 @@ from starquant_fx.passes import (
     InsertSgat,
     InsertTac,
     InsertTokenState,
+    RefineSgat,
 )
 from starquant_fx.program import facts
 from starquant_fx.recipe import Recipe
@@ -37,6 +39,7 @@ def with_options(recipe: Recipe, *replaced: Pass) -> Recipe:
     return dataclasses.replace(recipe, passes=tuple(by_name.get(p.name, p) for p in recipe.passes))
 
 
+REFINED = quick("sgat-w4a4")
 PIPELINES = {
     "star": quick("star-w4a4"),
     "rtn": quick("rtn-w4a8"),
@@ -51,6 +54,7 @@ PIPELINES = {
     "searched": with_options(get_recipe("awq+gptq-w3a16"), InsertScaling(method="awq", grid=3)),
     "rotated": get_recipe("quarot+center+lowrank+tac-w4a4"),
     "dealt": with_options(get_recipe("duquant-w4a6"), InsertDuquant(block=18, steps=4)),
+    "refined": dataclasses.replace(REFINED, passes=pipeline(*REFINED.passes, RefineSgat(epochs=1))),
     "weights-only": quick("star-w3a16"),
     "activations-only": quick("star-w16a5"),
 }

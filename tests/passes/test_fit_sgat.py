@@ -119,7 +119,8 @@ def test_leakage_is_what_gates_alone_cost(kind: str, centred: bool) -> None:
 
 
 def test_a_fit_without_calibration_data_is_refused() -> None:
-    program = rewritten("odd", BEFORE, calibrated=False)
+    passes = until("insert-quantizers", "sgat-w4a4")
+    program = rewritten("odd", passes, "sgat-w4a4", calibrated=False)
     with pytest.raises(PassError, match="fit-sgat: there is nothing to calibrate with") as caught:
         continued(program, SHORT)
     assert "calibration data" in str(caught.value)

@@ -8,6 +8,7 @@ from starquant_fx.kernels import reference
 from starquant_fx.operators import op
 from starquant_fx.passes import Fuse
 from starquant_fx.program import LINEAR, facts
+from starquant_fx.recipes import get_recipe
 from tests.small_models import masked_ids
 from tests.small_programs import (
     code_nodes,
@@ -21,13 +22,14 @@ from tests.small_programs import (
 )
 
 BEFORE = until("insert-tac")
+PLAIN = until("insert-tac", get_recipe("star-w4a4").without("insert-low-rank"))
 LOOSE = ("compensate", "center", "rotate", "gate", "quantize_activation", "dequantize_activation")
 
 
 @pytest.mark.parametrize("form", ["gates", "partition"])
 @pytest.mark.parametrize("kind", ["odd", "dream"])
 def test_a_site_becomes_one_transform_and_one_product_a_linear(kind: str, form: str) -> None:
-    program = rewritten(kind, BEFORE)
+    program = rewritten(kind, PLAIN)
     assert all(program.nodes(op(name)) for name in LOOSE)
     after = continued(program, Fuse(form=form))
     sites = list(after.quantized_sites())
@@ -42,6 +44,17 @@ def test_a_site_becomes_one_transform_and_one_product_a_linear(kind: str, form: 
     assert len(after.nodes(op("scatter"))) == (linears if form == "partition" else 0)
     tac = after.site_node(site_of(after, "o"), "quantize")
     assert facts(tac)["fused"] == ("gate", "rotate", "center", "tac")
+
+
+def test_what_stands_before_a_low_rank_branch_stays_apart() -> None:
+    after = continued(rewritten("dream", BEFORE), Fuse())
+    sites = list(after.quantized_sites())
+    for site in sites:
+        (split,) = after.site_nodes(site, "split")
+        assert split.target == op("split_low_rank")
+        assert facts(after.site_node(site, "quantize"))["fused"] == ("gate", "rotate")
+    assert len(after.nodes(op("center"))) == len(sites)
+    assert len(after.nodes(op("quantized_linear"))) == sum(len(s.linears) for s in sites)
 
 
 @pytest.mark.parametrize("kind", ["odd", "llada", "dream", "bert"])

@@ -36,7 +36,7 @@ def test_centring_basis_and_bias_of_the_state_are_part_of_the_site() -> None:
 
 
 def test_gates_are_part_of_the_error() -> None:
-    after = rewritten("odd", until("measure-sites", "star-w8a8"), "star-w8a8")
+    after = rewritten("odd", until("measure-sites", "sgat-w8a8"), "sgat-w8a8")
     site = site_of(after, "q")
     found = after.findings[site.name]
     assert found["error"] > 0.5 * found["fit_after"] > 1e-3

@@ -24,8 +24,16 @@ def changed(before: Program, after: Program) -> set[str]:
     return {n for n in new if not torch.equal(new[n], old[n])}
 
 
-@pytest.mark.parametrize("kind", ["odd", "dream", "bert"])
-@pytest.mark.parametrize("options", [{}, {"objective": "block"}])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("odd", {}),
+        ("dream", {}),
+        ("odd", {"objective": "block"}),
+        ("dream", {"objective": "block"}),
+        ("bert", {"objective": "block"}),
+    ],
+)
 def test_refinement_lowers_the_loss_and_keeps_the_bases_orthogonal(
     kind: str, options: dict[str, Any]
 ) -> None:
