@@ -87,6 +87,8 @@ class Report:
         bytes_after: The program's tensors: packed codes, scales and transforms as they are, other floats in bf16.
         seconds: Per pass, in order, (text form, seconds).
         notes: What passes want to be read.
+        calibration: sequences, tokens, tokens kept of each site, and bytes of the activations that were held at once;
+            empty without calibration data.
     """
 
     recipe: str
@@ -97,6 +99,7 @@ class Report:
     bytes_after: int
     seconds: tuple[tuple[str, float], ...]
     notes: tuple[str, ...]
+    calibration: dict[str, int]
 
     def to_dict(self) -> dict[str, Any]:
         """Returns JSON-ready values."""
@@ -141,6 +144,11 @@ class Report:
         yield Text(
             f"weights: {self.bytes_before / 1e6:.2f} MB (bf16) -> {self.bytes_after / 1e6:.2f} MB"
         )
+        if used := self.calibration:
+            yield Text(
+                f"calibration: {used['sequences']:,} sequences, {used['tokens']:,} tokens, {used['kept']:,} kept a "
+                f"site, {used['bytes'] / 1e6:.0f} MB of activations"
+            )
         yield from map(Text, self.notes)
 
 
@@ -183,8 +191,17 @@ def make_report(program: Program, target: str, bytes_before: int, bytes_after: i
     skipped += tuple(_other_products(program))
     seconds = tuple((r.name, r.seconds) for r in program.records)
     notes = tuple(text for r in program.records for text in r.notes)
+    data = program.calibration
     return Report(
-        program.recipe.name, target, rows, skipped, bytes_before, bytes_after, seconds, notes
+        program.recipe.name,
+        target,
+        rows,
+        skipped,
+        bytes_before,
+        bytes_after,
+        seconds,
+        notes,
+        {} if data is None else data.use(),
     )
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import multiprocessing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from starquant_fx.recipe import Recipe
 from starquant_fx.recipes import from_dict
 
 FULL = "full precision"
+GROUP = 6
+"""Recipes that are measured beside one pass of full precision; a run that is killed loses as many a process."""
 SOURCES = ("starquant_fx", "passes", "kernels", "lowering", "benchmarks/accuracy_suite/runs.py")
 
 
@@ -80,39 +82,43 @@ def code_hash(root: Path) -> str:
     return digest.hexdigest()
 
 
-def run(job: Job, fits: Path) -> dict[str, Any]:
-    """Compiles and measures.
+def run(jobs: Sequence[Job], fits: Path) -> Iterator[dict[str, Any]]:
+    """Compiles and measures recipes of one model under one seed, beside one pass of full precision.
 
     Args:
-        job: What to run.
+        jobs: Of one model, seed and setting.
         fits: Folder where fits are kept; variants of a recipe share what they have in common.
 
-    Returns:
-        JSON-ready figures: NELBO of full precision, gap, and divergence under the NELBO's masks, one a segment;
-        agreement and divergence by mask ratio; megabytes; extra multiply-adds.
+    Yields:
+        JSON-ready figures of each job: NELBO of full precision, gap, and divergence under the NELBO's masks, one a
+        segment; agreement and divergence by mask ratio; megabytes; extra multiply-adds.
     """
     torch.set_num_threads(1)
-    setting = job.setting
-    model, tokenizer = load(job.model)
-    ids = segments(excerpt(setting.split), tokenizer, setting.length, setting.count)
-    plan = mask_plan(len(ids), setting.length, seed=job.seed, draws=setting.draws)
-    compiled = starquant_fx.compile(
-        model, job.recipe, calibration=[excerpt("calibration")], tokenizer=tokenizer, cache=fits
-    )
-    models = {FULL: model, "quantized": compiled}
-    measured = gate(models, ids, plan, FULL)
-    some = ids[:: setting.every]
-    few = mask_plan(len(some), setting.length, seed=job.seed)
-    agrees = agreement(models, some, few, FULL)["quantized"]
-    return {
-        "nelbo_full": measured.bound.tolist(),
-        "gap": measured.gaps["quantized"].tolist(),
-        "divergence": measured.scores["quantized"].tolist(),
-        "top1": agrees.top1.mean(1).tolist(),
-        "kl": agrees.kl.mean(1).tolist(),
-        "weights_mb": compiled.report.bytes_after / 1e6,
-        "extra_work": extra_work(compiled.program),
+    seed, setting = jobs[0].seed, jobs[0].setting
+    model, tokenizer = load(jobs[0].model)
+    texts = [excerpt("calibration")]
+    models: dict[str, Any] = {
+        str(i): starquant_fx.compile(
+            model, job.recipe, calibration=texts, tokenizer=tokenizer, cache=fits
+        )
+        for i, job in enumerate(jobs)
     }
+    ids = segments(excerpt(setting.split), tokenizer, setting.length, setting.count)
+    plan = mask_plan(len(ids), setting.length, seed=seed, draws=setting.draws)
+    measured = gate({FULL: model, **models}, ids, plan, FULL)
+    some = ids[:: setting.every]
+    few = mask_plan(len(some), setting.length, seed=seed)
+    agrees = agreement({FULL: model, **models}, some, few, FULL)
+    for name, compiled in models.items():
+        yield {
+            "nelbo_full": measured.bound.tolist(),
+            "gap": measured.gaps[name].tolist(),
+            "divergence": measured.scores[name].tolist(),
+            "top1": agrees[name].top1.mean(1).tolist(),
+            "kl": agrees[name].kl.mean(1).tolist(),
+            "weights_mb": compiled.report.bytes_after / 1e6,
+            "extra_work": extra_work(compiled.program),
+        }
 
 
 def extra_work(program: Program) -> float:
@@ -133,10 +139,25 @@ def extra_work(program: Program) -> float:
     return own / plain
 
 
-def _run(values: tuple[str, dict[str, Any], int, dict[str, Any]], fits: Path) -> dict[str, Any]:
+Sent = tuple[str, dict[str, Any], int, dict[str, Any]]
+"""A job as a process can be sent it."""
+
+
+def _run(sent: Sequence[Sent], fits: Path) -> list[dict[str, Any]]:
     """``run`` with arguments that a process can be sent."""
-    model, recipe, seed, setting = values
-    return run(Job(model, from_dict(recipe), seed, Setting(**setting)), fits)
+    jobs = [
+        Job(model, from_dict(recipe), seed, Setting(**setting))
+        for model, recipe, seed, setting in sent
+    ]
+    return list(run(jobs, fits))
+
+
+def grouped(jobs: Iterable[Job], size: int) -> list[list[Job]]:
+    """Jobs in groups of one model, seed and setting, at most ``size`` each, in the order of their first jobs."""
+    groups: dict[tuple[object, ...], list[Job]] = {}
+    for job in jobs:
+        groups.setdefault((job.model, job.seed, job.setting), []).append(job)
+    return [one[i : i + size] for one in groups.values() for i in range(0, len(one), size)]
 
 
 def run_all(
@@ -161,25 +182,22 @@ def run_all(
             except json.JSONDecodeError:
                 continue  # the last line of a run that was killed
             known[row["key"]] = row["figures"]
-    waiting: dict[str, Job] = {}
+    waiting = []
     for job in jobs:
-        key = job.key(code)
-        if key in known:
-            yield job, known[key]
+        if job.key(code) in known:
+            yield job, known[job.key(code)]
         else:
-            waiting[key] = job
+            waiting.append(job)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool, cache.open("a") as out:
-        futures = {
-            pool.submit(
-                _run,
-                (job.model, job.recipe.to_dict(), job.seed, dataclasses.asdict(job.setting)),
-                cache.parent / "fits",
-            ): (key, job)
-            for key, job in waiting.items()
-        }
+        futures = {}
+        for group in grouped(waiting, GROUP):
+            sent = [
+                (job.model, job.recipe.to_dict(), job.seed, dataclasses.asdict(job.setting))
+                for job in group
+            ]
+            futures[pool.submit(_run, sent, cache.parent / "fits")] = group
         for future in as_completed(futures):
-            key, job = futures[future]
-            figures = future.result()
-            print(json.dumps({"key": key, "figures": figures}), file=out, flush=True)
-            yield job, figures
+            for job, figures in zip(futures[future], future.result(), strict=True):
+                print(json.dumps({"key": job.key(code), "figures": figures}), file=out, flush=True)
+                yield job, figures

@@ -49,6 +49,16 @@ class CalibrationData:
         """Number of tokens."""
         return sum(b.numel() for b in self.batches)
 
+    def use(self) -> dict[str, int]:
+        """What there is: sequences, tokens, tokens kept a site, and bytes of cached activations."""
+        held = sum(t.numel() * t.element_size() for t in self.activations.values())
+        return {
+            "sequences": sum(len(b) for b in self.batches),
+            "tokens": self.tokens,
+            "kept": min(self.tokens, self.max_tokens),
+            "bytes": held,
+        }
+
     def chunks(self, size: int = 16) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Iterates over (ids, states or None) of at most ``size`` sequences."""
         for index, batch in enumerate(self.batches):

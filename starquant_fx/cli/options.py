@@ -21,7 +21,7 @@ RecipeName = Annotated[
     typer.Option(
         "--recipe",
         "-r",
-        help="<method>-w<bits>a<bits>; methods: rtn, star, star-paper; bits 2..8 or 16.",
+        help="<method>-w<bits>a<bits>, bits 2..8 or 16; `starquant-fx recipes` lists the methods.",
     ),
 ]
 CalibrationFile = Annotated[

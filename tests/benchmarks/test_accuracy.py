@@ -147,9 +147,23 @@ def test_bad_arguments_are_refused(
     assert not list(tmp_path.glob("*.json"))
 
 
+def test_a_group_is_of_one_model_and_seed() -> None:
+    recipe = get_recipe("rtn-w4a4")
+    jobs = [Job(m, recipe, s, Setting()) for s in (0, 1) for m in ("a", "b") for _ in range(3)]
+    groups = runs.grouped(jobs, 2)
+    assert [len(group) for group in groups] == [2, 1] * 4
+    assert sorted(map(id, jobs)) == sorted(id(job) for group in groups for job in group)
+    for group in groups:
+        assert len({(job.model, job.seed) for job in group}) == 1
+
+
 @pytest.mark.slow
 def test_one_run_end_to_end(tmp_path: Path) -> None:
-    job = Job("dream-tiny", get_recipe("rtn-w4a4"), 0, Setting("validation", 4, 64, 1))
-    ((_, measured),) = run_all([job], tmp_path / "c.jsonl", "code", 1)
+    setting = Setting("validation", 4, 64, 1)
+    names = ("rtn-w4a4", "rtn-w8a8")
+    jobs = [Job("dream-tiny", get_recipe(name), 0, setting) for name in names]
+    found = {job: figures for job, figures in run_all(jobs, tmp_path / "c.jsonl", "code", 1)}
+    measured, fine = (found[job] for job in jobs)
+    assert sum(fine["divergence"]) < 0.1 * sum(measured["divergence"])
     assert torch.tensor(measured["divergence"]).mean() > 0.01
     assert len(measured["gap"]) == len(measured["nelbo_full"]) == 4
