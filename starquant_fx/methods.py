@@ -35,7 +35,7 @@ STATES = (InsertTokenState(), InsertPartition())
 CLIP = (InsertQuantizers(clip=True), SearchClip())
 HADAMARD = InsertSgat(structure="hadamard")
 CENTER = (InsertCentering(), EstimateMeans())
-STAR_BASIS = InsertSgat(structure="kronecker", size=128, rank=1, gated="o+down")
+STAR_BASIS = InsertSgat(structure="kronecker", size=128, rank=1, gated="o")
 STAR_FIT = FitSgat(lr=1e-2, epochs=5)
 STAR_LOW_RANK = InsertLowRank(rank=16)
 TMAS = (0.3, 0.2, 0.2, 0.3)
@@ -132,7 +132,7 @@ def sgat(weight_bits: int, activation_bits: int) -> Recipe:
 def star(weight_bits: int, activation_bits: int) -> Recipe:
     """The best form found of the paper's method: SGAT, learned clipping and TAC, with GPTQ and what we add.
 
-    From the paper: one learned basis a site (Kronecker, r > 0 at o and down), clip factors, TAC. Ours: a mean of its
+    From the paper: one learned basis a site (Kronecker, r > 0 at o), clip factors, TAC. Ours: a mean of its
     own for each state, and 16 directions a state that bypass the quantizer.
     """
     passes = pipeline(

@@ -161,7 +161,7 @@ def gates() -> list[Variant]:
             f"r = {rank} (rounded up to slices), {where}",
             _with_options("star-w4a4", "insert-sgat", rank=rank, gated=where),
         )
-        for where in ("o+down", "all")
+        for where in ("o", "o+down", "all")
         for rank in (0, 1, 4, 8, 16)
     ]
 
