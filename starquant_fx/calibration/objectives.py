@@ -29,9 +29,11 @@ class Objective(Protocol):
 
     def loss(self, tensors: Tensors, step: int) -> Tensor:
         """Differentiable loss of the batch of a step."""
+        ...
 
     def score(self, tensors: Tensors) -> float:
         """The loss over all sequences, the same ones every time."""
+        ...
 
 
 class Batches:
