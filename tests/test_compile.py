@@ -58,6 +58,12 @@ def test_star_on_llada() -> None:
 def test_the_report_is_readable_and_complete() -> None:
     report = compiled("llada", "star-w4a4").report
     text = str(report)
+    used = report.calibration
+    assert used["kept"] <= used["tokens"]
+    assert used["bytes"] == 4 * used["kept"] * sum(
+        site.features for site in compiled("llada", "star-w4a4").program.quantized_sites()
+    )
+    assert f"{used['sequences']} sequences" in text
     shared = "model.transformer.blocks"
     assert f"sites of {shared}" in text
     lines = {line.split()[0]: line for line in text.splitlines() if line.strip()}
