@@ -36,8 +36,8 @@ def parser() -> argparse.ArgumentParser:
         help="separated by commas: shipped names, folders; NAME:hardened is its copy with outlier channels",
     )
     top.add_argument("--tables", default="main", help=f"separated by commas: {', '.join(TABLES)}")
-    top.add_argument("--quick", action="store_true", help="one seed, six recipes, the summary")
-    top.add_argument("--seeds", type=int, default=3)
+    top.add_argument("--quick", action="store_true", help="six recipes, the summary")
+    top.add_argument("--seeds", type=int, help="default: 3, or 1 with --quick")
     top.add_argument("--split", default="test", choices=("validation", "test"))
     top.add_argument("--segments", type=int, default=96, help="held-out segments of 256 tokens")
     top.add_argument("--draws", type=int, default=4, help="Monte-Carlo draws a segment")
@@ -70,12 +70,14 @@ def chosen_tables(text: str) -> dict[str, list[Variant]]:
 def run(arguments: argparse.Namespace) -> None:
     """Measures, then prints."""
     models = arguments.models.split(",")
+    if arguments.seeds is None:
+        arguments.seeds = 1 if arguments.quick else 3
     for option in ("seeds", "segments", "draws", "workers"):
         if getattr(arguments, option) < 1:
             raise InputError("a number is out of range", where=f"--{option}", expected="1 or more")
     for model in models:
         load(model)  # refused now, not in a worker after minutes
-    seeds = range(1 if arguments.quick else arguments.seeds)
+    seeds = range(arguments.seeds)
     setting = Setting(arguments.split, arguments.segments, draws=arguments.draws)
     quick = [Variant(key, build()) for key, build in QUICK.items()]
     tables = {"quick": quick} if arguments.quick else chosen_tables(arguments.tables)
