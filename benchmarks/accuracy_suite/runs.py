@@ -16,7 +16,7 @@ import torch
 import starquant_fx
 from accuracy_suite.hardened import load
 from starquant_fx.evaluation import agreement, excerpt, gate, mask_plan, segments
-from starquant_fx.program import Program
+from starquant_fx.program import CONSTANTS, Program
 from starquant_fx.recipe import Recipe
 from starquant_fx.recipes import from_dict
 
@@ -127,7 +127,7 @@ def extra_work(program: Program) -> float:
     A Hadamard matrix counts as the two dense Kronecker factors that it is applied by.
     """
     own = plain = 0
-    tensors = {name.removeprefix("starquant."): t for name, t in program.tensors().items()}
+    tensors = {name.removeprefix(f"{CONSTANTS}."): t for name, t in program.tensors().items()}
     for site in program.quantized_sites():
         plain += site.features * sum(site.outputs)
         for name, tensor in tensors.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from starquant_fx.methods import pipeline
+from starquant_fx.methods import STAR_LOW_RANK, pipeline
 from starquant_fx.pass_base import parse_pass
 from starquant_fx.passes import REGISTRY
 from starquant_fx.recipe import Recipe
@@ -13,7 +13,7 @@ from starquant_fx.recipes import get_recipe
 
 STATES = ("insert-token-state", "insert-partition")
 CENTER = ("insert-centering", "estimate-means")
-LOW_RANK = "insert-low-rank{rank=16}"
+LOW_RANK = str(STAR_LOW_RANK)
 EDGES = "insert-token-state{edges=(0.25,0.5,0.75)}"
 BASELINES = (
     "rtn",

@@ -80,6 +80,15 @@ def run_recorded(
             recorder.run(ids, states) if has_state else recorder.run(ids)
 
 
+def graph_inputs(graph: fx.Graph, ids: Tensor, states: Tensor | None) -> dict[fx.Node, Any]:
+    """Values of a graph's placeholders: token ids, and token states where it takes them."""
+    return {
+        n: states if n.target == "token_state" else ids
+        for n in graph.nodes
+        if n.op == "placeholder"
+    }
+
+
 def states_of(program: Program, ids: Tensor, states: Tensor | None) -> Tensor:
     """States [B, L] of tokens, 1 = masked: as given, or where the mask token stands."""
     if states is not None:

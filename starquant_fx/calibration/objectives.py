@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, fx
 
-from starquant_fx.calibration.activations import FULL_PRECISION_STAGE, states_of
+from starquant_fx.calibration.activations import FULL_PRECISION_STAGE, graph_inputs, states_of
 from starquant_fx.calibration.spans import Span, block_spans, whole_span
 from starquant_fx.calibration.straight_through import StraightThroughRun
 from starquant_fx.logits import aligned_logits
@@ -99,10 +99,10 @@ class LogitDivergence:
         program = self._program
         masked = states_of(program, ids, states) == 1
         with torch.no_grad():
-            inputs = _inputs(self._full, ids, states)
+            inputs = graph_inputs(self._full.graph, ids, states)
             p = StraightThroughRun(self._full).compute(self._original, inputs)
             p = aligned_logits(p, self._data.shifted)[masked].float().log_softmax(-1)
-        inputs = _inputs(program.module, ids, states)
+        inputs = graph_inputs(program.graph, ids, states)
         q = StraightThroughRun(program.module, tensors).compute(self.span, inputs)
         q = aligned_logits(q, self._data.shifted)[masked].float().log_softmax(-1)
         return torch.nn.functional.kl_div(q, p, reduction="sum", log_target=True) / len(p)
@@ -163,7 +163,7 @@ def block_errors(
     assert program.calibration is not None
     full = program.stages[FULL_PRECISION_STAGE]
     ids, states = next(program.calibration.chunks(samples))
-    given, known = _inputs(full, ids, states), _inputs(program.module, ids, states)
+    given, known = graph_inputs(full.graph, ids, states), graph_inputs(program.graph, ids, states)
     spans = block_spans(program, program.graph)
     for span, original in zip(spans, block_spans(program, full.graph), strict=True):
         batches = Batches(len(ids), batch, seed + zlib.crc32(span.name.encode()))
@@ -186,12 +186,3 @@ def _handed_on(
         run.compute(span, {n: value[rows] for n, value in known.items()}) for rows in batches.once()
     ]
     return torch.cat(parts)
-
-
-def _inputs(module: fx.GraphModule, ids: Tensor, states: Tensor | None) -> dict[fx.Node, Any]:
-    """Values of the graph's placeholders."""
-    return {
-        n: states if n.target == "token_state" else ids
-        for n in module.graph.nodes
-        if n.op == "placeholder"
-    }

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from starquant_fx.calibration.activations import kept_tokens
+from starquant_fx.calibration.activations import graph_inputs, kept_tokens
 from starquant_fx.program import Program, Site, facts
 
 
@@ -39,11 +39,7 @@ class _Run:
 
     def __init__(self, program: Program, ids: Tensor, states: Tensor | None) -> None:
         self._program = program
-        self._env = {
-            n: states if n.target == "token_state" else ids
-            for n in program.graph.nodes
-            if n.op == "placeholder"
-        }
+        self._env = graph_inputs(program.graph, ids, states)
         self._done = set(self._env)
 
     @torch.no_grad()
