@@ -47,6 +47,9 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--decay-from", type=int, help="tokens (default: 75 %% of the target)")
     train.add_argument("--minutes", type=float, help="be done after so much training time")
     train.add_argument("--init-from", type=Path, help="checkpoint folder to start from")
+    train.add_argument(
+        "--mask-embedding-scale", type=float, default=1.0, help="of the weights at step 0"
+    )
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--batch", type=int, default=16, help="windows a step")
     train.add_argument("--window", type=int, default=512, help="tokens a window")
@@ -104,6 +107,7 @@ def run_train(arguments: argparse.Namespace) -> None:
         embedding_rate=arguments.embedding_rate,
         adam_rate=arguments.adam_rate,
         init_from=str(arguments.init_from) if arguments.init_from else None,
+        mask_embedding_scale=arguments.mask_embedding_scale,
     )
     initial = None
     if arguments.init_from is not None:

@@ -179,7 +179,7 @@ def test_text_smaller_than_a_batch_is_refused() -> None:
 # Training
 
 
-def settings_of(arch: str, tokenizer: PreTrainedTokenizerFast) -> Settings:
+def settings_of(arch: str, tokenizer: PreTrainedTokenizerFast, **others: Any) -> Settings:
     config = published_config(arch, tokenizer, **SMALL[arch])
     return Settings(
         arch,
@@ -190,14 +190,19 @@ def settings_of(arch: str, tokenizer: PreTrainedTokenizerFast) -> Settings:
         muon_rate=0.02,
         embedding_rate=0.02,
         adam_rate=3e-3,
+        **others,
     )
 
 
 def trainer_of(
-    folder: Path, arch: str, tokenizer: PreTrainedTokenizerFast, documents: list[corpus.Document]
+    folder: Path,
+    arch: str,
+    tokenizer: PreTrainedTokenizerFast,
+    documents: list[corpus.Document],
+    **others: Any,
 ) -> Trainer:
     encoded = encode_documents(tokenizer, documents)
-    settings = settings_of(arch, tokenizer)
+    settings = settings_of(arch, tokenizer, **others)
     stream = TrainingStream(encoded, settings.window, settings.batch, settings.seed)
     options = Options(torch.device("cpu"), compiled=False, save_seconds=1e9, eval_tokens=1024)
     return Trainer(folder, settings, stream, evaluation_windows(encoded, 64, 8), options)
@@ -224,6 +229,19 @@ def test_resumed_run_ends_with_the_same_weights(
     assert all(torch.equal(moments[k], resumed_moments[k]) for k in moments)
     assert resumed.hardware == progress.hardware == [describe(trainer.options)]
     assert {"step", "tokens", "train_loss", "validation_nelbo", "seconds"} <= rows[0].keys()
+
+
+def test_a_run_can_start_with_a_large_mask_embedding(
+    tokenizer: PreTrainedTokenizerFast, documents: list[corpus.Document], tmp_path: Path
+) -> None:
+    plain = trainer_of(tmp_path / "plain", "llada", tokenizer, documents)
+    loud = trainer_of(tmp_path / "loud", "llada", tokenizer, documents, mask_embedding_scale=30.0)
+    before, after = (dict(t.model.named_parameters()) for t in (plain, loud))
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert len(changed) == 1
+    expected = before[changed[0]].detach().clone()
+    expected[plain.mask_id] *= 30
+    torch.testing.assert_close(after[changed[0]].detach(), expected)
 
 
 def test_training_learns(

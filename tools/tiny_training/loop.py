@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from starquant_fx.model_facts import is_shifted
@@ -132,10 +132,8 @@ class Trainer:
         if state is not None:
             weights, moments, self.progress = state
             self.model.load_state_dict(weights)
-        elif initial is not None:
-            self.model.load_state_dict(initial)
         else:
-            initialise(self.model, settings.seed)
+            self._start(initial)
         self.model.to(options.device)
         self.optimizer = MuonWithAdamW(
             self.model, settings.muon_rate, settings.embedding_rate, settings.adam_rate
@@ -149,6 +147,16 @@ class Trainer:
             # A graph for each of the few lengths and numbers of rows.
             self._hidden = torch.compile(self._final_states, dynamic=False)
             self._loss = torch.compile(masked_cross_entropy, dynamic=False)
+
+    @torch.no_grad()
+    def _start(self, initial: dict[str, Tensor] | None) -> None:
+        """Gives the model the weights of step 0."""
+        if initial is not None:
+            self.model.load_state_dict(initial)
+        else:
+            initialise(self.model, self.settings.seed)
+        embedding = next(m for m in self.model.modules() if isinstance(m, nn.Embedding))
+        embedding.weight[self.mask_id] *= self.settings.mask_embedding_scale
 
     def stop(self) -> None:
         """Asks ``run`` to save and return after the step in flight."""

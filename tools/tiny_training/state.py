@@ -32,6 +32,7 @@ class Settings:
         embedding_rate: Peak learning rate of the embedding.
         adam_rate: Peak learning rate of head, gains and biases.
         init_from: Checkpoint folder the weights started from; None from scratch.
+        mask_embedding_scale: Factor of the mask token's embedding before the first step.
     """
 
     arch: str
@@ -43,6 +44,7 @@ class Settings:
     embedding_rate: float
     adam_rate: float
     init_from: str | None = None
+    mask_embedding_scale: float = 1.0
 
 
 @dataclasses.dataclass
@@ -78,7 +80,7 @@ def open_run(folder: Path, settings: Settings) -> None:
     path = folder / SETTINGS_FILE
     wanted = dataclasses.asdict(settings)
     if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = dataclasses.asdict(read_settings(folder))
         differing = sorted(k for k in wanted | found if wanted.get(k) != found.get(k))
         if differing:
             raise InputError(
