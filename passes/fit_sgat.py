@@ -27,6 +27,7 @@ from starquant_fx.calibration.basis_fit import (
 )
 from starquant_fx.calibration.fit_cache import remembered
 from starquant_fx.calibration.tac_run import TRANSFORMED_STAGE
+from starquant_fx.devices import making_tensors_on
 from starquant_fx.kernels import reference
 from starquant_fx.pass_base import Pass, Preserves
 from starquant_fx.program import Program, Site
@@ -68,7 +69,7 @@ class FitSgat(Pass):
         self.expect_calibration(program)
 
     def run(self, program: Program) -> Program:
-        """Fits the sites, one a core: a site's products are too small to share between cores."""
+        """Fits the sites, one a core of the CPU: a site's products are too small to share between cores."""
         if not program.weightless:
             note_missing_states(program, token_labels(program))
             threads = torch.get_num_threads()
@@ -77,9 +78,15 @@ class FitSgat(Pass):
                 for site, tokens, label in site_activations(program)
             ]
             single = partial(torch.set_num_threads, 1)
+
+            def fit(one: tuple[Site, SiteProblem]) -> FittedSite:
+                with making_tensors_on(program.device):
+                    return self._fit(program, *one)
+
+            workers = threads if program.device.type == "cpu" else 1
             try:
-                with ThreadPoolExecutor(threads, initializer=single) as pool:
-                    fits = pool.map(lambda one: self._fit(program, *one), sites)
+                with ThreadPoolExecutor(workers, initializer=single) as pool:
+                    fits = pool.map(fit, sites)
                     for (site, _), fitted in zip(
                         sites, track(fits, "fitting SGAT", len(sites)), strict=True
                     ):

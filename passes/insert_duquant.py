@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from starquant_fx.basis import largest_divisor
 from starquant_fx.calibration.activations import site_activations, transformed_tokens
 from starquant_fx.calibration.duquant import outlier_rotation, zigzag
+from starquant_fx.devices import Draws
 from starquant_fx.operators import op
 from starquant_fx.pass_base import Pass, Preserves
 from starquant_fx.program import Program, Site, note
@@ -60,11 +61,11 @@ class InsertDuquant(Pass):
             x = transformed_tokens(program, site, tokens, label)
             size = largest_divisor(site.features, self.block)
             seed = self.seed + zlib.crc32(site.name.encode())
-            generator = torch.Generator().manual_seed(seed)
-            first = outlier_rotation(x, size, self.steps, generator)
+            draws = Draws(seed)
+            first = outlier_rotation(x, size, self.steps, draws)
             x = torch.einsum("tbi,bij->tbj", x.unflatten(-1, (-1, size)), first).flatten(1)
             order = zigzag(x, size)
-            second = outlier_rotation(x[:, order], size, self.steps, generator)
+            second = outlier_rotation(x[:, order], size, self.steps, draws)
             self._insert(program, site, first, order, second)
         return program
 

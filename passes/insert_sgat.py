@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from starquant_fx.basis import STARTS, STRUCTURES, BasisShape, start_factors
+from starquant_fx.devices import Draws
 from starquant_fx.operators import op
 from starquant_fx.pass_base import Pass, Preserves
 from starquant_fx.program import Program, Site, note
@@ -87,11 +88,11 @@ class InsertSgat(Pass):
         program.findings.setdefault(site.name, {}).update(transform=str(shape), gates=shape.rank)
         linears = program.site_nodes(site, "linear")
         tokens = linears[0].args[0]
-        generator = torch.Generator().manual_seed(self.seed + zlib.crc32(site.name.encode()))
+        draws = Draws(self.seed + zlib.crc32(site.name.encode()))
         makers: list[Callable[[], Tensor]] = (
             [partial(torch.empty, size) for size in shape.factor_shapes()]
             if program.weightless
-            else [factor.clone for factor in start_factors(shape, generator, self.start)]
+            else [factor.clone for factor in start_factors(shape, draws, self.start)]
         )
         factors = [
             program.constant(f"{site.name}.basis_{i}", make) for i, make in enumerate(makers)

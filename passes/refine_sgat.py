@@ -79,11 +79,14 @@ class RefineSgat(Pass):
         tuned = Tuned.of(objective.span)
         start = {node: program.tensor(node) for node in tuned.nodes()}
         steps = self.epochs * max(1, objective.count // self.batch)
-        assert program.calibration is not None
-        used = {str(n.target): program.tensor(n) for n in program.graph.nodes if n.op == "get_attr"}
+        data = program.calibration
+        assert data is not None
+        used = {**program.tensors(), "ids": data.batches[0]}
+        if data.texts is not None:
+            used["texts"] = data.texts[0]
         tensors, figures = remembered(
             program.cache,
-            {**used, "ids": program.calibration.batches[0]},
+            used,
             ["span", objective.span.name, str(self)],
             lambda: refine(tuned, start, objective, steps, self.lr),
         )

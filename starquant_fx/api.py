@@ -15,8 +15,9 @@ from starquant_fx.calibration.fit_cache import FitCache
 from starquant_fx.calibration.prepare import Calibration, prepare
 from starquant_fx.capture import capture, skeleton
 from starquant_fx.compiled import CompiledModel, spare_tensors
+from starquant_fx.devices import making_tensors_on, usable_device
 from starquant_fx.diffusion.stepping import evaluating
-from starquant_fx.errors import CaptureError, InputError, LoweringError, cause
+from starquant_fx.errors import CaptureError, InputError
 from starquant_fx.lowering import choose_target
 from starquant_fx.model_facts import check_mask_token, check_module, mask_token_of, model_device
 from starquant_fx.pass_manager import Observer, check_order, run_passes
@@ -50,7 +51,8 @@ def compile(
         calibration: Texts (with ``tokenizer``), token ids [N, L], or None: the model's own generations.
         tokenizer: For texts; also tells the mask token where the configuration does not.
         target: ``auto`` or a target's name.
-        device: Where to compile and run; this version does both on the CPU.
+        device: Where to calibrate, fit and run, such as ``cuda``; the model is copied there if it is elsewhere. None:
+            where the model is.
         mask_token_id: Overrides the configuration's.
         token_state_input: For models without a mask token: calls take ``token_state`` [B, L] (1 = masked) as well.
         observe: Called after every pass with its text form and the program.
@@ -65,12 +67,16 @@ def compile(
         CaptureError: The model cannot be traced, or nothing says which tokens are masked.
         CalibrationError: The calibration data is unusable.
         InputError: An argument is of a wrong kind, weights are not finite, or token ids are out of range.
-        LoweringError: Unknown target, or a device other than the CPU.
+        LoweringError: Unknown target.
+        ConfigError: This machine has no such device.
     """
     chosen = get_recipe(recipe)
     resolved = choose_target(target)
     _check_arguments(model, tokenizer, token_state_input, observe)
-    model = _on_cpu(model, device)
+    own = model_device(model, torch.device("cpu"))
+    place = own if device is None else usable_device(device)
+    if own != place:
+        model = copy.deepcopy(model).to(place)
     mask_id = check_mask_token(mask_token_id, model)
     if mask_id is None:
         mask_id = check_mask_token(mask_token_of(model, tokenizer), model)
@@ -90,9 +96,10 @@ def compile(
         program = capture(model, chosen, mask_token_id=mask_id)
         program.cache = None if cache is None else FitCache(Path(cache))
         options = chosen.calibration
-        program.calibration = prepare(
-            model, calibration, tokenizer, mask_id, options, program.cache
-        )
+        with making_tensors_on(place):
+            program.calibration = prepare(
+                model, calibration, tokenizer, mask_id, options, program.cache
+            )
         run_passes(program, chosen.passes, observe)
         twin = skeleton(model)
     before = tensor_bytes({n: p.detach() for n, p in model.named_parameters()}, CONSTANTS)
@@ -127,27 +134,3 @@ def _unusable(name: str, got: object, expected: str, hint: str) -> InputError:
     return InputError(
         f"{name} is not usable", where=name, expected=expected, got=repr(got), hint=hint
     )
-
-
-def _on_cpu(model: nn.Module, device: str | torch.device | None) -> nn.Module:
-    """Returns the model, or a copy of it, on the CPU; refuses other devices."""
-    own = model_device(model, torch.device("cpu"))
-    try:
-        wanted = own if device is None else torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise LoweringError(
-            "the device does not exist",
-            where="device",
-            expected="'cpu'",
-            got=f"{device!r}; {cause(error)}",
-            hint="leave the argument out",
-        ) from error
-    if wanted.type != "cpu":
-        raise LoweringError(
-            "this version compiles and runs on the CPU only",
-            where="device",
-            expected="'cpu'",
-            got=repr(str(wanted)),
-            hint="compile(..., device='cpu') copies a model from another device",
-        )
-    return model if own.type == "cpu" else copy.deepcopy(model).to(wanted)

@@ -137,7 +137,9 @@ def _load(model: nn.Module, file: Any, path: Path) -> CompiledModel:
     made = {n: t for n, t in program.tensors().items() if n.startswith(f"{CONSTANTS}.")}
     check_header(file, made, path)
     held = {n: p.detach() for n, p in model.named_parameters(remove_duplicate=False)}
-    bind_tensors(program, {**held, **{name: file.get_tensor(name) for name in made}})
+    bind_tensors(
+        program, {**held, **{name: file.get_tensor(name).to(program.device) for name in made}}
+    )
     check_values(program, path)
     program.stages.clear()
     return CompiledModel(twin, program, report, spare_tensors(model, program), model)

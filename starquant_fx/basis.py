@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from starquant_fx.devices import Draws
 from starquant_fx.errors import RecipeError, nearest
 from starquant_fx.hadamard import hadamard
 
@@ -132,19 +133,19 @@ class BasisShape:
         return self.features * cost.get(self.structure, self.left + self.right)
 
 
-def random_orthogonal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+def random_orthogonal(shape: tuple[int, ...], draws: Draws) -> Tensor:
     """An orthogonalised Gaussian [..., k, k] (the paper's start), signs fixed so that it is uniform."""
-    q, r = torch.linalg.qr(torch.randn(shape, generator=generator))
+    q, r = torch.linalg.qr(draws.normal(*shape))
     signs: Tensor = torch.diagonal(r, dim1=-2, dim2=-1).sign()
     return q * signs.unsqueeze(-2)
 
 
-def start_factors(shape: BasisShape, generator: torch.Generator, start: str) -> list[Tensor]:
+def start_factors(shape: BasisShape, draws: Draws, start: str) -> list[Tensor]:
     """Factors that a basis starts from.
 
     Args:
         shape: The basis.
-        generator: Source of the signs or Gaussians.
+        draws: Source of the signs or Gaussians.
         start: ``gaussian`` (orthogonalised Gaussian, the paper's) or ``hadamard`` (Hadamard with random signs).
 
     Returns:
@@ -158,15 +159,11 @@ def start_factors(shape: BasisShape, generator: torch.Generator, start: str) -> 
     factors: list[Tensor] = []
     for size in shape.factor_shapes():
         if len(size) == 1:
-            factors.append(_signs(size, generator))
+            factors.append(draws.signs(*size))
         elif shape.structure == "hadamard":
             factors.append(hadamard(size[-1]))
         elif start == "gaussian":
-            factors.append(random_orthogonal(size, generator))
+            factors.append(random_orthogonal(size, draws))
         else:
-            factors.append(_signs((*size[:-1], 1), generator) * hadamard(size[-1]))
+            factors.append(draws.signs(*size[:-1], 1) * hadamard(size[-1]))
     return factors
-
-
-def _signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    return torch.randint(0, 2, shape, generator=generator).float() * 2 - 1

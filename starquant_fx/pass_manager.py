@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
+from starquant_fx.devices import making_tensors_on
 from starquant_fx.errors import PassError, StarQuantError
 from starquant_fx.pass_base import Pass
 from starquant_fx.program import PassRecord, Program, facts, note
@@ -69,32 +70,42 @@ def run_passes(
         StarQuantError: A pass refused its input.
     """
     check_order(passes)
-    for one in passes:
-        before = len(program.graph.nodes)
-        known = {node: facts(node) for node in program.graph.nodes}
-        start = time.perf_counter()
-        try:
-            one.requires(program)
-            program = one.run(program)
-            verify(program)
-            one.ensures(program)
-        except StarQuantError as error:
-            error.during = _position(one, program)
-            raise
-        except Exception as error:
-            failure = PassError(f"pass {one.name} failed: {type(error).__name__}: {error}")
-            failure.during = _position(one, program)
-            raise failure from error
-        for node in program.graph.nodes:
-            if node not in known:
-                note(node, by=one.name)
-        seconds = time.perf_counter() - start
-        notes = tuple(program.findings.pop("notes", {}).values())
-        program.records.append(
-            PassRecord(str(one), seconds, before, len(program.graph.nodes), notes)
-        )
-        if observe is not None:
-            observe(str(one), program)
+    with making_tensors_on(program.device):
+        for one in passes:
+            program = _run_pass(program, one)
+            if observe is not None:
+                observe(str(one), program)
+    return program
+
+
+def _run_pass(program: Program, one: Pass) -> Program:
+    """Runs one pass and records it.
+
+    Raises:
+        PassError: It fails.
+        StarQuantError: It refused its input.
+    """
+    before = len(program.graph.nodes)
+    known = {node: facts(node) for node in program.graph.nodes}
+    start = time.perf_counter()
+    try:
+        one.requires(program)
+        program = one.run(program)
+        verify(program)
+        one.ensures(program)
+    except StarQuantError as error:
+        error.during = _position(one, program)
+        raise
+    except Exception as error:
+        failure = PassError(f"pass {one.name} failed: {type(error).__name__}: {error}")
+        failure.during = _position(one, program)
+        raise failure from error
+    for node in program.graph.nodes:
+        if node not in known:
+            note(node, by=one.name)
+    seconds = time.perf_counter() - start
+    notes = tuple(program.findings.pop("notes", {}).values())
+    program.records.append(PassRecord(str(one), seconds, before, len(program.graph.nodes), notes))
     return program
 
 

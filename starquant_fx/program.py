@@ -96,6 +96,11 @@ class Program:
     ratio_edges: tuple[float, ...] = ()
 
     @property
+    def device(self) -> torch.device:
+        """Where the program's tensors are."""
+        return next((t.device for t in self.tensors().values()), torch.device("cpu"))
+
+    @property
     def states(self) -> int:
         """Number of token states S: masked and unmasked, per mask-ratio bucket."""
         return 2 * (len(self.ratio_edges) + 1)

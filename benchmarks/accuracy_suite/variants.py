@@ -101,6 +101,16 @@ def ablation() -> list[Variant]:
     ]
 
 
+def paper() -> list[Variant]:
+    """The paper's literal form without its parts, each refitted without it."""
+    literal = "star-paper-w4a4"
+    return [
+        Variant(literal, get_recipe(literal)),
+        Variant(f"{literal}, no TAC", changed(literal, without=("insert-tac",))),
+        Variant(f"{literal}, no gates", _with_options(literal, "insert-sgat", rank=0)),
+    ]
+
+
 def without_gates() -> Recipe:
     """Star with r = 0."""
     return _with_options("star-w4a4", "insert-sgat", rank=0)
@@ -239,6 +249,7 @@ TABLES: dict[str, Callable[[], list[Variant]]] = {
     "main": main_table,
     "w8a8": w8a8,
     "ablation": ablation,
+    "paper": paper,
     "bits": bits,
     "tac-block": tac_block,
     "tac-form": tac_form,

@@ -13,6 +13,7 @@ from starquant_fx.basis import BasisShape
 from starquant_fx.calibration.fake_quantize import quantized_product
 from starquant_fx.calibration.fit_cache import Fit
 from starquant_fx.calibration.orthogonal import OrthogonalAdam, orthonormalize
+from starquant_fx.devices import Draws
 from starquant_fx.hadamard import hadamard
 from starquant_fx.kernels import reference
 from starquant_fx.recipe import SiteRecipe
@@ -122,7 +123,7 @@ def fit_site(problem: SiteProblem, factors: list[Tensor], options: FitOptions) -
 
     rotations = OrthogonalAdam([f for f in factors if f.requires_grad])
     clips = torch.optim.AdamW([raw_clip, raw_weight], lr=options.lr * CLIP_SPEED, weight_decay=0.0)
-    generator = torch.Generator().manual_seed(options.seed)
+    draws = Draws(options.seed)
     tokens = problem.tokens.shape[0]
     per_epoch = max(1, tokens // options.batch)
     steps = options.epochs * per_epoch
@@ -131,7 +132,7 @@ def fit_site(problem: SiteProblem, factors: list[Tensor], options: FitOptions) -
     order = torch.arange(tokens)
     for step in range(steps if rotations.factors or problem.clip else 0):
         if step % per_epoch == 0:
-            order = torch.randperm(tokens, generator=generator)
+            order = draws.permutation(tokens)
         rows = order[(step % per_epoch) * options.batch :][: options.batch]
         candidate = _Candidate(factors, *_clips(raw_clip, raw_weight, problem.clip))
         loss = mse_loss(outputs(problem, candidate, rows), target[rows]) / power

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from starquant_fx.devices import Draws
 from starquant_fx.errors import CalibrationError
 
 
@@ -84,11 +85,11 @@ class CalibrationData:
         if self.texts is None:
             states = self.token_states
             return self.batches[0][rows], None if states is None else states[0][rows]
-        generator = torch.Generator().manual_seed(seed)
+        draws = Draws(seed)
         ids = self.texts[0][rows]
-        shift = torch.rand(1, generator=generator)
-        ratio = (torch.randperm(len(rows), generator=generator) + shift) / len(rows)
-        masked = torch.rand(ids.shape, generator=generator) < ratio[:, None]
+        shift = draws.uniform(1)
+        ratio = (draws.permutation(len(rows)) + shift) / len(rows)
+        masked = draws.uniform(*ids.shape) < ratio[:, None]
         if mask_token_id is None:
             return ids, masked.long()
         return torch.where(masked, mask_token_id, ids), None
@@ -97,5 +98,4 @@ class CalibrationData:
         """Sorted flat indices of the tokens that are kept."""
         if self.tokens <= self.max_tokens:
             return torch.arange(self.tokens)
-        generator = torch.Generator().manual_seed(self.seed)
-        return torch.randperm(self.tokens, generator=generator)[: self.max_tokens].sort().values
+        return Draws(self.seed).permutation(self.tokens)[: self.max_tokens].sort().values

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from starquant_fx.basis import random_orthogonal
+from starquant_fx.devices import Draws
 from starquant_fx.hadamard import hadamard
 
 TOKENS = 256
 """Tokens that the greedy search turns: those with the largest entries."""
 
 
-def outlier_rotation(tokens: Tensor, block: int, steps: int, generator: torch.Generator) -> Tensor:
+def outlier_rotation(tokens: Tensor, block: int, steps: int, draws: Draws) -> Tensor:
     """Greedy block-diagonal rotation that lowers the largest entry of every block.
 
     Each step spreads the block's largest channel evenly over the block, by a rotation whose row of that channel is flat
@@ -22,7 +23,7 @@ def outlier_rotation(tokens: Tensor, block: int, steps: int, generator: torch.Ge
         tokens: [N, d].
         block: g, divides d.
         steps: Greedy steps.
-        generator: Source of the random rows.
+        draws: Source of the random rows.
 
     Returns:
         [d / g, g, g] float32, orthogonal; applied as ``x_b R_b``.
@@ -35,7 +36,7 @@ def outlier_rotation(tokens: Tensor, block: int, steps: int, generator: torch.Ge
     best, best_peak = total.clone(), x.abs().amax((1, 2))
     flat = hadamard(block)
     for _ in range(steps if block > 1 else 0):
-        rest = random_orthogonal((block - 1, block - 1), generator)
+        rest = random_orthogonal((block - 1, block - 1), draws)
         step = torch.cat([flat[:1], rest @ flat[1:]])
         turn = step.repeat(count, 1, 1)
         loudest = x.abs().amax(1).argmax(-1)

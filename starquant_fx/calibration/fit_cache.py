@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -48,7 +49,8 @@ class FitCache:
         """The fit kept at a path; None if there is none that can be read."""
         try:
             with safe_open(path, "pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                place = torch.get_default_device()
+                tensors = {name: file.get_tensor(name).to(place) for name in file.keys()}  # noqa: SIM118
                 figures = json.loads(file.metadata()[FORMAT])
                 return tensors, {str(name): float(value) for name, value in figures.items()}
         except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError):

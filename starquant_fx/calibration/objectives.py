@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from starquant_fx.calibration.activations import FULL_PRECISION_STAGE, graph_inputs, states_of
 from starquant_fx.calibration.spans import Span, block_spans, whole_span
 from starquant_fx.calibration.straight_through import StraightThroughRun
+from starquant_fx.devices import Draws
 from starquant_fx.logits import aligned_logits
 from starquant_fx.program import Program
 
@@ -51,8 +52,7 @@ class Batches:
     def __getitem__(self, step: int) -> Tensor:
         """Indices of the step's sequences."""
         epoch, start = divmod(step, self._count // self._size)
-        generator = torch.Generator().manual_seed(self._seed + epoch)
-        order = torch.randperm(self._count, generator=generator)
+        order = Draws(self._seed + epoch).permutation(self._count)
         return order[start * self._size :][: self._size]
 
     def once(self) -> tuple[Tensor, ...]:

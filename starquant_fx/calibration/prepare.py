@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from starquant_fx.calibration.data import CalibrationData
 from starquant_fx.calibration.fit_cache import FitCache, remembered
 from starquant_fx.calibration.states import own_generations, rollout
+from starquant_fx.devices import Draws
 from starquant_fx.errors import CalibrationError, InputError
 from starquant_fx.model_facts import check_ids, is_shifted, maximum_length
 from starquant_fx.recipe import CalibrationOptions
@@ -157,8 +158,7 @@ def _tokenized(
         )
     length = min(length, len(stream))
     segments = torch.tensor(stream[: len(stream) // length * length]).view(-1, length)
-    generator = torch.Generator().manual_seed(options.seed)
-    return segments[torch.randperm(segments.shape[0], generator=generator)[: options.samples]]
+    return segments[Draws(options.seed).permutation(len(segments))[: options.samples]]
 
 
 def _one_length(ids: Tensor, pad: int | None, options: CalibrationOptions) -> list[Tensor]:
@@ -174,7 +174,7 @@ def _one_length(ids: Tensor, pad: int | None, options: CalibrationOptions) -> li
             got=str(list(ids.shape)),
         )
     texts: list[Tensor] = []
-    for row in ids[: options.samples].cpu():
+    for row in ids[: options.samples].to(torch.get_default_device()):
         kept = torch.nonzero(row != pad).flatten() if pad is not None else torch.arange(row.numel())
         if kept.numel():
             texts.append(row[int(kept[0]) : int(kept[-1]) + 1])
@@ -198,11 +198,11 @@ def _check_lengths(groups: list[Tensor], longest: int | None) -> None:
 
 def _with_state_input(groups: list[Tensor], options: CalibrationOptions) -> CalibrationData:
     """Draws token states of even ratios for a model that takes the state as an input."""
-    generator = torch.Generator().manual_seed(options.seed)
+    draws = Draws(options.seed)
     states = []
     for group in groups:
-        ratio = (torch.randperm(group.shape[0], generator=generator) + 0.5) / group.shape[0]
-        states.append((torch.rand(group.shape, generator=generator) < ratio[:, None]).long())
+        ratio = (draws.permutation(len(group)) + 0.5) / len(group)
+        states.append((draws.uniform(*group.shape) < ratio[:, None]).long())
     return CalibrationData(
         groups, states, max_tokens=options.max_tokens, seed=options.seed, texts=groups
     )

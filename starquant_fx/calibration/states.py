@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from starquant_fx.devices import Draws
 from starquant_fx.errors import CalibrationError
 from starquant_fx.logits import aligned_logits
 from starquant_fx.progress import track
@@ -49,14 +50,14 @@ def rollout(
     Returns:
         [N, L]: without strata, sequence i has about (rank + 0.5) / N of its tokens masked.
     """
-    generator = torch.Generator().manual_seed(seed)
+    draws = Draws(seed)
     count, length = texts.shape
-    end = _mask_ratios((torch.randperm(count, generator=generator) + 0.5) / count, strata)
-    taken = _steps_taken(count, steps, step_strata, generator)
-    start = end + (1 - end) * torch.rand(count, generator=generator) * (taken > 0)
-    order = torch.rand(texts.shape, generator=generator).argsort(1).argsort(1)
+    end = _mask_ratios((draws.permutation(count) + 0.5) / count, strata)
+    taken = _steps_taken(count, steps, step_strata, draws)
+    start = end + (1 - end) * draws.uniform(count) * (taken > 0)
+    order = draws.uniform(count, length).argsort(1).argsort(1)
     ids = torch.where(order < (start * length).round()[:, None], mask_id, texts)
-    for step in range(1, steps + 1):
+    for step in track(range(1, steps + 1), "rolling out calibration states", steps):
         share = (step / taken.clamp(min=1)).clamp(max=1)
         left = ((start + (end - start) * share) * length).round().long()
         for rows in torch.nonzero(taken >= step).flatten().split(CHUNK):
@@ -65,13 +66,11 @@ def rollout(
     return ids
 
 
-def _steps_taken(
-    count: int, steps: int, strata: tuple[float, ...], generator: torch.Generator
-) -> Tensor:
+def _steps_taken(count: int, steps: int, strata: tuple[float, ...], draws: Draws) -> Tensor:
     """Denoising steps of each sequence [N], in the shares that the strata say, whatever its mask ratio."""
     if not strata:
         return torch.full((count,), steps)
-    even = (torch.randperm(count, generator=generator) + 0.5) / count
+    even = (draws.permutation(count) + 0.5) / count
     ends = (torch.tensor(strata) / sum(strata)).cumsum(0)
     return torch.searchsorted(ends, even, right=True).clamp(max=len(strata) - 1)
 
@@ -126,15 +125,15 @@ def own_generations(
     Returns:
         [N, L] token ids without masks.
     """
-    generator = torch.Generator().manual_seed(seed)
+    draws = Draws(seed)
     ids = torch.full((count, length), mask_id)
-    order = torch.rand(ids.shape, generator=generator).argsort(1).argsort(1)
+    order = draws.uniform(count, length).argsort(1).argsort(1)
     for step in track(range(OWN_STEPS), "generating calibration texts", OWN_STEPS):
         now = (order * OWN_STEPS // length) == step
         for rows in torch.arange(count).split(CHUNK):
             logits = _logits(model, ids[rows], shifted)
             logits[..., mask_id] = -torch.inf
             chosen = now[rows]
-            drawn = torch.multinomial(logits[chosen].softmax(-1), 1, generator=generator).squeeze(1)
+            drawn = draws.choice(logits[chosen].softmax(-1))
             ids[rows] = ids[rows].masked_scatter(chosen, drawn)
     return ids

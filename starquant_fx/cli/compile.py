@@ -10,6 +10,7 @@ import typer
 
 from starquant_fx.cli.options import (
     CalibrationFile,
+    Device,
     Model,
     RecipeName,
     Seed,
@@ -23,6 +24,7 @@ def compile_command(
     recipe: RecipeName = "star-w4a4",
     calibration: CalibrationFile = None,
     target: Target = "auto",
+    device: Device = None,
     seed: Seed = 0,
     output: Annotated[
         Path | None,
@@ -65,7 +67,7 @@ def compile_command(
         if path is not None:
             check_destination(path, suffix)
     texts = calibration_texts(model, calibration)
-    loaded, tokenizer = load(model)
+    loaded, tokenizer = load(model, device)
 
     def observe(text: str, program: Any) -> None:
         print_pass(console, text, program)

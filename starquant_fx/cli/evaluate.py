@@ -9,7 +9,7 @@ import typer
 
 from starquant_fx.cli.evaluation import run
 from starquant_fx.cli.measure import FULL, measure
-from starquant_fx.cli.options import LARGEST_SEED, CalibrationFile, Model
+from starquant_fx.cli.options import LARGEST_SEED, CalibrationFile, Device, Model
 from starquant_fx.cli.subject import Settings
 from starquant_fx.errors import InputError
 
@@ -39,6 +39,7 @@ def evaluate_command(
     calibration: CalibrationFile = None,
     segments: Annotated[int, typer.Option("--segments", help="Segments at most.")] = 64,
     length: Annotated[int, typer.Option("--length", help="Tokens a segment.")] = 256,
+    device: Device = None,
     draws: Annotated[
         int | None,
         typer.Option(
@@ -144,6 +145,7 @@ def evaluate_command(
             calibration=calibration,
             segments=segments,
             length=length,
+            device=device,
             draws=draws,
             ratios=tuple(ratio) if ratio else None,
             seeds=tuple(dict.fromkeys(seed or range(seeds or 1))),

@@ -10,6 +10,7 @@ import typer
 
 from starquant_fx.cli.options import (
     CalibrationFile,
+    Device,
     Model,
     Seed,
     load,
@@ -45,6 +46,7 @@ def generate_command(
     live: Annotated[
         bool, typer.Option("--live/--no-live", help="Watch the tokens being unmasked.")
     ] = True,
+    device: Device = None,
     seed: Seed = 0,
 ) -> None:
     """Continue a prompt by denoising, in full precision or low bits.
@@ -61,7 +63,7 @@ def generate_command(
     console = Console()
     options = _parsed(option or [])
     _check_text(prompt)
-    loaded, tokenizer = load(model)
+    loaded, tokenizer = load(model, device)
     need_tokenizer(tokenizer, model)
     check_names(options, [name for name in argument_names(loaded) if name != "generator"])
     denoiser = _denoiser(loaded, tokenizer, model, recipe, artifact, calibration, seed)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from starquant_fx.cli.options import CalibrationFile, Model, Seed
+from starquant_fx.cli.options import CalibrationFile, Device, Model, Seed
 from starquant_fx.errors import InputError
 from starquant_fx.progress import watched
 
@@ -72,9 +72,7 @@ def harness_command(
     ] = False,
     calibration: CalibrationFile = None,
     seed: Seed = 0,
-    device: Annotated[
-        str | None, typer.Option("--device", help="Where the model is loaded, such as cuda.")
-    ] = None,
+    device: Device = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Only say how much there is to compute, and how long.")
     ] = False,
@@ -127,11 +125,13 @@ def harness_command(
         "block_length": block_length,
     }
     console, runs = Console(), []
+    runners = [None, *recipes] if full or not recipes else recipes
     if plan:
         lm = StarQuantLM(loaded, tokenizer, **options)
-        console.print(plan_table(lm, plan_tasks(lm, tasks_loaded, names, limit)))
+        planned = plan_tasks(lm, tasks_loaded, names, limit)
+        console.print(plan_table(lm, planned, len(runners)))
         return
-    for one in [None, *recipes] if full or not recipes else recipes:
+    for one in runners:
         compiled, _ = denoiser(loaded, tokenizer, one, texts=texts)
         lm = StarQuantLM(compiled, tokenizer, **options)
         done = run(

@@ -34,15 +34,19 @@ CalibrationFile = Annotated[
     ),
 ]
 Target = Annotated[str, typer.Option("--target", "-t", help="auto or reference.")]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="Where everything is computed, such as cuda. Default: cpu."),
+]
 LARGEST_SEED = 2**63 - 1
 Seed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of every draw.")]
 
 
-def load(model: str) -> tuple[Any, Any]:
+def load(model: str, device: str | None = None) -> tuple[Any, Any]:
     """Loads model and tokenizer."""
     from starquant_fx.models.loading import from_pretrained
 
-    return from_pretrained(model)
+    return from_pretrained(model, device=device)
 
 
 def need_tokenizer(tokenizer: Any, model: str) -> Any:

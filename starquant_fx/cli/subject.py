@@ -31,6 +31,7 @@ class Settings:
     calibration: Path | None
     segments: int
     length: int
+    device: str | None
     draws: int | None
     ratios: tuple[float, ...] | None
     seeds: tuple[int, ...]
@@ -74,7 +75,7 @@ def prepare(settings: Settings) -> Subject:
     recipes = labelled(chosen_recipes(settings.recipes, settings.without, settings.replace))
     held_out = excerpt(settings.split) if settings.text is None else read_corpus(settings.text)
     texts = calibration_texts(settings.model, settings.calibration)
-    model, tokenizer = load(settings.model)
+    model, tokenizer = load(settings.model, settings.device)
     require_tokenizer(need_tokenizer(tokenizer, settings.model), model)
     ids = cut(held_out, tokenizer, settings.length, settings.segments)
     require_segments(ids, least=2)

@@ -50,7 +50,7 @@ def activation_profiles(program: Program, batches: Iterable[MaskedBatch]) -> lis
     nodes = [n for n in program.graph.nodes if facts(n).get("feeds") in sites]
     seen: dict[str, tuple[list[Tensor], list[Tensor]]] = {name: ([], []) for name in sites}
     for batch in batches:
-        masked = batch.masked.flatten()
+        masked = batch.masked.flatten().to(program.device)
 
         def record(node: fx.Node, value: Tensor, masked: Tensor = masked) -> None:
             tokens = value.flatten(0, -2).float()
@@ -59,15 +59,15 @@ def activation_profiles(program: Program, batches: Iterable[MaskedBatch]) -> lis
             masked_part.append(tokens[masked])
 
         with torch.no_grad():
-            Recorder(program.module, nodes, record).run(batch.ids)
+            Recorder(program.module, nodes, record).run(batch.ids.to(program.device))
     profiles: list[Profile] = []
     before: dict[tuple[str, ...], int] = {}
     for name, site in sites.items():
         parts = [torch.cat(part) for part in seen.pop(name)]
         layer = before.setdefault(site.roles, 0)
         before[site.roles] += 1
-        quantiles = torch.stack([_quantiles(part) for part in parts])
-        channels = torch.stack([part.abs().amax(0) for part in parts])
+        quantiles = torch.stack([_quantiles(part) for part in parts]).cpu()
+        channels = torch.stack([part.abs().amax(0) for part in parts]).cpu()
         profiles.append(Profile(name, site.roles, layer, quantiles, channels))
     return profiles
 

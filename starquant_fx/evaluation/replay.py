@@ -48,6 +48,7 @@ class Replay:
     def __init__(self, program: Program, shifted: bool) -> None:
         self.taps = layer_taps(program.graph)
         self._tapped = Tapped(program.module, self.taps)
+        self._device = program.device
         self._shifted = shifted
 
     def at(self, ids: Tensor, candidates: Tensor, count: Tensor, confidence: str) -> Seen:
@@ -62,10 +63,11 @@ class Replay:
         Returns:
             What the model does.
         """
+        ids, candidates = ids.to(self._device), candidates.to(self._device)
         logits, hidden, attention = self._tapped.states(ids)
         rows = aligned_logits(logits, self._shifted)[candidates]
         sureness, tokens = sample_tokens(rows, confidence=confidence)
-        ranked = torch.full(ids.shape, -torch.inf, dtype=sureness.dtype)
+        ranked = torch.full(ids.shape, -torch.inf, dtype=sureness.dtype, device=ids.device)
         ranked[candidates] = sureness
         proposed = torch.full_like(ids, NOTHING)
         proposed[candidates] = tokens

@@ -113,19 +113,20 @@ def _generated(model: Model, prompts: Tensor, arguments: dict[str, Any]) -> tupl
     result = generate(model, prompts, return_dict=True, progress=False, **arguments)
     assert result.states is not None
     assert result.confidences is not None
-    return result.states, result.confidences > -torch.inf
+    return result.states.cpu(), (result.confidences > -torch.inf).cpu()
 
 
-def _differences(full: Seen, given: Seen) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _differences(full: Seen, given: Seen) -> tuple[Tensor, ...]:
     """Compares what two models do with one state: positions [B], tokens [B], hidden [K, B], attention [K, B]."""
     both = (full.commits != NOTHING) & (given.commits != NOTHING)
     same = both & (full.commits == given.commits)
-    return (
+    found = (
         both.sum(1),
         same.sum(1),
         torch.stack([_error(*pair) for pair in zip(given.hidden, full.hidden, strict=True)]),
         torch.stack([_error(*pair) for pair in zip(given.attention, full.attention, strict=True)]),
     )
+    return tuple(values.cpu() for values in found)
 
 
 def _error(given: Tensor, full: Tensor) -> Tensor:

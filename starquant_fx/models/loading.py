@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from starquant_fx.errors import ConfigError, cause
+from starquant_fx.devices import usable_device
+from starquant_fx.errors import ConfigError
 from starquant_fx.models.folder import read_config
 from starquant_fx.models.locate import locate
 from starquant_fx.models.published import load_published, published_config
@@ -58,7 +59,7 @@ def from_pretrained(
         ConfigError: ``config.json`` is missing, incomplete or names an unsupported model; the dtype or device is not
             usable.
     """
-    place = _usable_device(device)
+    place = usable_device(device)
     if dtype is not None and dtype not in FLOAT_TYPES.values():
         raise ConfigError(
             "the dtype is not usable",
@@ -98,20 +99,3 @@ def _working_dtype(
     parameters = sum(entry.count for entry in files.entries.values())
     small = device.type == "cpu" and parameters < SMALL
     return torch.float32 if small else files.most_common_dtype()
-
-
-def _usable_device(device: torch.device | str | None) -> torch.device:
-    """Returns the device, after a first allocation on it."""
-    try:
-        place = torch.device("cpu" if device is None else device)
-        torch.empty(1, device=place)
-    # Without CUDA torch raises an AssertionError, with too few GPUs a RuntimeError, and so on.
-    except Exception as error:
-        raise ConfigError(
-            "the device is not usable",
-            where="device",
-            expected="a device of this machine, such as 'cpu'",
-            got=f"{device!r}; {cause(error)}",
-            hint="leave the argument out for the CPU",
-        ) from error
-    return place

@@ -10,6 +10,7 @@ from starquant_fx.basis import (
     random_orthogonal,
     start_factors,
 )
+from starquant_fx.devices import Draws
 from starquant_fx.kernels import reference
 
 
@@ -22,7 +23,7 @@ def test_balanced_splits_of_real_widths(features: int, split: tuple[int, int]) -
 
 
 def test_random_orthogonal_has_no_preferred_sign() -> None:
-    q = random_orthogonal((400, 3, 3), torch.Generator().manual_seed(0))
+    q = random_orthogonal((400, 3, 3), Draws(0))
     assert float(q.mean(0).abs().max()) < 0.1  # a plain QR has a diagonal of one sign
 
 
@@ -30,7 +31,7 @@ def test_random_orthogonal_has_no_preferred_sign() -> None:
 @pytest.mark.parametrize("start", ["gaussian", "hadamard"])
 def test_factors_fit_the_shape_and_rotate(structure: str, start: str) -> None:
     shape = BasisShape.choose(structure, 24, 0, 2)
-    factors = start_factors(shape, torch.Generator().manual_seed(0), start)
+    factors = start_factors(shape, Draws(0), start)
     assert [tuple(f.shape) for f in factors] == shape.factor_shapes()
     x = torch.randn(5, 24, generator=torch.Generator().manual_seed(1))
     rotated = reference.rotate(x, factors, structure)

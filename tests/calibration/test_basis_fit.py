@@ -15,6 +15,7 @@ from starquant_fx.calibration.basis_fit import (
     fit_site,
     leakage,
 )
+from starquant_fx.devices import Draws
 from starquant_fx.kernels import reference
 from starquant_fx.recipe import SiteRecipe
 
@@ -40,7 +41,7 @@ def problem(
 
 
 def starts(one: SiteProblem, seed: int = 1) -> list[Tensor]:
-    return start_factors(one.shape, torch.Generator().manual_seed(seed), "gaussian")
+    return start_factors(one.shape, Draws(seed), "gaussian")
 
 
 def error(one: SiteProblem, fitted: FittedSite) -> float:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from starquant_fx.basis import random_orthogonal
 from starquant_fx.calibration.orthogonal import OrthogonalAdam, orthonormalize
+from starquant_fx.devices import Draws
 
 
 def departure(q: Tensor) -> float:
@@ -14,8 +15,7 @@ def departure(q: Tensor) -> float:
 
 @pytest.mark.parametrize("shape", [(6, 6), (3, 4, 4)])
 def test_a_loss_decreases_and_the_matrix_stays_orthogonal(shape: tuple[int, ...]) -> None:
-    generator = torch.Generator().manual_seed(0)
-    goal = random_orthogonal(shape, generator)
+    goal = random_orthogonal(shape, Draws(0))
     signs = torch.linalg.det(goal).sign()[..., None, None]
     goal = torch.cat([goal[..., :-1], goal[..., -1:] * signs], -1)  # rotations reach no mirror
     q = torch.eye(shape[-1]).expand(shape).clone().requires_grad_()
@@ -39,10 +39,10 @@ def test_factors_without_a_gradient_stay() -> None:
 
 
 def test_orthonormalize_returns_the_nearest_orthogonal_matrix() -> None:
-    generator = torch.Generator().manual_seed(1)
-    q = random_orthogonal((2, 5, 5), generator)
+    draws = Draws(1)
+    q = random_orthogonal((2, 5, 5), draws)
     torch.testing.assert_close(orthonormalize(q), q, atol=1e-5, rtol=0)
-    drifted = q + 1e-2 * torch.randn(2, 5, 5, generator=generator)
+    drifted = q + 1e-2 * draws.normal(2, 5, 5)
     assert departure(drifted) > 1e-3
     repaired = orthonormalize(drifted)
     assert departure(repaired) < 1e-5

@@ -49,7 +49,7 @@ def text(tmp_path: Path) -> Path:
 def evaluate(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path, tokenizer: Any = None) -> str:
     """What the command prints; refusals are raised."""
     given = tokenizer or Letters()
-    monkeypatch.setattr(subject, "load", lambda name: (model("odd"), given))
+    monkeypatch.setattr(subject, "load", lambda name, device: (model("odd"), given))
     done = CliRunner().invoke(
         app, ["evaluate", "odd", *map(str, arguments)], env={"COLUMNS": "100"}
     )

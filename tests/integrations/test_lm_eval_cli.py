@@ -72,9 +72,11 @@ def test_recipes_are_compared_task_by_task(tmp_path: Path, small_model: Path) ->
 @needs_harness
 def test_the_plan_says_how_much_there_is_to_do(tmp_path: Path, small_model: Path) -> None:
     write_nine(tmp_path)
-    done = harness("--tasks", "piqa", "--data", tmp_path, "--plan", model=small_model)
+    recipes = ("--recipe", "rtn-w4a4,rtn-w8a8")
+    done = harness("--tasks", "piqa", "--data", tmp_path, "--plan", *recipes, model=small_model)
     assert done.returncode == 0, done.stderr
     assert "forward passes" in done.stdout
+    assert "all, 3 models" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -188,4 +188,6 @@ def test_results_as_a_table_and_as_json(nine: Path) -> None:
     assert table.row_count == len(runs[0].figures) == 4
     plans = plan_tasks(small_lm(), loaded, names)
     assert [(p.task, p.requests) for p in plans] == [("gsm8k", 2), ("piqa", 4)]
-    assert plan_table(small_lm(), plans).row_count == 2
+    table = plan_table(small_lm(), plans, models=3)
+    assert table.row_count == 3
+    assert list(table.columns[1].cells) == ["2", "4", "18"]

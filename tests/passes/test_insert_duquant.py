@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from starquant_fx.calibration.duquant import outlier_rotation, zigzag
+from starquant_fx.devices import Draws
 from starquant_fx.errors import PassError
 from starquant_fx.operators import op
 from starquant_fx.passes import InsertDuquant
@@ -22,7 +23,7 @@ def loud(features: int = 24) -> Tensor:
 
 def test_rotations_are_orthogonal_and_spread_the_outlier() -> None:
     x = loud()
-    turn = outlier_rotation(x, 8, 16, torch.Generator().manual_seed(1))
+    turn = outlier_rotation(x, 8, 16, Draws(1))
     identity = torch.eye(8).expand(3, 8, 8)
     torch.testing.assert_close(turn @ turn.mT, identity, atol=1e-5, rtol=0)
     turned = torch.einsum("tbi,bij->tbj", x.unflatten(-1, (3, 8)), turn)
@@ -32,7 +33,7 @@ def test_rotations_are_orthogonal_and_spread_the_outlier() -> None:
 
 
 def test_blocks_of_one_channel_stay() -> None:
-    turn = outlier_rotation(loud(), 1, 9, torch.Generator().manual_seed(1))
+    turn = outlier_rotation(loud(), 1, 9, Draws(1))
     assert torch.equal(turn, torch.ones(24, 1, 1))
 
 

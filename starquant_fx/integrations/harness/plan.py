@@ -101,22 +101,46 @@ def tokens_per_second(lm: StarQuantLM, length: int) -> float:
     return scorer.batch_size * row.length / min(seconds)
 
 
-def plan_table(lm: StarQuantLM, plans: Sequence[Plan]) -> Table:
-    """The plans with the time that they would take at the speed measured now."""
+def plan_table(lm: StarQuantLM, plans: Sequence[Plan], models: int = 1) -> Table:
+    """The plans with the time that they would take at the speed measured now.
+
+    Args:
+        lm: The model.
+        plans: What its tasks cost.
+        models: So many models are to be run, full precision and recipes.
+
+    Returns:
+        A row for each task, and one for all of them and all models.
+    """
     table = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         show_edge=False,
         caption="Estimated from about 100 rows a task. Forward passes count sequences, not batches. "
-        "Hours: at the speed measured now, on one batch a task.",
+        "Hours: at this model's speed as measured now, on one batch a task. Compilations come on top, and recipes "
+        "run slower than full precision on the target `reference`.",
         caption_justify="left",
     )
     table.add_column("task")
     for title in ("requests", "forward passes", "tokens", "hours"):
         table.add_column(title, justify="right")
+    total = 0.0
     for plan in plans:
         speed = tokens_per_second(lm, round(plan.work.tokens / plan.work.rows))
         hours = plan.work.tokens / speed / 3600
+        total += hours
         counts = (plan.requests, plan.work.rows, plan.work.tokens)
         table.add_row(plan.task, *(f"{count:,}" for count in counts), f"{hours:.2f}")
+    work = [plan.work for plan in plans]
+    counts = (
+        sum(plan.requests for plan in plans),
+        sum(one.rows for one in work),
+        sum(one.tokens for one in work),
+    )
+    table.add_section()
+    table.add_row(
+        f"all, {models} model{'s' * (models > 1)}",
+        *(f"{models * count:,}" for count in counts),
+        f"{models * total:.2f}",
+    )
     return table
