@@ -1,4 +1,4 @@
-"""The operators' kernels; so far the reference implementation."""
+"""The operators' kernels: the reference implementation, and C++ for the CPU."""
 
 if __name__ != "starquant_fx.kernels":
     # transformers probes for an optional package of this name with a plain import, which must

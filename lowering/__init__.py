@@ -11,16 +11,19 @@ from collections.abc import Callable
 from torch import fx
 
 from starquant_fx.errors import LoweringError, nearest
-from starquant_fx.lowering import reference
+from starquant_fx.lowering import cpu, reference
 from starquant_fx.program import Program
 
-TARGETS: dict[str, Callable[[Program], fx.GraphModule]] = {"reference": reference.lower}
+TARGETS: dict[str, Callable[[Program], fx.GraphModule]] = {
+    "reference": reference.lower,
+    "cpu": cpu.lower,
+}
 """Targets by name."""
 AUTO = "auto"
 
 
 def choose_target(name: str) -> str:
-    """Resolves ``auto`` to the fastest target of this version; today that is ``reference`` everywhere.
+    """Resolves ``auto``: today that is ``reference``, because ``cpu`` has not been benchmarked.
 
     Raises:
         LoweringError: Unknown target (the nearest name is offered).

@@ -1,0 +1,111 @@
+"""The CPU target: integer products by VNNI kernels; what they do not cover runs the reference implementations."""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import fx
+
+from starquant_fx.kernels import cpu
+from starquant_fx.operators import op
+from starquant_fx.program import Program
+
+KERNEL_STRUCTURES = ("kronecker", "hadamard")
+"""Bases that the kernel of a site covers."""
+PANELS = "panels"
+"""Tensors of this target are named so, below the module that the packed codes belong to."""
+
+
+def lower(program: Program) -> fx.GraphModule:
+    """Returns a callable whose integer linears run from weights in the kernels' own layout.
+
+    Args:
+        program: A fused program with its tensors; it stays as it is.
+
+    Returns:
+        The module: placeholders in, logits out. On a machine without the kernels it is what ``reference`` returns.
+    """
+    graph = fx.Graph()
+    values: dict[fx.Node, fx.Node] = {}
+    graph.output(graph.graph_copy(program.graph, values))
+    module = fx.GraphModule(program.module, graph)
+    if cpu.unavailable() is None:
+        for node in list(graph.nodes):
+            if node.target == op("quantized_linear"):
+                _use_panels(module, node)
+            elif node.target == op("transform_quantize"):
+                _use_site_kernel(graph, node)
+        graph.eliminate_dead_code()
+        module.delete_all_unused_submodules()
+    module.recompile()
+    return module.eval()
+
+
+def _use_panels(module: fx.GraphModule, node: fx.Node) -> None:
+    """Replaces one integer linear by the kernel, and the packed codes it reads by panels."""
+    codes, scale, zero, packed, weight_scale, sums, bits, *rest = node.args
+    assert isinstance(codes, fx.Node)
+    assert isinstance(packed, fx.Node)
+    assert isinstance(bits, int)
+    features = codes.meta["val"].shape[-1]
+    name = f"{packed.target}_{PANELS}"
+    laid = cpu.panels(operator.attrgetter(str(packed.target))(module), bits, features)
+    owner, _, leaf = name.rpartition(".")
+    module.get_submodule(owner).register_buffer(leaf, laid)
+    with module.graph.inserting_before(node):
+        arguments = (
+            codes,
+            scale,
+            zero,
+            module.graph.get_attr(name),
+            weight_scale,
+            sums,
+            bits,
+            *rest,
+        )
+        new = module.graph.call_function(torch.ops.starquant.panel_linear.default, arguments)
+    new.meta.update(node.meta)
+    node.replace_all_uses_with(new)
+    module.graph.erase_node(node)
+
+
+def _use_site_kernel(graph: fx.Graph, node: fx.Node) -> None:
+    """Replaces a site's transforms and quantizer by one kernel, with the operators before it that only it reads."""
+    x, state, means, factors, structure, shared, bounds, matrix, offset, *quantizer = node.args
+    if factors and structure not in KERNEL_STRUCTURES:
+        return
+    directions = branch = None
+    # A low-rank branch keeps centring and TAC out of the fused operator; they stand before it, last first.
+    if (split := _only_read_here(_first_of(x), op("split_low_rank"))) is not None:
+        branch = next((user for user in split.users if user.args[1] == 1), None)
+        x, state, directions = split.args
+        if (centred := _only_read_here(x, op("center"))) is not None:
+            x, _, means = centred.args
+            if (corrected := _only_read_here(x, op("compensate"))) is not None:
+                x, matrix, offset = corrected.args
+    before = (x, state, matrix, offset, means, directions)
+    arguments = (*before, factors, structure, shared, bounds, *quantizer)
+    with graph.inserting_before(node):
+        new = graph.call_function(torch.ops.starquant.site_codes.default, arguments)
+        coefficients = graph.call_function(operator.getitem, (new, 3))
+    new.meta.update(node.meta)
+    node.replace_all_uses_with(new)
+    graph.erase_node(node)
+    if branch is not None:
+        branch.replace_all_uses_with(coefficients)
+
+
+def _first_of(value: object) -> object:
+    """The operator whose first result a node takes, if nothing else reads that; else the value itself."""
+    if isinstance(value, fx.Node) and value.target == operator.getitem and value.args[1] == 0:
+        return value.args[0] if len(value.users) == 1 else value
+    return value
+
+
+def _only_read_here(value: object, target: object) -> fx.Node | None:
+    """The node, if it calls this operator and its (first) result is read once."""
+    if not isinstance(value, fx.Node) or value.target != target:
+        return None
+    readers = [user for user in value.users if user.args[1:] != (1,)]
+    return value if len(readers) == 1 else None

@@ -1,0 +1,186 @@
+"""The CPU kernels against the reference: integer products bit for bit, transforms to one level."""
+
+from __future__ import annotations
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from starquant_fx.kernels import cpu, reference
+
+pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+SHAPES = [((2, 7, 33), 70), ((5, 8), 3), ((0, 16), 9), ((13, 64), 128), ((1, 1), 1)]
+TYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def linear_case(shape: tuple[int, ...], outputs: int, bits: int, bound: bool = True) -> list[Any]:
+    """Arguments of ``quantized_linear`` with a bias and a bias of the state, or without."""
+    g = torch.Generator().manual_seed(outputs)
+    half, features = 2 ** (bits - 1), shape[-1]
+    weight = torch.randint(-half, half, (outputs, features), dtype=torch.int8, generator=g)
+    row = (*shape[:-1], 1)
+    extras: list[Any] = [None, None, None]
+    if bound:
+        state = torch.randint(0, 2, shape[:-1], generator=g)
+        extras = [torch.randn(outputs, generator=g), state, torch.randn(2, outputs, generator=g)]
+    return [
+        torch.randint(0, 256, shape, dtype=torch.uint8, generator=g),
+        torch.rand(row, generator=g),
+        torch.randint(0, 256, row, generator=g).float(),
+        reference.pack(weight, bits),
+        torch.rand(outputs, generator=g),
+        weight.sum(1, dtype=torch.int32),
+        bits,
+        *extras,
+    ]
+
+
+def with_panels(arguments: list[Any]) -> list[Any]:
+    codes, scale, zero, packed, weight_scale, sums, bits, *extras = arguments
+    laid = cpu.panels(packed, bits, codes.shape[-1])
+    return [codes, scale, zero, laid, weight_scale, sums, bits, *extras]
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 8])
+@pytest.mark.parametrize(("shape", "outputs"), SHAPES)
+def test_linear_is_the_reference_bit_for_bit(
+    bits: int, shape: tuple[int, ...], outputs: int
+) -> None:
+    for dtype, bound in itertools.product(TYPES, (False, True)):
+        arguments = linear_case(shape, outputs, bits, bound)
+        expected = reference.quantized_linear(*[*arguments, dtype])
+        assert torch.equal(cpu.panel_linear(*[*with_panels(arguments), dtype]), expected)
+
+
+def test_largest_codes_do_not_overflow() -> None:
+    arguments = linear_case((3, 4096), 5, 8)
+    arguments[0].fill_(255)
+    arguments[3].fill_(-128)
+    arguments[5].fill_(-128 * 4096)
+    expected = reference.quantized_linear(*[*arguments, torch.float32])
+    assert torch.equal(cpu.panel_linear(*[*with_panels(arguments), torch.float32]), expected)
+
+
+def test_linear_takes_strided_inputs_and_any_number_of_threads() -> None:
+    arguments = linear_case((6, 40), 130, 4)
+    arguments[0] = arguments[0].repeat_interleave(2, 1)[:, ::2]
+    expected = reference.quantized_linear(*[*arguments, torch.float32])
+    given = with_panels(arguments)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            assert torch.equal(cpu.panel_linear(*[*given, torch.float32]), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_calls_from_several_threads_do_not_meet() -> None:
+    cases = [linear_case((9, 96), 200 + i, 4) for i in range(4)]
+    expected = [reference.quantized_linear(*[*case, torch.float32]) for case in cases]
+    given = [with_panels(case) for case in cases]
+
+    def work(i: int) -> bool:
+        found = [cpu.panel_linear(*[*given[i], torch.float32]) for _ in range(20)]
+        return all(torch.equal(one, expected[i]) for one in found)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(4)))
+
+
+# Transforms
+
+
+def orthogonal(size: int, g: torch.Generator) -> Tensor:
+    return torch.linalg.qr(torch.randn(size, size, generator=g))[0]
+
+
+def site_case(
+    shape: tuple[int, ...], sizes: tuple[int, int], dtype: torch.dtype, signs: bool = False
+) -> dict[str, Any]:
+    g = torch.Generator().manual_seed(sizes[0])
+    features, right = shape[-1], sizes[1]
+    block = 4 if features % 4 == 0 else 1
+    shared = features - 2 * right
+    factors = [orthogonal(size, g) for size in sizes]
+    if signs:
+        factors.insert(0, torch.randint(0, 2, (features,), generator=g) * 2.0 - 1)
+    eye = torch.eye(block).repeat(features // block, 1, 1)
+    return {
+        "x": torch.randn(shape, generator=g).to(dtype),
+        "state": torch.randint(0, 2, shape[:-1], generator=g),
+        "matrix": eye + 0.1 * torch.randn(eye.shape, generator=g),
+        "offset": 0.1 * torch.randn(features, generator=g),
+        "means": torch.randn(2, features, generator=g),
+        "directions": torch.linalg.qr(torch.randn(2, features, 3, generator=g))[0],
+        "factors": factors,
+        "structure": "hadamard" if signs else "kronecker",
+        "shared": shared,
+        "bounds": [shared + right, features, shared, shared + right],
+        "symmetric": False,
+        "clip": torch.tensor([0.9, 0.8]),
+    }
+
+
+def expected_codes(bits: int, case: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The reference in float32, operator by operator."""
+    state = case["state"]
+    x = reference.compensate(case["x"].float(), case["matrix"], case["offset"])
+    x = reference.center(x, state, case["means"])
+    x, coefficients = reference.split_low_rank(x, state, case["directions"])
+    x = reference.rotate(x, case["factors"], case["structure"])
+    x = reference.gate(x, state, case["shared"], case["bounds"])
+    codes = reference.quantize_activation(x, bits, case["symmetric"], case["clip"])
+    return *codes, coefficients
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "sizes", "dtype", "signs"),
+    [
+        ((2, 9, 24), (6, 4), torch.float32, False),
+        ((3, 17, 256), (128, 2), torch.float32, False),
+        ((1, 40, 256), (16, 16), torch.bfloat16, False),
+        ((7, 15), (5, 3), torch.float32, True),
+        ((1, 192), (8, 24), torch.bfloat16, True),
+    ],
+)
+def test_transforms_are_the_reference_to_one_level(
+    shape: tuple[int, ...],
+    sizes: tuple[int, int],
+    dtype: torch.dtype,
+    signs: bool,
+    symmetric: bool,
+) -> None:
+    case = site_case(shape, sizes, dtype, signs) | {"symmetric": symmetric}
+    codes, scale, zero, coefficients = cpu.site_codes(bits=4, **case)
+    expected = expected_codes(4, case)
+    apart = (codes.int() - expected[0].int()).abs()
+    assert int(apart.max()) <= 1
+    assert float((apart > 0).float().mean()) < 0.05  # a factor in bfloat16 against float32
+    torch.testing.assert_close(scale, expected[1], rtol=0.02, atol=0)
+    assert float((zero - expected[2]).abs().max()) <= 1
+    torch.testing.assert_close(coefficients.float(), expected[3], rtol=0.01, atol=0.02)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_the_quantizer_alone_is_the_reference_bit_for_bit(bits: int, symmetric: bool) -> None:
+    x = torch.randn(3, 11, 37, generator=torch.Generator().manual_seed(0))
+    x[0, 0] = 0
+    x[0, 1] = x[0, 1].abs() + 1
+    nothing = (None,) * 5
+    found = cpu.site_codes(x, *nothing, [], "dense", 0, [], bits, symmetric, None)
+    for given, expected in zip(
+        found[:3], reference.quantize_activation(x, bits, symmetric, None), strict=True
+    ):
+        assert torch.equal(given, expected)
+
+
+def test_without_tokens_there_are_no_codes() -> None:
+    case = site_case((0, 24), (6, 4), torch.float32)
+    assert cpu.site_codes(bits=4, **case)[0].shape == (0, 24)
