@@ -30,6 +30,8 @@ FLAGS = (
 COMPILERS = ("g++", "clang++", "c++")
 PANEL = 64
 """Outputs of a panel."""
+RANK = 16
+"""Directions of a state that the branch of the kernel has room for."""
 GROUP = 8
 """Channels are padded to a multiple of this."""
 
@@ -178,69 +180,92 @@ def panel_linear(
     return out.to(dtype)
 
 
-def site_codes(
-    x: Tensor,
-    state: Tensor | None,
+TABLES = (
+    *("matrix", "offset", "means", "directions", "back"),
+    *("signs", "left", "right", "bounds", "clip"),
+)
+"""Names of the tables of ``site_tables``, in its order."""
+
+
+def site_tables(
     matrix: Tensor | None,
     offset: Tensor | None,
     means: Tensor | None,
     directions: Tensor | None,
     factors: Sequence[Tensor],
-    structure: str,
-    shared: int,
     bounds: Sequence[int],
-    bits: int,
-    symmetric: bool,
     clip: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What a site does to its input: TAC, centring, low-rank branch, basis, gates, per-token quantizer.
-
-    The left Kronecker factor and the input it meets are rounded to bfloat16; all else is float32 whatever ``x`` is.
+) -> list[Tensor | None]:
+    """Lays a site's tables out as the kernel reads them.
 
     Args:
-        x: [..., d], bfloat16 or float32.
-        state: [...], or None where nothing depends on it.
-        matrix: TAC's [d / g, g, g] or None.
+        matrix: TAC's [d / g, g, g] with g <= 16, or None.
         offset: TAC's [d] or None.
         means: [S, d] or None.
-        directions: The branch's [S, d, k] or None.
-        factors: Of the basis, as ``reference.rotate`` takes them; empty = no basis.
-        structure: ``kronecker`` or ``hadamard``; anything without factors.
-        shared: See ``reference.gate``.
+        directions: The branch's [S, d, k] with k <= 16, or None.
+        factors: Of a basis of structure ``kronecker`` or ``hadamard`` with a right factor of at most 128, as
+            ``reference.rotate`` takes them; empty = no basis.
         bounds: See ``reference.gate``; empty = no gates.
-        bits: 2..8.
-        symmetric: See ``reference.quantize_activation``.
         clip: [2] or None.
 
     Returns:
-        Codes, scale and zero point as ``reference.quantize_activation``; the branch's coefficients [..., k] bfloat16,
-        k = 0 without one.
+        What ``site_codes`` takes.
     """
-    features, rank = x.shape[-1], 0 if directions is None else directions.shape[-1]
+    left, right = factors[-2:] if factors else (None, None)
+    return [
+        *map(_floats, (None if matrix is None else matrix.mT, offset, means)),
+        *((None, None) if directions is None else _branch(directions)),
+        _floats(factors[0]) if len(factors) == 3 else None,
+        None if left is None else _padded(left.T, 2).to(torch.bfloat16),
+        None if right is None else _padded(right.float(), 16),
+        torch.tensor(list(bounds)) if bounds else None,
+        _floats(clip),
+    ]
+
+
+def site_codes(
+    x: Tensor,
+    state: Tensor | None,
+    tables: Sequence[Tensor | None],
+    rank: int,
+    shared: int,
+    bits: int,
+    symmetric: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What a site does to its input: TAC, centring, low-rank branch, basis, gates, per-token quantizer.
+
+    Products with the left Kronecker factor and with the branch's directions are in bfloat16, summed in float32; the
+    rest is float32 whatever ``x`` is.
+
+    Args:
+        x: [..., d].
+        state: [...], or None where nothing depends on it.
+        tables: See ``site_tables``.
+        rank: k of the branch; 0 = none.
+        shared: See ``reference.gate``.
+        bits: 2..8.
+        symmetric: See ``reference.quantize_activation``.
+
+    Returns:
+        Codes, scale and zero point as ``reference.quantize_activation``; the branch's coefficients [..., k] bfloat16.
+    """
+    matrix, _, means, directions, _, _, left, right, bounds, _ = tables
     tokens, half = x.shape[:-1].numel(), x.dtype == torch.bfloat16
-    signs, (left, right) = None, factors[-2:] if factors else (None, None)
-    if len(factors) == 3:
-        signs = factors[0]
+    by_state = [t.shape[0] for t in (means, directions) if t is not None]
+    states = max([1, *by_state, 0 if bounds is None else len(bounds) // 2])
     codes = torch.empty(x.shape, dtype=torch.uint8)
     scale, zero = (torch.empty(*x.shape[:-1], 1) for _ in range(2))
     coefficients = torch.empty(*x.shape[:-1], rank, dtype=torch.bfloat16)
-    edges = torch.tensor(list(bounds)) if bounds else None
     used = [
         (x if half else x.float()).contiguous(),
-        None if state is None else state.contiguous(),
-        *map(
-            _floats, (matrix, offset, means, None if directions is None else directions.mT, signs)
-        ),
-        None if left is None else _even_rows(left.T),
-        _floats(right),
-        edges,
-        _floats(clip),
+        None if state is None or states == 1 else state.contiguous(),
+        *tables,
         *(codes, scale, zero, coefficients),
     ]
     sizes = (
-        *(tokens, features, 0 if matrix is None else matrix.shape[-1], rank),
+        *(tokens, x.shape[-1], 0 if matrix is None else matrix.shape[-1], rank),
         *(1 if f is None else f.shape[0] for f in (left, right)),
-        *(shared, features),
+        *(shared, x.shape[-1], states),
     )
     _library().starquant_site(
         *(ctypes.c_void_p(0 if t is None else t.data_ptr()) for t in used),
@@ -250,13 +275,32 @@ def site_codes(
     return codes, scale, zero, coefficients
 
 
+def covers(
+    structure: str, factors: Sequence[Tensor], directions: Tensor | None, matrix: Tensor | None
+) -> bool:
+    """Whether the kernel of a site has these transforms."""
+    return (
+        (not factors or (structure in ("kronecker", "hadamard") and factors[-1].shape[0] <= 128))
+        and (directions is None or directions.shape[-1] <= RANK)
+        and (matrix is None or matrix.shape[-1] <= 16)
+    )
+
+
+def _padded(matrix: Tensor, multiple: int) -> Tensor:
+    """[..., k] with zeros up to a multiple, contiguous."""
+    return torch.nn.functional.pad(matrix, (0, -matrix.shape[-1] % multiple)).contiguous()
+
+
+def _branch(directions: Tensor) -> tuple[Tensor, Tensor]:
+    """Directions [S, d, k] in bfloat16: [S, d / 2, 16, 2] for coefficients, negative [S, 8, d, 2] to take them off."""
+    wide = _padded(directions, RANK).to(torch.bfloat16)
+    down = _padded(wide.mT, 2).unflatten(2, (-1, 2)).transpose(1, 2).contiguous()
+    back = _padded(-wide.mT, PANEL).unflatten(1, (-1, 2)).transpose(2, 3).contiguous()
+    return down, back
+
+
 def _floats(value: Tensor | None) -> Tensor | None:
     return None if value is None else value.float().contiguous()
-
-
-def _even_rows(matrix: Tensor) -> Tensor:
-    """A matrix in bfloat16 with rows of even length, contiguous."""
-    return torch.nn.functional.pad(matrix.to(torch.bfloat16), (0, matrix.shape[1] % 2)).contiguous()
 
 
 def _panel_linear_fake(
@@ -275,16 +319,9 @@ torch.library.custom_op(
 
 
 def _site_codes_fake(
-    x: Tensor,
-    state: Tensor | None,
-    matrix: Tensor | None,
-    offset: Tensor | None,
-    means: Tensor | None,
-    directions: Tensor | None,
-    *rest: Any,
+    x: Tensor, state: Tensor | None, tables: Sequence[Tensor | None], rank: int, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     row = (*x.shape[:-1], 1)
-    rank = 0 if directions is None else directions.shape[-1]
     return (
         x.new_empty(x.shape, dtype=torch.uint8),
         x.new_empty(row, dtype=torch.float32),
@@ -297,7 +334,6 @@ torch.library.custom_op(
     "starquant::site_codes",
     site_codes,
     mutates_args=(),
-    schema="(Tensor x, Tensor? state, Tensor? matrix, Tensor? offset, Tensor? means, Tensor? directions, "
-    "Tensor[] factors, str structure, int shared, int[] bounds, int bits, bool symmetric, Tensor? clip) "
+    schema="(Tensor x, Tensor? state, Tensor?[] tables, int rank, int shared, int bits, bool symmetric) "
     "-> (Tensor codes, Tensor scale, Tensor zero, Tensor coefficients)",
 ).register_fake(_site_codes_fake)

@@ -1,6 +1,7 @@
-// What a site does to its input: correction, centring, low-rank branch, basis, gates and the quantizer, token by token.
+// What a site does to its input: TAC, centring, low-rank branch, basis, gates and the quantizer.
 //
-// The left factor of a Kronecker basis is a product in bfloat16 over a few tokens at a time; all else is float32.
+// Tokens of one state are taken eight at a time, so that tables of the state are read once for all of them. Products with
+// the left Kronecker factor and with the branch's directions are in bfloat16, summed in float32; all else is float32.
 #include <immintrin.h>
 
 #include <algorithm>
@@ -11,95 +12,88 @@
 
 namespace {
 
-constexpr int64_t kTokens = 8;    // tokens that share a product with the left factor
+constexpr int64_t kTokens = 8;    // tokens of a group
 constexpr int64_t kColumns = 64;  // columns of a tile: four vectors of sixteen float32
 constexpr int kRows = 6;
+constexpr int64_t kRank = 16;  // directions of a state, padded
 
 struct Site {
   const void* x;
   const int64_t* state;
-  const float* matrix;      // [d / g, g, g] or null
-  const float* offset;      // [d]
-  const float* means;       // [S, d] or null
-  const float* directions;  // [S, k, d] or null
-  const float* signs;       // [d] or null
-  const uint16_t* left;     // [a, a'] transposed, rows of even length, bfloat16; null without a basis
-  const float* right;       // [b, b]
-  const int64_t* bounds;    // [2 S] or null without gates
-  const float* clip;        // [2] or null
+  const float* matrix;         // transposed [d / g, g, g], g at most 16, or null
+  const float* offset;         // [d]
+  const float* means;          // [S, d] or null
+  const uint16_t* directions;  // bfloat16 [S, d / 2, 16, 2] or null
+  const uint16_t* back;        // the same, negative: bfloat16 [S, 8, columns, 2]
+  const float* signs;          // [d] or null
+  const uint16_t* left;        // bfloat16 [a', even a], or null without a basis
+  const float* right;          // [b, b padded to 16]
+  const int64_t* bounds;       // [2 S] or null without gates
+  const float* clip;           // [2] or null
   int64_t tokens, features, block, rank, a, b, shared, stride;
   int32_t half, bits, symmetric;
+
+  int64_t columns() const { return (kTokens * b + kColumns - 1) / kColumns * kColumns; }
+  int64_t width() const { return (features + kColumns - 1) / kColumns * kColumns; }  // of a row in memory
 };
 
-inline void load(const Site& s, int64_t token, float* row) {
-  if (!s.half) {
-    std::memcpy(row, static_cast<const float*>(s.x) + token * s.features, s.features * sizeof(float));
-    return;
-  }
-  const uint16_t* from = static_cast<const uint16_t*>(s.x) + token * s.features;
-  for (int64_t i = 0; i < s.features; ++i) {
-    const uint32_t bits = static_cast<uint32_t>(from[i]) << 16;
-    std::memcpy(row + i, &bits, 4);
-  }
+inline __mmask16 first(int64_t count) { return count >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << count) - 1); }
+
+// Rounds to bfloat16: sixteen words.
+inline __m256i rounded(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); }
+
+// Pairs (low, high) as bfloat16.
+inline __m512i paired(__m512 low, __m512 high) {
+  const __m512i up = _mm512_slli_epi32(_mm512_cvtepu16_epi32(rounded(high)), 16);
+  return _mm512_or_si512(up, _mm512_cvtepu16_epi32(rounded(low)));
 }
 
-void correct(const Site& s, float* row, float* spare) {
-  const int64_t g = s.block;
-  for (int64_t start = 0; start < s.features; start += g) {
-    const float* m = s.matrix + start * g;
-    for (int64_t j = 0; j < g; ++j) {
-      float sum = 0;
-      for (int64_t i = 0; i < g; ++i) sum += m[j * g + i] * row[start + i];
-      spare[start + j] = sum + s.offset[start + j];
+void load(const Site& s, int64_t token, const float* mean, float* row) {
+  for (int64_t i = 0; i < s.features; i += 16) {
+    const __mmask16 mask = first(s.features - i);
+    __m512 v;
+    if (s.half) {
+      const __m256i words = _mm256_maskz_loadu_epi16(mask, static_cast<const uint16_t*>(s.x) + token * s.features + i);
+      v = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(words), 16));
+    } else {
+      v = _mm512_maskz_loadu_ps(mask, static_cast<const float*>(s.x) + token * s.features + i);
     }
-  }
-  std::memcpy(row, spare, s.features * sizeof(float));
-}
-
-// Splits off the state's directions; writes the coefficients as bfloat16.
-void split(const Site& s, int64_t token, float* row, uint16_t* coefficients) {
-  const float* u = s.directions + s.state[token] * s.rank * s.features;
-  for (int64_t j = 0; j < s.rank; ++j) {
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < s.features; ++i) sum += u[j * s.features + i] * row[i];
-    uint32_t bits;
-    std::memcpy(&bits, &sum, 4);
-    bits += 0x7FFF + ((bits >> 16) & 1);
-    coefficients[token * s.rank + j] = bits >> 16;
-    bits &= 0xFFFF0000;
-    std::memcpy(&sum, &bits, 4);  // what the branch adds back is what is taken away here
-#pragma omp simd
-    for (int64_t i = 0; i < s.features; ++i) row[i] -= sum * u[j * s.features + i];
+    if (mean && !s.matrix) v = _mm512_sub_ps(v, _mm512_maskz_loadu_ps(mask, mean + i));
+    _mm512_storeu_ps(row + i, v);
   }
 }
 
-void times_right(const Site& s, float* row, float* spare) {
-  for (int64_t i = 0; i < s.a; ++i) {
-    float* to = spare + i * s.b;
-    const float* from = row + i * s.b;
-    std::memset(to, 0, s.b * sizeof(float));
-    for (int64_t r = 0; r < s.b; ++r) {
-#pragma omp simd
-      for (int64_t c = 0; c < s.b; ++c) to[c] += from[r] * s.right[r * s.b + c];
-    }
+// TAC, and the centring after it.
+void correct(const Site& s, const float* mean, float* row) {
+  const __mmask16 mask = first(s.block);
+  for (int64_t start = 0; start < s.features; start += s.block) {
+    const float* m = s.matrix + start * s.block;
+    __m512 sum = _mm512_maskz_loadu_ps(mask, s.offset + start);
+    for (int64_t i = 0; i < s.block; ++i)
+      sum = _mm512_fmadd_ps(_mm512_set1_ps(row[start + i]), _mm512_maskz_loadu_ps(mask, m + i * s.block), sum);
+    if (mean) sum = _mm512_sub_ps(sum, _mm512_maskz_loadu_ps(mask, mean + start));
+    _mm512_mask_storeu_ps(row + start, mask, sum);
   }
-  std::memcpy(row, spare, s.features * sizeof(float));
 }
 
-template <int kM>
-void tile(const uint16_t* left, int64_t pairs, const uint16_t* panel, int64_t columns, float* out) {
+// out [kM, columns] (+)= a [kM, pairs] b [pairs, columns], one tile of 64 columns.
+template <int kM, bool kAdd>
+void tile(const uint16_t* a, int64_t pairs, const uint16_t* b, int64_t b_columns, float* out, int64_t out_columns) {
   __m512 acc[kM][4];
 #pragma GCC unroll 6
-  for (int i = 0; i < kM; ++i) acc[i][0] = acc[i][1] = acc[i][2] = acc[i][3] = _mm512_setzero_ps();
+  for (int i = 0; i < kM; ++i) {
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v)
+      acc[i][v] = kAdd ? _mm512_loadu_ps(out + i * out_columns + v * 16) : _mm512_setzero_ps();
+  }
   for (int64_t p = 0; p < pairs; ++p) {
-    const uint16_t* b = panel + p * columns * 2;
-    const __m512bh b0 = (__m512bh)_mm512_loadu_si512(b), b1 = (__m512bh)_mm512_loadu_si512(b + 32);
-    const __m512bh b2 = (__m512bh)_mm512_loadu_si512(b + 64), b3 = (__m512bh)_mm512_loadu_si512(b + 96);
+    const uint16_t* from = b + p * b_columns * 2;
+    const __m512bh b0 = (__m512bh)_mm512_loadu_si512(from), b1 = (__m512bh)_mm512_loadu_si512(from + 32);
+    const __m512bh b2 = (__m512bh)_mm512_loadu_si512(from + 64), b3 = (__m512bh)_mm512_loadu_si512(from + 96);
 #pragma GCC unroll 6
     for (int i = 0; i < kM; ++i) {
       int32_t two;
-      std::memcpy(&two, left + (i * pairs + p) * 2, 4);
+      std::memcpy(&two, a + (i * pairs + p) * 2, 4);
       const __m512bh x = (__m512bh)_mm512_set1_epi32(two);
       acc[i][0] = _mm512_dpbf16_ps(acc[i][0], x, b0);
       acc[i][1] = _mm512_dpbf16_ps(acc[i][1], x, b1);
@@ -108,110 +102,195 @@ void tile(const uint16_t* left, int64_t pairs, const uint16_t* panel, int64_t co
     }
   }
 #pragma GCC unroll 6
-  for (int i = 0; i < kM; ++i)
-    for (int v = 0; v < 4; ++v) _mm512_storeu_ps(out + i * columns + v * 16, acc[i][v]);
+  for (int i = 0; i < kM; ++i) {
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) _mm512_storeu_ps(out + i * out_columns + v * 16, acc[i][v]);
+  }
 }
 
-// Multiplies the left factor onto a few tokens.
-void times_left(const Site& s, int64_t count, float* rows, uint16_t* panel, float* product) {
-  const int64_t used = count * s.b, columns = (used + kColumns - 1) / kColumns * kColumns, pairs = (s.a + 1) / 2;
-  std::memset(panel, 0, pairs * columns * 2 * sizeof(uint16_t));
-  for (int64_t i = 0; i < s.a; ++i)
-    for (int64_t t = 0; t < count; ++t) {
-      const float* from = rows + t * s.features + i * s.b;
-      uint16_t* to = panel + (i / 2 * columns + t * s.b) * 2 + i % 2;
-      for (int64_t r = 0; r < s.b; ++r) {
-        uint32_t bits;
-        std::memcpy(&bits, from + r, 4);
-        to[r * 2] = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
-      }
-    }
+template <bool kAdd>
+void product(const uint16_t* a, int64_t rows, int64_t pairs, const uint16_t* b, int64_t columns, float* out) {
   for (int64_t c = 0; c < columns; c += kColumns) {
     int64_t i = 0;
-    for (; i + kRows <= s.a; i += kRows)
-      tile<kRows>(s.left + i * pairs * 2, pairs, panel + c * 2, columns, product + i * columns + c);
-    for (; i < s.a; ++i) tile<1>(s.left + i * pairs * 2, pairs, panel + c * 2, columns, product + i * columns + c);
+    for (; i + kRows <= rows; i += kRows)
+      tile<kRows, kAdd>(a + i * pairs * 2, pairs, b + c * 2, columns, out + i * columns + c, columns);
+    for (; i + 2 <= rows; i += 2)
+      tile<2, kAdd>(a + i * pairs * 2, pairs, b + c * 2, columns, out + i * columns + c, columns);
+    for (; i < rows; ++i) tile<1, kAdd>(a + i * pairs * 2, pairs, b + c * 2, columns, out + i * columns + c, columns);
   }
-  for (int64_t i = 0; i < s.a; ++i)
-    for (int64_t t = 0; t < count; ++t)
-      std::memcpy(rows + t * s.features + i * s.b, product + i * columns + t * s.b, s.b * sizeof(float));
 }
 
-// Gates and quantizes one token (reference.activation_range, activation_grid and quantize_activation).
-void quantize(const Site& s, int64_t token, float* row, uint8_t* codes, float* scale, float* zero) {
+// Splits off the state's directions; the coefficients that are taken away are those that the branch adds back.
+void split(const Site& s, int64_t state, const int64_t* tokens, float* rows, uint16_t* half_row, uint16_t* coefficients) {
+  const int64_t pairs = (s.features + 1) / 2;
+  const uint16_t* u = s.directions + state * pairs * kRank * 2;
+  alignas(64) uint16_t found[kTokens][kRank];
+  __m512 acc[kTokens];
+  for (int64_t t = 0; t < kTokens; ++t)
+    for (int64_t i = 0; i < s.width(); i += 16)
+      _mm256_storeu_si256((__m256i*)(half_row + t * s.width() + i), rounded(_mm512_loadu_ps(rows + t * s.width() + i)));
+#pragma GCC unroll 8
+  for (int t = 0; t < kTokens; ++t) acc[t] = _mm512_setzero_ps();
+  for (int64_t p = 0; p < pairs; ++p) {
+    const __m512bh b = (__m512bh)_mm512_loadu_si512(u + p * kRank * 2);
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) {
+      int32_t two;
+      std::memcpy(&two, half_row + t * s.width() + p * 2, 4);
+      acc[t] = _mm512_dpbf16_ps(acc[t], (__m512bh)_mm512_set1_epi32(two), b);
+    }
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < kTokens; ++t) _mm256_store_si256((__m256i*)found[t], rounded(acc[t]));
+  for (int64_t t = 0; t < kTokens; ++t)
+    if (tokens[t] >= 0) std::memcpy(coefficients + tokens[t] * s.rank, found[t], s.rank * sizeof(uint16_t));
+  product<true>(found[0], kTokens, kRank / 2, s.back + state * kRank * s.width(), s.width(), rows);
+}
+
+// Multiplies the right factor onto one token and lays the result out for the product with the left one.
+template <int kVectors>
+void times_right(const Site& s, const float* row, int64_t t, uint16_t* panel) {
+  const int64_t columns = s.columns();
+  for (int64_t i = 0; i < s.a; i += 2) {
+    __m512 acc[2][kVectors];
+    for (int v = 0; v < kVectors; ++v) acc[0][v] = acc[1][v] = _mm512_setzero_ps();
+    const float* from = row + i * s.b;
+    const int64_t second = i + 1 < s.a ? s.b : 0;
+    for (int64_t r = 0; r < s.b; ++r) {
+      const __m512 x = _mm512_set1_ps(from[r]), y = _mm512_set1_ps(second ? from[second + r] : 0.0f);
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) {
+        const __m512 w = _mm512_loadu_ps(s.right + (r * kVectors + v) * 16);
+        acc[0][v] = _mm512_fmadd_ps(x, w, acc[0][v]);
+        acc[1][v] = _mm512_fmadd_ps(y, w, acc[1][v]);
+      }
+    }
+    uint16_t* to = panel + (i / 2 * columns + t * s.b) * 2;
+    for (int v = 0; v < kVectors; ++v)
+      _mm512_mask_storeu_epi32(to + v * 32, first(s.b - v * 16), paired(acc[0][v], acc[1][v]));
+  }
+}
+
+using Right = void (*)(const Site&, const float*, int64_t, uint16_t*);
+constexpr Right kRight[] = {times_right<1>, times_right<2>, times_right<3>, times_right<4>,
+                            times_right<5>, times_right<6>, times_right<7>, times_right<8>};
+
+void rotate(const Site& s, float* rows, uint16_t* panel, float* turned) {
+  const int64_t columns = s.columns(), pairs = (s.a + 1) / 2;
+  const Right right = kRight[(s.b + 15) / 16 - 1];
+  for (int64_t t = 0; t < kTokens; ++t) right(s, rows + t * s.width(), t, panel);
+  product<false>(s.left, s.a, pairs, panel, columns, turned);
+  for (int64_t i = 0; i < s.a; ++i)
+    for (int64_t t = 0; t < kTokens; ++t)
+      for (int64_t r = 0; r < s.b; r += 16) {
+        const __mmask16 mask = first(s.b - r);
+        const __m512 v = _mm512_maskz_loadu_ps(mask, turned + i * columns + t * s.b + r);
+        _mm512_mask_storeu_ps(rows + t * s.width() + i * s.b + r, mask, v);
+      }
+}
+
+// Gates and quantizes one token (reference.activation_range, activation_grid and quantize_activation). After a basis,
+// which is approximate, it multiplies by the step's reciprocal where the reference divides.
+void quantize(const Site& s, int64_t state, int64_t token, float* row, uint8_t* codes, float* scale, float* zero) {
   if (s.bounds) {
-    const int64_t low = s.bounds[2 * s.state[token]], high = s.bounds[2 * s.state[token] + 1];
+    const int64_t low = s.bounds[2 * state], high = s.bounds[2 * state + 1];
     for (int64_t i = s.shared; i < s.features; ++i)
       if (i < low || i >= high) row[i] = 0;
   }
-  float low = 0, high = 0;
-#pragma omp simd reduction(min : low) reduction(max : high)
-  for (int64_t i = 0; i < s.features; ++i) {
-    low = std::min(low, row[i]);
-    high = std::max(high, row[i]);
+  __m512 least = _mm512_setzero_ps(), most = _mm512_setzero_ps();
+  for (int64_t i = 0; i < s.features; i += 16) {
+    const __m512 v = _mm512_maskz_loadu_ps(first(s.features - i), row + i);
+    least = _mm512_min_ps(least, v);
+    most = _mm512_max_ps(most, v);
   }
+  float low = _mm512_reduce_min_ps(least), high = _mm512_reduce_max_ps(most);
   if (s.clip) low *= s.clip[0], high *= s.clip[1];
+  constexpr float kTiny = 1.17549435e-38f;
   const float levels = (1 << s.bits) - 1;
   float step, origin;
   if (s.symmetric) {
     const float half = 1 << (s.bits - 1);
-    step = std::max(std::max(-low, high) / std::max(half - 1, 1.0f), 1.17549435e-38f);
+    step = std::max(std::max(-low, high) / std::max(half - 1, 1.0f), kTiny);
     origin = half;
   } else {
-    step = std::max((high - low) / levels, 1.17549435e-38f);
+    step = std::max((high - low) / levels, kTiny);
     origin = std::min(std::max(std::nearbyint(-low / step), 0.0f), levels);
   }
+  const bool exact = !s.left || step < 1e-30f;
   uint8_t* to = codes + token * s.stride;
-  const __m512 div = _mm512_set1_ps(step), add = _mm512_set1_ps(origin), top = _mm512_set1_ps(levels);
+  const __m512 by = _mm512_set1_ps(exact ? step : 1 / step), add = _mm512_set1_ps(origin), top = _mm512_set1_ps(levels);
   for (int64_t i = 0; i < s.features; i += 16) {
-    const __mmask16 mask = s.features - i >= 16 ? 0xFFFF : (__mmask16)((1u << (s.features - i)) - 1);
-    __m512 v = _mm512_add_ps(_mm512_div_ps(_mm512_maskz_loadu_ps(mask, row + i), div), add);
-    v = _mm512_min_ps(_mm512_max_ps(_mm512_roundscale_ps(v, 8), _mm512_setzero_ps()), top);
-    _mm_mask_storeu_epi8(to + i, mask, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
+    const __mmask16 mask = first(s.features - i);
+    const __m512 x = _mm512_maskz_loadu_ps(mask, row + i);
+    __m512 v = _mm512_add_ps(exact ? _mm512_div_ps(x, by) : _mm512_mul_ps(x, by), add);
+    v = _mm512_min_ps(_mm512_max_ps(v, _mm512_setzero_ps()), top);
+    _mm_mask_storeu_epi8(to + i, mask, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));  // rounds half to even
   }
   std::memset(to + s.features, 0, s.stride - s.features);
   scale[token] = step;
   zero[token] = origin;
 }
 
+// Orders the tokens by state, each state padded to whole groups with -1; returns the number of places.
+int64_t grouped(const Site& s, int64_t states, int64_t* order) {
+  int64_t count = 0;
+  for (int64_t z = 0; z < states; ++z) {
+    for (int64_t token = 0; token < s.tokens; ++token)
+      if (!s.state || s.state[token] == z) order[count++] = token;
+    while (count % kTokens) order[count++] = -1;
+  }
+  return count;
+}
+
+template <typename T>
+T* room(int64_t count) {
+  T* made = static_cast<T*>(std::aligned_alloc(64, (count * sizeof(T) + 127) / 64 * 64));
+  std::memset(made, 0, count * sizeof(T));
+  return made;
+}
+
 }  // namespace
 
 // codes [tokens, stride], scale and zero [tokens], coefficients [tokens, rank] bfloat16 (null without directions).
 extern "C" void starquant_site(const void* x, const int64_t* state, const float* matrix, const float* offset,
-                               const float* means, const float* directions, const float* signs, const uint16_t* left,
-                               const float* right, const int64_t* bounds, const float* clip, uint8_t* codes,
-                               float* scale, float* zero, uint16_t* coefficients, int64_t tokens, int64_t features,
-                               int64_t block, int64_t rank, int64_t a, int64_t b, int64_t shared, int64_t stride,
-                               int32_t half, int32_t bits, int32_t symmetric, int32_t threads) {
-  const Site s{x,     state,  matrix,   offset, means, directions, signs, left, right,  bounds, clip, tokens,
-               features, block, rank, a,      b,     shared,     stride, half, bits, symmetric};
+                               const float* means, const uint16_t* directions, const uint16_t* back,
+                               const float* signs, const uint16_t* left, const float* right, const int64_t* bounds,
+                               const float* clip, uint8_t* codes, float* scale, float* zero, uint16_t* coefficients,
+                               int64_t tokens, int64_t features, int64_t block, int64_t rank, int64_t a, int64_t b,
+                               int64_t shared, int64_t stride, int64_t states, int32_t half, int32_t bits,
+                               int32_t symmetric, int32_t threads) {
+  const Site s{x,      state,    matrix, offset, means, directions, back, signs,  left,   right, bounds,
+               clip,   tokens,   features, block, rank,  a,          b,    shared, stride, half,  bits, symmetric};
+  int64_t* order = room<int64_t>(tokens + states * kTokens);
+  const int64_t places = grouped(s, states, order);
 #pragma omp parallel num_threads(threads)
   {
-    const int64_t columns = (kTokens * b + kColumns - 1) / kColumns * kColumns, pairs = (a + 1) / 2;
-    float* rows = static_cast<float*>(std::malloc(kTokens * features * sizeof(float)));
-    float* spare = static_cast<float*>(std::malloc(std::max(features, a * columns) * sizeof(float)));
-    uint16_t* panel = static_cast<uint16_t*>(std::malloc(std::max<int64_t>(pairs * columns * 4, 1)));
+    float* rows = room<float>(kTokens * s.width());
+    float* turned = room<float>(a * s.columns());
+    uint16_t* half_rows = room<uint16_t>(kTokens * s.width());
+    uint16_t* panel = room<uint16_t>((a + 1) / 2 * s.columns() * 2 + 256);
 #pragma omp for schedule(static)
-    for (int64_t start = 0; start < tokens; start += kTokens) {
-      const int64_t count = std::min(kTokens, tokens - start);
-      for (int64_t t = 0; t < count; ++t) {
-        float* row = rows + t * features;
-        load(s, start + t, row);
-        if (matrix) correct(s, row, spare);
-        if (means) {
-          const float* mean = means + state[start + t] * features;
-          for (int64_t i = 0; i < features; ++i) row[i] -= mean[i];
-        }
-        if (directions) split(s, start + t, row, coefficients);
-        if (signs)
-          for (int64_t i = 0; i < features; ++i) row[i] *= signs[i];
-        if (left) times_right(s, row, spare);
+    for (int64_t start = 0; start < places; start += kTokens) {
+      const int64_t* group = order + start;
+      const int64_t z = state ? state[group[0]] : 0;
+      const float* mean = means ? means + z * features : nullptr;
+      for (int64_t t = 0; t < kTokens; ++t) {
+        float* row = rows + t * s.width();
+        load(s, group[t] < 0 ? group[0] : group[t], mean, row);
+        if (matrix) correct(s, mean, row);
       }
-      if (left) times_left(s, count, rows, panel, spare);
-      for (int64_t t = 0; t < count; ++t) quantize(s, start + t, rows + t * features, codes, scale, zero);
+      if (directions) split(s, z, group, rows, half_rows, coefficients);
+      if (signs)
+        for (int64_t t = 0; t < kTokens; ++t)
+          for (int64_t i = 0; i < features; ++i) rows[t * s.width() + i] *= signs[i];
+      if (left) rotate(s, rows, panel, turned);
+      for (int64_t t = 0; t < kTokens && group[t] >= 0; ++t)
+        quantize(s, z, group[t], rows + t * s.width(), codes, scale, zero);
     }
     std::free(rows);
-    std::free(spare);
+    std::free(turned);
+    std::free(half_rows);
     std::free(panel);
   }
+  std::free(order);
 }

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import torch
 from torch import fx
 
 from starquant_fx.kernels import cpu
 from starquant_fx.operators import op
-from starquant_fx.program import Program
+from starquant_fx.program import Program, facts
 
-KERNEL_STRUCTURES = ("kronecker", "hadamard")
-"""Bases that the kernel of a site covers."""
+TABLES = "starquant_cpu"
+"""Sites' tables are kept below this module."""
 PANELS = "panels"
 """Tensors of this target are named so, below the module that the packed codes belong to."""
 
@@ -35,7 +36,7 @@ def lower(program: Program) -> fx.GraphModule:
             if node.target == op("quantized_linear"):
                 _use_panels(module, node)
             elif node.target == op("transform_quantize"):
-                _use_site_kernel(graph, node)
+                _use_site_kernel(module, node)
         graph.eliminate_dead_code()
         module.delete_all_unused_submodules()
     module.recompile()
@@ -70,11 +71,12 @@ def _use_panels(module: fx.GraphModule, node: fx.Node) -> None:
     module.graph.erase_node(node)
 
 
-def _use_site_kernel(graph: fx.Graph, node: fx.Node) -> None:
+def _use_site_kernel(module: fx.GraphModule, node: fx.Node) -> None:
     """Replaces a site's transforms and quantizer by one kernel, with the operators before it that only it reads."""
-    x, state, means, factors, structure, shared, bounds, matrix, offset, *quantizer = node.args
-    if factors and structure not in KERNEL_STRUCTURES:
-        return
+    graph = module.graph
+    x, state, means, factors, structure, shared, bounds, matrix, offset, bits, symmetric, clip = (
+        node.args
+    )
     directions = branch = None
     # A low-rank branch keeps centring and TAC out of the fused operator; they stand before it, last first.
     if (split := _only_read_here(_first_of(x), op("split_low_rank"))) is not None:
@@ -84,9 +86,26 @@ def _use_site_kernel(graph: fx.Graph, node: fx.Node) -> None:
             x, _, means = centred.args
             if (corrected := _only_read_here(x, op("compensate"))) is not None:
                 x, matrix, offset = corrected.args
-    before = (x, state, matrix, offset, means, directions)
-    arguments = (*before, factors, structure, shared, bounds, *quantizer)
+
+    def tensor(value: Any) -> Any:
+        return fx.map_arg(value, lambda n: operator.attrgetter(str(n.target))(module))
+
+    correction, direction, basis = tensor(matrix), tensor(directions), tensor(factors)
+    if not cpu.covers(str(structure), basis, direction, correction):
+        return
+    tables = cpu.site_tables(
+        correction, tensor(offset), tensor(means), direction, basis, tensor(bounds), tensor(clip)
+    )
+    prefix = f"{TABLES}.{facts(node)['site'].replace('.', '_')}"
+    module.add_submodule(prefix, torch.nn.Module())
     with graph.inserting_before(node):
+        read: list[fx.Node | None] = []
+        for name, table in zip(cpu.TABLES, tables, strict=True):
+            if table is not None:
+                module.get_submodule(prefix).register_buffer(name, table)
+            read.append(None if table is None else graph.get_attr(f"{prefix}.{name}"))
+        rank = 0 if direction is None else direction.shape[-1]
+        arguments = (x, state, read, rank, shared, bits, symmetric)
         new = graph.call_function(torch.ops.starquant.site_codes.default, arguments)
         coefficients = graph.call_function(operator.getitem, (new, 3))
     new.meta.update(node.meta)
