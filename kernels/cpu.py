@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from starquant_fx.errors import InputError
 from starquant_fx.kernels import reference
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("cpu_linear.cpp", "cpu_site.cpp"))
@@ -248,6 +249,9 @@ def site_codes(
 
     Returns:
         Codes, scale and zero point as ``reference.quantize_activation``; the branch's coefficients [..., k] bfloat16.
+
+    Raises:
+        InputError: A value is not finite, or a token has a state that there is not.
     """
     matrix, _, means, directions, _, _, left, right, bounds, _ = tables
     tokens, half = x.shape[:-1].numel(), x.dtype == torch.bfloat16
@@ -267,11 +271,19 @@ def site_codes(
         *(1 if f is None else f.shape[0] for f in (left, right)),
         *(shared, x.shape[-1], states),
     )
-    _library().starquant_site(
+    failure = _library().starquant_site(
         *(ctypes.c_void_p(0 if t is None else t.data_ptr()) for t in used),
         *(ctypes.c_int64(size) for size in sizes),
         *(int(half), bits, int(symmetric), torch.get_num_threads()),
     )
+    if failure:
+        raise InputError(
+            "a site cannot quantize its input",
+            where="starquant::site_codes",
+            expected=f"states 0 to {states - 1}" if failure == 1 else "finite activations",
+            got="another state" if failure == 1 else "NaN or Inf",
+            hint="check token_state" if failure == 1 else "check the model's weights and dtype",
+        )
     return codes, scale, zero, coefficients
 
 

@@ -190,18 +190,21 @@ void rotate(const Site& s, float* rows, uint16_t* panel, float* turned) {
 }
 
 // Gates and quantizes one token (reference.activation_range, activation_grid and quantize_activation). After a basis,
-// which is approximate, it multiplies by the step's reciprocal where the reference divides.
-void quantize(const Site& s, int64_t state, int64_t token, float* row, uint8_t* codes, float* scale, float* zero) {
+// which is approximate, it multiplies by the step's reciprocal where the reference divides. Says whether all is finite.
+bool quantize(const Site& s, int64_t state, int64_t token, float* row, uint8_t* codes, float* scale, float* zero) {
   if (s.bounds) {
     const int64_t low = s.bounds[2 * state], high = s.bounds[2 * state + 1];
     for (int64_t i = s.shared; i < s.features; ++i)
       if (i < low || i >= high) row[i] = 0;
   }
   __m512 least = _mm512_setzero_ps(), most = _mm512_setzero_ps();
+  const __m512 infinite = _mm512_set1_ps(INFINITY);
+  __mmask16 odd = 0;  // NaN compares with nothing
   for (int64_t i = 0; i < s.features; i += 16) {
     const __m512 v = _mm512_maskz_loadu_ps(first(s.features - i), row + i);
     least = _mm512_min_ps(least, v);
     most = _mm512_max_ps(most, v);
+    odd |= _mm512_cmp_ps_mask(_mm512_abs_ps(v), infinite, _CMP_NLT_UQ);
   }
   float low = _mm512_reduce_min_ps(least), high = _mm512_reduce_max_ps(most);
   if (s.clip) low *= s.clip[0], high *= s.clip[1];
@@ -229,17 +232,19 @@ void quantize(const Site& s, int64_t state, int64_t token, float* row, uint8_t* 
   std::memset(to + s.features, 0, s.stride - s.features);
   scale[token] = step;
   zero[token] = origin;
+  return !odd;
 }
 
-// Orders the tokens by state, each state padded to whole groups with -1; returns the number of places.
+// Orders the tokens by state, each state padded to whole groups with -1; returns the number of places, -1 if a token has a
+// state that there is not.
 int64_t grouped(const Site& s, int64_t states, int64_t* order) {
-  int64_t count = 0;
+  int64_t count = 0, found = 0;
   for (int64_t z = 0; z < states; ++z) {
     for (int64_t token = 0; token < s.tokens; ++token)
-      if (!s.state || s.state[token] == z) order[count++] = token;
+      if (!s.state || s.state[token] == z) order[count++] = token, ++found;
     while (count % kTokens) order[count++] = -1;
   }
-  return count;
+  return found == s.tokens ? count : -1;
 }
 
 template <typename T>
@@ -252,7 +257,8 @@ T* room(int64_t count) {
 }  // namespace
 
 // codes [tokens, stride], scale and zero [tokens], coefficients [tokens, rank] bfloat16 (null without directions).
-extern "C" void starquant_site(const void* x, const int64_t* state, const float* matrix, const float* offset,
+// Returns 0, or 1 if a token has a state that there is not, or 2 if a value is not finite.
+extern "C" int32_t starquant_site(const void* x, const int64_t* state, const float* matrix, const float* offset,
                                const float* means, const uint16_t* directions, const uint16_t* back,
                                const float* signs, const uint16_t* left, const float* right, const int64_t* bounds,
                                const float* clip, uint8_t* codes, float* scale, float* zero, uint16_t* coefficients,
@@ -263,7 +269,12 @@ extern "C" void starquant_site(const void* x, const int64_t* state, const float*
                clip,   tokens,   features, block, rank,  a,          b,    shared, stride, half,  bits, symmetric};
   int64_t* order = room<int64_t>(tokens + states * kTokens);
   const int64_t places = grouped(s, states, order);
-#pragma omp parallel num_threads(threads)
+  if (places < 0) {
+    std::free(order);
+    return 1;
+  }
+  bool finite = true;
+#pragma omp parallel num_threads(threads) reduction(&& : finite)
   {
     float* rows = room<float>(kTokens * s.width());
     float* turned = room<float>(a * s.columns());
@@ -285,7 +296,7 @@ extern "C" void starquant_site(const void* x, const int64_t* state, const float*
           for (int64_t i = 0; i < features; ++i) rows[t * s.width() + i] *= signs[i];
       if (left) rotate(s, rows, panel, turned);
       for (int64_t t = 0; t < kTokens && group[t] >= 0; ++t)
-        quantize(s, z, group[t], rows + t * s.width(), codes, scale, zero);
+        finite = quantize(s, z, group[t], rows + t * s.width(), codes, scale, zero) && finite;
     }
     std::free(rows);
     std::free(turned);
@@ -293,4 +304,5 @@ extern "C" void starquant_site(const void* x, const int64_t* state, const float*
     std::free(panel);
   }
   std::free(order);
+  return finite ? 0 : 2;
 }

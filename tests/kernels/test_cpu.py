@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from starquant_fx.errors import InputError
 from starquant_fx.kernels import cpu, reference
 
 pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
@@ -193,3 +194,18 @@ def test_the_quantizer_alone_is_the_reference_bit_for_bit(bits: int, symmetric: 
 def test_without_tokens_there_are_no_codes() -> None:
     case = site_case((0, 24), (6, 4), torch.float32)
     assert found_codes(4, case)[0].shape == (0, 24)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_values_that_are_not_finite_are_refused(bad: float) -> None:
+    case = site_case((2, 9, 24), (6, 4), torch.float32)
+    case["x"][1, 3, 23] = bad
+    with pytest.raises(InputError, match="NaN or Inf"):
+        found_codes(4, case)
+
+
+def test_unknown_states_are_refused() -> None:
+    case = site_case((2, 9, 24), (6, 4), torch.float32)
+    case["state"][1, 3] = 2
+    with pytest.raises(InputError, match="states 0 to 1"):
+        found_codes(4, case)
