@@ -133,8 +133,10 @@ def panel_linear(
     state: Tensor | None,
     state_bias: Tensor | None,
     dtype: torch.dtype,
+    coefficients: Tensor | None = None,
+    image: Tensor | None = None,
 ) -> Tensor:
-    """``reference.quantized_linear`` with the same result bit for bit, from ``panels`` instead of packed codes.
+    """``reference.quantized_linear`` from ``panels`` instead of packed codes, bit for bit unless there is a branch.
 
     Args:
         codes: Activation codes uint8 [..., d].
@@ -148,6 +150,8 @@ def panel_linear(
         state: [...] or None.
         state_bias: [S, n] or None.
         dtype: float32, or another float type, which float32 is rounded to.
+        coefficients: Of the low-rank branch, [..., k] with k <= 16, or None; needs the state.
+        image: See ``branch_image``.
 
     Returns:
         [..., n].
@@ -166,8 +170,10 @@ def panel_linear(
         weight_scale.contiguous(),
         column_sum.contiguous(),
         _floats(bias),
-        None if state_bias is None or state is None else state.contiguous(),
+        None if state is None else state.contiguous(),
         None if state is None else _floats(state_bias),
+        None if coefficients is None else _padded(coefficients.to(torch.bfloat16), RANK),
+        image,
     ]
     sizes = (rows, weight_scale.numel(), codes.shape[-1])
     _library().starquant_linear(
@@ -307,8 +313,13 @@ def _branch(directions: Tensor) -> tuple[Tensor, Tensor]:
     """Directions [S, d, k] in bfloat16: [S, d / 2, 16, 2] for coefficients, negative [S, 8, d, 2] to take them off."""
     wide = _padded(directions, RANK).to(torch.bfloat16)
     down = _padded(wide.mT, 2).unflatten(2, (-1, 2)).transpose(1, 2).contiguous()
-    back = _padded(-wide.mT, PANEL).unflatten(1, (-1, 2)).transpose(2, 3).contiguous()
-    return down, back
+    return down, branch_image(-wide.mT)
+
+
+def branch_image(image: Tensor) -> Tensor:
+    """Lays [S, k, n], k <= 16, out in pairs of rows: bfloat16 [S, 8, n up to a whole panel, 2]."""
+    rows = torch.nn.functional.pad(image.to(torch.bfloat16), (0, 0, 0, RANK - image.shape[1]))
+    return _padded(rows, PANEL).unflatten(1, (-1, 2)).transpose(2, 3).contiguous()
 
 
 def _floats(value: Tensor | None) -> Tensor | None:
@@ -318,7 +329,8 @@ def _floats(value: Tensor | None) -> Tensor | None:
 def _panel_linear_fake(
     codes: Tensor, scale: Tensor, zero: Tensor, panels: Tensor, weight_scale: Tensor, *rest: Any
 ) -> Tensor:
-    return codes.new_empty((*codes.shape[:-1], weight_scale.shape[0]), dtype=rest[-1])
+    dtype = next(value for value in rest if isinstance(value, torch.dtype))
+    return codes.new_empty((*codes.shape[:-1], weight_scale.shape[0]), dtype=dtype)
 
 
 torch.library.custom_op(
@@ -326,7 +338,8 @@ torch.library.custom_op(
     panel_linear,
     mutates_args=(),
     schema="(Tensor codes, Tensor scale, Tensor zero, Tensor panels, Tensor weight_scale, Tensor column_sum, "
-    "int weight_bits, Tensor? bias, Tensor? state, Tensor? state_bias, ScalarType dtype) -> Tensor",
+    "int weight_bits, Tensor? bias, Tensor? state, Tensor? state_bias, ScalarType dtype, Tensor? coefficients=None, "
+    "Tensor? image=None) -> Tensor",
 ).register_fake(_panel_linear_fake)
 
 

@@ -36,7 +36,23 @@ struct Epilogue {
   const float* bias;          // [N] or null
   const float* state_bias;    // [S, N] or null
   const int64_t* state;       // [M] or null
+  const uint16_t* branch;     // coefficients of the low-rank branch, bfloat16 [M, 16], or null
+  const uint16_t* image;      // their outputs, bfloat16 [S, 8, columns, 2]
+  int64_t columns;            // N up to a whole panel
 };
+
+// What the low-rank branch adds to sixteen outputs of a token.
+inline __m512 branch_output(const Epilogue& e, int64_t m, int64_t c) {
+  const uint16_t* image = e.image + (e.state[m] * 8 * e.columns + c) * 2;
+  __m512 sum = _mm512_setzero_ps();
+  for (int p = 0; p < 8; ++p) {
+    int32_t two;
+    std::memcpy(&two, e.branch + m * 16 + p * 2, 4);
+    const __m512i rows = _mm512_loadu_si512(image + p * e.columns * 2);
+    sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_set1_epi32(two), (__m512bh)rows);
+  }
+  return sum;
+}
 
 inline __m256i to_bf16(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); }
 
@@ -83,7 +99,8 @@ void tile(const uint8_t* a, int64_t stride, const int8_t* panel, int64_t groups,
       total = _mm512_sub_epi32(total, _mm512_set1_epi32(e.offset[m]));
       __m512 y = _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(total), _mm512_set1_ps(e.scale[m])), ws);
       if (e.bias) y = _mm512_add_ps(y, bias);
-      if (e.state) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask, e.state_bias + e.state[m] * n + c));
+      if (e.state_bias) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask, e.state_bias + e.state[m] * n + c));
+      if (e.branch) y = _mm512_add_ps(y, branch_output(e, m, c));
       if (kHalf)
         _mm256_mask_storeu_epi16((uint16_t*)out + m * n + c, mask, to_bf16(y));
       else
@@ -136,15 +153,18 @@ void row_offsets(const uint8_t* a, int64_t m, int64_t k, int32_t* offset, int th
 
 }  // namespace
 
-// codes [m, k] with k a multiple of 8; panels as above; out [m, n] in bfloat16 (half) or float32; bias, state and
-// state_bias may be null. The integers are exact, and the floating-point operations are the reference's in its order.
+// codes [m, k] with k a multiple of 8; panels as above; out [m, n] in bfloat16 (half) or float32; bias, state_bias and
+// branch may be null. The integers are exact, and without a branch the floating-point operations are the reference's in its
+// order; the branch is added before the result is rounded.
 extern "C" void starquant_linear(const uint8_t* codes, const uint8_t* panels, const int32_t* zero, const float* scale,
                                  const float* weight_scale, const int32_t* column_sum, const float* bias,
-                                 const int64_t* state, const float* state_bias, int64_t m, int64_t n, int64_t k,
-                                 int32_t bits, int32_t half, void* out, int32_t threads) {
+                                 const int64_t* state, const float* state_bias, const uint16_t* branch,
+                                 const uint16_t* image, int64_t m, int64_t n, int64_t k, int32_t bits,
+                                 int32_t half, void* out, int32_t threads) {
   int32_t* offset = static_cast<int32_t*>(std::calloc(m ? m : 1, sizeof(int32_t)));
   if (bits == 4) row_offsets(codes, m, k, offset, threads);
-  const Epilogue e{zero, offset, scale, weight_scale, column_sum, bias, state_bias, state};
+  const int64_t columns = (n + kColumns - 1) / kColumns * kColumns;
+  const Epilogue e{zero, offset, scale, weight_scale, column_sum, bias, state_bias, state, branch, image, columns};
   const auto run = bits == 4 ? (half ? gemm<4, true> : gemm<4, false>) : (half ? gemm<8, true> : gemm<8, false>);
   run(codes, panels, e, m, n, k, out, threads);
   std::free(offset);

@@ -37,6 +37,9 @@ def lower(program: Program) -> fx.GraphModule:
                 _use_panels(module, node)
             elif node.target == op("transform_quantize"):
                 _use_site_kernel(module, node)
+        for node in list(graph.nodes):
+            if node.target == op("add_low_rank"):
+                _fuse_branch(module, node)
         graph.eliminate_dead_code()
         module.delete_all_unused_submodules()
     module.recompile()
@@ -64,6 +67,30 @@ def _use_panels(module: fx.GraphModule, node: fx.Node) -> None:
             sums,
             bits,
             *rest,
+        )
+        new = module.graph.call_function(torch.ops.starquant.panel_linear.default, arguments)
+    new.meta.update(node.meta)
+    node.replace_all_uses_with(new)
+    module.graph.erase_node(node)
+
+
+def _fuse_branch(module: fx.GraphModule, node: fx.Node) -> None:
+    """Lets an integer linear add what its low-rank branch does."""
+    linear, state, coefficients, image = node.args
+    assert isinstance(linear, fx.Node)
+    assert isinstance(image, fx.Node)
+    tensor = operator.attrgetter(str(image.target))(module)
+    alone = linear.target == torch.ops.starquant.panel_linear.default and len(linear.users) == 1
+    if not alone or tensor.shape[1] > cpu.RANK:
+        return
+    owner, _, leaf = f"{image.target}_{PANELS}".rpartition(".")
+    module.get_submodule(owner).register_buffer(leaf, cpu.branch_image(tensor))
+    codes, scale, zero, laid, weight_scale, sums, bits, bias, _, state_bias, dtype = linear.args
+    with module.graph.inserting_before(node):
+        pairs = module.graph.get_attr(f"{owner}.{leaf}")
+        arguments = (
+            *(codes, scale, zero, laid, weight_scale, sums, bits),
+            *(bias, state, state_bias, dtype, coefficients, pairs),
         )
         new = module.graph.call_function(torch.ops.starquant.panel_linear.default, arguments)
     new.meta.update(node.meta)

@@ -66,6 +66,20 @@ def test_largest_codes_do_not_overflow() -> None:
     assert torch.equal(cpu.panel_linear(*[*with_panels(arguments), torch.float32]), expected)
 
 
+@pytest.mark.parametrize("rank", [1, 7, 16])
+def test_branch_is_added(rank: int) -> None:
+    *arguments, bias, state, state_bias = linear_case((5, 40), 130, 4)
+    g = torch.Generator().manual_seed(rank)
+    coefficients = torch.randn(5, rank, generator=g).bfloat16()
+    image = torch.randn(2, rank, 130, generator=g).bfloat16()
+    full = [*arguments, bias, state, state_bias]
+    expected = reference.add_low_rank(
+        reference.quantized_linear(*[*full, torch.float32]), state, coefficients, image
+    )
+    given = [*with_panels(full), torch.float32, coefficients, cpu.branch_image(image)]
+    torch.testing.assert_close(cpu.panel_linear(*given), expected, rtol=1e-5, atol=1e-4)
+
+
 def test_linear_takes_strided_inputs_and_any_number_of_threads() -> None:
     arguments = linear_case((6, 40), 130, 4)
     arguments[0] = arguments[0].repeat_interleave(2, 1)[:, ::2]

@@ -52,7 +52,14 @@ def test_nothing_of_a_site_is_left_to_the_reference() -> None:
     chosen = quick("star-w4a4")
     program = run_passes(captured("llada", chosen), chosen.passes)
     graph = lower(program, "cpu").graph
-    left = {"transform_quantize", "quantized_linear", "center", "compensate", "split_low_rank"}
+    left = {
+        "transform_quantize",
+        "quantized_linear",
+        "center",
+        "compensate",
+        "split_low_rank",
+        "add_low_rank",
+    }
     assert {n.target for n in graph.nodes} & {op(name) for name in left} == set()
     assert program.nodes(op("quantized_linear")), "the program itself stays as it was"
 
