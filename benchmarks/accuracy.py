@@ -35,7 +35,9 @@ def parser() -> argparse.ArgumentParser:
         default=MODELS,
         help="separated by commas: shipped names, folders; NAME:hardened is its copy with outlier channels",
     )
-    top.add_argument("--tables", default="main", help=f"separated by commas: {', '.join(TABLES)}")
+    top.add_argument(
+        "--tables", default="main", help=f"all, or separated by commas: {', '.join(TABLES)}"
+    )
     top.add_argument("--quick", action="store_true", help="six recipes, the summary")
     top.add_argument("--seeds", type=int, help="default: 3, or 1 with --quick")
     top.add_argument("--split", default="test", choices=("validation", "test"))
@@ -54,7 +56,7 @@ def chosen_tables(text: str) -> dict[str, list[Variant]]:
         InputError: There is no such table.
     """
     found = {}
-    for name in text.split(","):
+    for name in TABLES if text == "all" else text.split(","):
         if name not in TABLES:
             raise InputError(
                 f"unknown table {name!r}",
@@ -72,9 +74,10 @@ def run(arguments: argparse.Namespace) -> None:
     models = arguments.models.split(",")
     if arguments.seeds is None:
         arguments.seeds = 1 if arguments.quick else 3
-    for option in ("seeds", "segments", "draws", "workers"):
-        if getattr(arguments, option) < 1:
-            raise InputError("a number is out of range", where=f"--{option}", expected="1 or more")
+    for option, least in (("seeds", 1), ("segments", 2), ("draws", 1), ("workers", 1)):
+        if getattr(arguments, option) < least:
+            expected = f"{least} or more"
+            raise InputError("a number is out of range", where=f"--{option}", expected=expected)
     for model in models:
         load(model)  # refused now, not in a worker after minutes
     seeds = range(arguments.seeds)

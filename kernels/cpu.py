@@ -159,21 +159,20 @@ def panel_linear(
     rows, features = codes.shape[:-1].numel(), codes.shape[-1]
     codes = torch.nn.functional.pad(codes, (0, -features % GROUP)).contiguous()
     half = dtype == torch.bfloat16
-    out = torch.empty(
-        *codes.shape[:-1], weight_scale.numel(), dtype=dtype if half else torch.float32
-    )
+    kept = dtype if half else torch.float32
+    out = torch.empty(*codes.shape[:-1], weight_scale.numel(), dtype=kept, device="cpu")
     used = [
         codes,
         panels,
         zero.to(torch.int32).contiguous(),
-        scale.contiguous(),
-        weight_scale.contiguous(),
+        _floats(scale),
+        _floats(weight_scale),
         column_sum.contiguous(),
         _floats(bias),
         None if state is None else state.contiguous(),
         None if state is None else _floats(state_bias),
         None if coefficients is None else _padded(coefficients.to(torch.bfloat16), RANK),
-        image,
+        None if image is None else image.to(torch.bfloat16),
     ]
     sizes = (rows, weight_scale.numel(), codes.shape[-1])
     _library().starquant_linear(
@@ -192,6 +191,8 @@ TABLES = (
     *("signs", "left", "right", "bounds", "clip"),
 )
 """Names of the tables of ``site_tables``, in its order."""
+HALF_TABLES = ("directions", "back", "left")
+"""Those in bfloat16; bounds are int64 and the rest float32."""
 
 
 def site_tables(
@@ -263,13 +264,13 @@ def site_codes(
     tokens, half = x.shape[:-1].numel(), x.dtype == torch.bfloat16
     by_state = [t.shape[0] for t in (means, directions) if t is not None]
     states = max([1, *by_state, 0 if bounds is None else len(bounds) // 2])
-    codes = torch.empty(x.shape, dtype=torch.uint8)
-    scale, zero = (torch.empty(*x.shape[:-1], 1) for _ in range(2))
-    coefficients = torch.empty(*x.shape[:-1], rank, dtype=torch.bfloat16)
+    codes = torch.empty(x.shape, dtype=torch.uint8, device="cpu")
+    scale, zero = (torch.empty(*x.shape[:-1], 1, device="cpu") for _ in range(2))
+    coefficients = torch.empty(*x.shape[:-1], rank, dtype=torch.bfloat16, device="cpu")
     used = [
         (x if half else x.float()).contiguous(),
         None if state is None or states == 1 else state.contiguous(),
-        *tables,
+        *(_typed(name, table) for name, table in zip(TABLES, tables, strict=True)),
         *(codes, scale, zero, coefficients),
     ]
     sizes = (
@@ -320,6 +321,14 @@ def branch_image(image: Tensor) -> Tensor:
     """Lays [S, k, n], k <= 16, out in pairs of rows: bfloat16 [S, 8, n up to a whole panel, 2]."""
     rows = torch.nn.functional.pad(image.to(torch.bfloat16), (0, 0, 0, RANK - image.shape[1]))
     return _padded(rows, PANEL).unflatten(1, (-1, 2)).transpose(2, 3).contiguous()
+
+
+def _typed(name: str, table: Tensor | None) -> Tensor | None:
+    """A table in the type that the kernel reads, whatever ``model.to(dtype)`` made of it."""
+    if table is None:
+        return None
+    kept = {"bounds": torch.int64} | dict.fromkeys(HALF_TABLES, torch.bfloat16)
+    return table.to(kept.get(name, torch.float32))
 
 
 def _floats(value: Tensor | None) -> Tensor | None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import operator
 from typing import Any
 
 import torch
 from torch import fx
 
+from starquant_fx.errors import LoweringError
 from starquant_fx.kernels import cpu
 from starquant_fx.operators import op
-from starquant_fx.program import Program, facts
+from starquant_fx.program import Program, drop_unread_tensors, facts
 
 TABLES = "starquant_cpu"
 """Sites' tables are kept below this module."""
@@ -25,13 +28,28 @@ def lower(program: Program) -> fx.GraphModule:
         program: A fused program with its tensors; it stays as it is.
 
     Returns:
-        The module: placeholders in, logits out. On a machine without the kernels it is what ``reference`` returns.
+        The module: placeholders in, logits out. On a machine without the kernels it is what ``reference`` returns;
+        that is logged once.
+
+    Raises:
+        LoweringError: The program is on another device.
     """
+    if program.device.type != "cpu":
+        raise LoweringError(
+            "the target cpu runs on the CPU",
+            where="target",
+            expected="a model on the CPU, or target='reference'",
+            got=f"a model on {program.device}",
+            hint="compile(..., device='cpu') copies the model",
+        )
     graph = fx.Graph()
     values: dict[fx.Node, fx.Node] = {}
     graph.output(graph.graph_copy(program.graph, values))
     module = fx.GraphModule(program.module, graph)
-    if cpu.unavailable() is None:
+    reason = cpu.unavailable()
+    if reason is not None:
+        _log(reason)
+    else:
         for node in list(graph.nodes):
             if node.target == op("quantized_linear"):
                 _use_panels(module, node)
@@ -41,9 +59,14 @@ def lower(program: Program) -> fx.GraphModule:
             if node.target == op("add_low_rank"):
                 _fuse_branch(module, node)
         graph.eliminate_dead_code()
-        module.delete_all_unused_submodules()
+    drop_unread_tensors(module)
     module.recompile()
     return module.eval()
+
+
+@functools.cache
+def _log(reason: str) -> None:
+    logging.getLogger("starquant_fx").warning("the reference kernels stand in: %s", reason)
 
 
 def _use_panels(module: fx.GraphModule, node: fx.Node) -> None:

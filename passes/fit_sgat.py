@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import ClassVar
 
@@ -73,28 +75,39 @@ class FitSgat(Pass):
         if not program.weightless:
             note_missing_states(program, token_labels(program))
             threads = torch.get_num_threads()
-            sites = [
+            problems = (
                 (site, _problem(program, site, tokens, label))
                 for site, tokens, label in site_activations(program)
-            ]
-            single = partial(torch.set_num_threads, 1)
-
-            def fit(one: tuple[Site, SiteProblem]) -> FittedSite:
-                with making_tensors_on(program.device):
-                    return self._fit(program, *one)
-
+            )
+            count = len(list(program.quantized_sites()))
             workers = threads if program.device.type == "cpu" else 1
             try:
-                with ThreadPoolExecutor(workers, initializer=single) as pool:
-                    fits = pool.map(fit, sites)
-                    for (site, _), fitted in zip(
-                        sites, track(fits, "fitting SGAT", len(sites)), strict=True
-                    ):
-                        _store(program, site, fitted)
+                fits = track(self._fits(program, problems, workers), "fitting SGAT", count)
+                for site, fitted in fits:
+                    _store(program, site, fitted)
             finally:
                 torch.set_num_threads(threads)
         program.keep_stage(TRANSFORMED_STAGE)
         return program
+
+    def _fits(
+        self, program: Program, problems: Iterable[tuple[Site, SiteProblem]], workers: int
+    ) -> Iterator[tuple[Site, FittedSite]]:
+        """Fits in order; few problems are in memory at a time, because each holds a site's tokens again."""
+
+        def fit(site: Site, problem: SiteProblem) -> tuple[Site, FittedSite]:
+            with making_tensors_on(program.device):
+                return site, self._fit(program, site, problem)
+
+        single = partial(torch.set_num_threads, 1)
+        with ThreadPoolExecutor(workers, initializer=single) as pool:
+            waiting: deque[Future[tuple[Site, FittedSite]]] = deque()
+            for one in problems:
+                waiting.append(pool.submit(fit, *one))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
 
     def _fit(self, program: Program, site: Site, problem: SiteProblem) -> FittedSite:
         factors = [program.tensor(n) for n in _factor_nodes(program, site)]

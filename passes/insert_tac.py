@@ -45,6 +45,7 @@ class InsertTac(Pass):
         samples: Calibration sequences used at most (the paper: 64).
         per: all (the paper's): one map for all steps; state, ratio or both: one for each token state, for each
             mask-ratio bucket, or for each of both together.
+        scaled: Estimate in units of each channel's own deviation; the paper does not.
         tune: Choose damping, smooth and shrink of every site by the error on held-out sequences.
     """
 
@@ -61,6 +62,7 @@ class InsertTac(Pass):
     reference: str = "transformed"
     samples: int = 64
     per: str = "all"
+    scaled: bool = True
     tune: bool = False
 
     def check_options(self) -> None:
@@ -99,7 +101,9 @@ class InsertTac(Pass):
             self._insert(program, site)
         if not program.weightless:
             program.module.recompile()
-            options = TacOptions(self.damping, self.eps, self.smooth, self.shrink, self.estimator)
+            options = TacOptions(
+                self.damping, self.eps, self.smooth, self.shrink, self.estimator, self.scaled
+            )
             estimate_corrections(program, sites, options, self.reference, self.samples, self.tune)
         return program
 

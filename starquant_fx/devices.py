@@ -19,7 +19,9 @@ def usable_device(device: torch.device | str | None) -> torch.device:
     """
     try:
         place = torch.device("cpu" if device is None else device)
-        return torch.empty(1, device=place).device
+        made = torch.zeros(1, device=place)
+        made.item()  # of the device "meta" nothing can be read
+        return made.device
     # Without CUDA torch raises an AssertionError, with too few GPUs a RuntimeError, and so on.
     except Exception as error:
         raise ConfigError(
@@ -39,7 +41,7 @@ def making_tensors_on(device: torch.device) -> AbstractContextManager[object]:
 class Draws:
     """Random tensors by seed, on the device where tensors are made.
 
-    They are drawn on the CPU, so that a seed means the same numbers on every device.
+    They are drawn on the CPU, so that a seed means the same numbers on every device, except for ``choice``.
 
     Args:
         seed: The seed.

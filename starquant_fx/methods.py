@@ -155,7 +155,7 @@ def star_paper(weight_bits: int, activation_bits: int) -> Recipe:
     lambda, eps, alpha and beta. Adam works in the Lie algebra of the rotations, which keeps the basis orthogonal.
     """
     sgat = InsertSgat(structure="dense", rank=16, start="gaussian")
-    passes = pipeline(*STATES, sgat, FitSgat(aim=False), InsertTac())
+    passes = pipeline(*STATES, sgat, FitSgat(aim=False), InsertTac(scaled=False))
     calibration = CalibrationOptions(samples=128, max_tokens=128 * 256)
     return Recipe("star-paper", weight_bits, activation_bits, passes, calibration=calibration)
 

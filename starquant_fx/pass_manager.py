@@ -13,7 +13,7 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from starquant_fx.devices import making_tensors_on
 from starquant_fx.errors import PassError, StarQuantError
 from starquant_fx.pass_base import Pass
-from starquant_fx.program import PassRecord, Program, facts, note
+from starquant_fx.program import PassRecord, Program, drop_unread_tensors, facts, note
 
 PROPAGATED = "starquant_propagated"
 """Key in ``node.meta``: from which operator and inputs the node's fake value was computed."""
@@ -124,7 +124,7 @@ def verify(program: Program) -> None:
     expected = output.meta.get("val")
     graph.eliminate_dead_code(is_impure_node=_is_kept)
     graph.lint()
-    _drop_unread_tensors(program)
+    drop_unread_tensors(program.module)
     program.module.recompile()
     propagate(program)
     got = output.args[0].meta["val"]
@@ -189,18 +189,3 @@ class _Held:
         return isinstance(other, _Held) and self.value is other.value
 
     __hash__ = None  # type: ignore[assignment]
-
-
-def _drop_unread_tensors(program: Program) -> None:
-    """Deletes tensors and empty submodules that no node reads any more."""
-    program.module.delete_all_unused_submodules()
-    read = {str(n.target) for n in program.graph.nodes if n.op == "get_attr"}
-    named = [
-        *program.module.named_parameters(remove_duplicate=False),
-        *program.module.named_buffers(remove_duplicate=False),
-    ]
-    for name, _ in named:
-        if name not in read:
-            path, _, leaf = name.rpartition(".")
-            owner = program.module.get_submodule(path)
-            delattr(owner, leaf)

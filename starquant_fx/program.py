@@ -285,3 +285,17 @@ def note(node: fx.Node, **entries: Any) -> None:
     custom = dict(node.meta.get("custom", {}))
     custom[PROVENANCE] = {**custom.get(PROVENANCE, {}), **entries}
     node.meta["custom"] = custom
+
+
+def drop_unread_tensors(module: fx.GraphModule) -> None:
+    """Deletes a module's tensors and empty submodules that no node of its graph reads."""
+    module.delete_all_unused_submodules()
+    read = {str(n.target) for n in module.graph.nodes if n.op == "get_attr"}
+    named = [
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    ]
+    for name, _ in named:
+        if name not in read:
+            path, _, leaf = name.rpartition(".")
+            delattr(module.get_submodule(path), leaf)

@@ -155,6 +155,12 @@ def run_export(arguments: argparse.Namespace) -> None:
         f"python tools/train_tiny.py train --arch {settings.arch} --seed {settings.seed} "
         f"--target-tokens {progress.tokens}"
     )
+    if settings.init_from is not None:
+        command += f" --init-from {settings.init_from}"
+    if settings.mask_embedding_scale != 1:
+        command += f" --mask-embedding-scale {settings.mask_embedding_scale:g}"
+    for name in ("muon_rate", "embedding_rate", "adam_rate"):
+        command += f" --{name.replace('_', '-')} {getattr(settings, name):g}"
     figures = export(
         settings,
         weights,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -14,7 +15,8 @@ from typing import Any
 import torch
 
 import starquant_fx
-from accuracy_suite.hardened import load
+from accuracy_suite.hardened import HARDENED, load
+from starquant_fx.errors import StarQuantError
 from starquant_fx.evaluation import agreement, excerpt, gate, mask_plan, segments
 from starquant_fx.program import CONSTANTS, Program
 from starquant_fx.recipe import Recipe
@@ -23,7 +25,9 @@ from starquant_fx.recipes import from_dict
 FULL = "full precision"
 GROUP = 6
 """Recipes that are measured beside one pass of full precision; a run that is killed loses as many a process."""
-SOURCES = ("starquant_fx", "passes", "kernels", "lowering", "benchmarks/accuracy_suite/runs.py")
+SOURCES = ("starquant_fx", "passes", "kernels", "lowering")
+SUITE = ("runs.py", "hardened.py")
+KINDS = (".py", ".cpp", ".safetensors", ".txt", ".json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +69,7 @@ class Job:
         """Identifies the job and the code that runs it."""
         values = [
             self.model,
+            model_hash(self.model),
             self.recipe.to_dict(),
             self.seed,
             dataclasses.asdict(self.setting),
@@ -76,9 +81,20 @@ class Job:
 def code_hash(root: Path) -> str:
     """Hash of the sources that figures depend on, weights included."""
     digest = hashlib.sha256()
-    files = [p for name in SOURCES for p in (root / name).rglob("*")] + [root / SOURCES[-1]]
-    for path in sorted(p for p in files if p.suffix in (".py", ".safetensors", ".txt")):
+    files = [p for name in SOURCES for p in (root / name).rglob("*")]
+    files += [root / "benchmarks" / "accuracy_suite" / name for name in SUITE]
+    for path in sorted(p for p in files if p.suffix in KINDS):
         digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+@functools.cache
+def model_hash(name: str) -> str:
+    """Hash of a model's files if its name is a folder's; of shipped models ``code_hash`` knows."""
+    folder, digest = Path(name.removesuffix(HARDENED)), hashlib.sha256()
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.suffix in KINDS:
+            digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 
 
@@ -173,14 +189,20 @@ def run_all(
 
     Yields:
         Every job with its figures, as they are done.
+
+    Raises:
+        StarQuantError: A recipe failed; raised once all others are done and kept.
     """
     known: dict[str, dict[str, Any]] = {}
     if cache.exists():
-        for line in cache.read_text().splitlines():
+        kept = cache.read_text()
+        if kept and not kept.endswith("\n"):  # a run was killed in the middle of a line
+            cache.write_text(kept + "\n")
+        for line in kept.splitlines():
             try:
                 row = json.loads(line)
             except json.JSONDecodeError:
-                continue  # the last line of a run that was killed
+                continue
             known[row["key"]] = row["figures"]
     waiting = []
     for job in jobs:
@@ -197,7 +219,15 @@ def run_all(
                 for job in group
             ]
             futures[pool.submit(_run, sent, cache.parent / "fits")] = group
+        failure: StarQuantError | None = None
         for future in as_completed(futures):
-            for job, figures in zip(futures[future], future.result(), strict=True):
+            try:
+                found = future.result()
+            except StarQuantError as error:  # what else is under way is measured and kept
+                failure = error
+                continue
+            for job, figures in zip(futures[future], found, strict=True):
                 print(json.dumps({"key": job.key(code), "figures": figures}), file=out, flush=True)
                 yield job, figures
+        if failure is not None:
+            raise failure

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from starquant_fx.basis import random_orthogonal
+from starquant_fx.calibration.orthogonal import orthonormalize
 from starquant_fx.devices import Draws
 from starquant_fx.hadamard import hadamard
 
@@ -45,8 +46,7 @@ def outlier_rotation(tokens: Tensor, block: int, steps: int, draws: Draws) -> Te
         peak = x.abs().amax((1, 2))
         better = peak < best_peak
         best[better], best_peak[better] = total[better], peak[better]
-    u, _, vt = torch.linalg.svd(best)  # products of many steps drift from orthogonality
-    return u @ vt
+    return orthonormalize(best)  # products of many steps drift from orthogonality
 
 
 def zigzag(tokens: Tensor, block: int) -> Tensor:

@@ -9,6 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+NEWTON_STEPS = 5
+"""The distance from orthogonality is squared by each; entries of 0.1 become rounding."""
+
 
 class OrthogonalAdam:
     """Adam for orthogonal matrices [..., k, k].
@@ -48,6 +51,11 @@ class OrthogonalAdam:
 
 @torch.no_grad()
 def orthonormalize(q: Tensor) -> Tensor:
-    """The orthogonal matrix nearest to an almost orthogonal one [..., k, k] (removes rounding drift)."""
-    u, _, vt = torch.linalg.svd(q)
-    return u @ vt
+    """The orthogonal matrix nearest to an almost orthogonal one [..., k, k] (removes rounding drift).
+
+    Newton's iteration for the polar factor, in float64: LAPACK's SVD may fail where all singular values are one.
+    """
+    x, identity = q.double(), torch.eye(q.shape[-1], dtype=torch.float64)
+    for _ in range(NEWTON_STEPS):
+        x = x @ (1.5 * identity - 0.5 * x.mT @ x)
+    return x.to(q.dtype)

@@ -27,6 +27,8 @@ class TacOptions:
         smooth: alpha, how far singular values move towards their mean.
         shrink: beta, how far the matrix moves towards the identity.
         estimator: ``covariance`` (the paper's) or ``ridge`` (uses which token is paired with which).
+        scaled: Estimate in units of each channel's own deviation, so that a loud channel's variance does not damp the
+            quiet ones of its block; the paper does not.
     """
 
     damping: float = 0.01
@@ -34,6 +36,7 @@ class TacOptions:
     smooth: float = 0.1
     shrink: float = 0.2
     estimator: str = "covariance"
+    scaled: bool = True
 
     def __post_init__(self) -> None:
         """Checks names and ranges."""
@@ -54,9 +57,10 @@ def estimate(
 ) -> tuple[Tensor, Tensor]:
     """Estimates the correction of quantized towards full-precision attention outputs.
 
-    With delta = lambda tr(Sigma_q) / g + eps: M0 = Sigma_f^(1/2) (Sigma_q + delta I)^(-1/2) (covariance), or
-    Cov(f, q) (Sigma_q + delta I)^(-1) (ridge); then singular values are smoothed, the matrix is shrunk towards the
-    identity, and b = mu_f - M mu_q.
+    Where ``scaled``, both are divided by the channels' deviations sigma in ``full`` before, and M is
+    diag(sigma) M' diag(sigma)^-1 after. With delta = lambda tr(Sigma_q) / g + eps: M0 = Sigma_f^(1/2)
+    (Sigma_q + delta I)^(-1/2) (covariance), or Cov(f, q) (Sigma_q + delta I)^(-1) (ridge); then singular values are
+    smoothed, the matrix is shrunk towards the identity, and b = mu_f - M mu_q.
 
     Args:
         full: [N, d] reference activations, without padding tokens.
@@ -70,6 +74,9 @@ def estimate(
     f, q = (t.double().unflatten(-1, (-1, block)).transpose(0, 1) for t in (full, quantized))
     mean_f, mean_q = f.mean(1, keepdim=True), q.mean(1, keepdim=True)
     f, q = f - mean_f, q - mean_q
+    deviation = f.pow(2).mean(1).sqrt() if options.scaled else f.new_ones(f.shape[0], block)
+    deviation = deviation.clamp(min=torch.finfo(torch.float32).tiny)
+    f, q = f / deviation.unsqueeze(1), q / deviation.unsqueeze(1)
     count = max(full.shape[0], 1)
     cov_f, cov_q, cross = f.mT @ f / count, q.mT @ q / count, f.mT @ q / count
     identity = torch.eye(block, dtype=torch.float64)
@@ -82,6 +89,7 @@ def estimate(
     u, singular, vt = torch.linalg.svd(matrix)
     singular = (1 - options.smooth) * singular + options.smooth * singular.mean(-1, keepdim=True)
     matrix = (1 - options.shrink) * (u * singular.unsqueeze(-2)) @ vt + options.shrink * identity
+    matrix = deviation.unsqueeze(2) * matrix / deviation.unsqueeze(1)
     bias = mean_f.squeeze(1) - torch.einsum("bij,bj->bi", matrix, mean_q.squeeze(1))
     return matrix.float(), bias.flatten().float()
 

@@ -144,10 +144,11 @@ def harness_command(
         )
         runs.append(done)
         console.print(f"{done.name}: {done.seconds:.0f} s", highlight=False)
+        if output is not None:  # after every model, which can take days
+            settings = {"model": model, "limit": limit, "num_fewshot": num_fewshot, **options}
+            write_atomically(output, results_json(runs, settings, version))
     console.print(results_table(runs))
     if output is not None:
-        settings = {"model": model, "limit": limit, "num_fewshot": num_fewshot, **options}
-        write_atomically(output, results_json(runs, settings, version))
         console.print(f"wrote {output}")
 
 

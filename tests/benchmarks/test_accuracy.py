@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from accuracy_suite.hardened import harden
 from accuracy_suite.runs import Job, Setting, run_all
 from accuracy_suite.tables import summary, table
 from accuracy_suite.variants import QUICK, TABLES
+from starquant_fx.errors import RecipeError
 from starquant_fx.pass_manager import check_order
 from starquant_fx.recipes import from_dict, get_recipe
 from tests.small_models import masked_ids, model
@@ -119,8 +121,42 @@ def test_what_was_measured_is_not_measured_again(
     monkeypatch.setattr(runs.ProcessPoolExecutor, "submit", refuse)
     found = {job.seed: figures for job, figures in run_all(jobs, cache, "code", 1)}
     assert found == {0: {"seed": 0}, 1: {"seed": 1}}
+    assert cache.read_text().endswith("\n"), "the next line must not be joined to a cut one"
     with pytest.raises(AssertionError, match="measured again"):
         list(run_all(jobs, cache, "other code", 1))
+
+
+def test_another_model_in_the_same_folder_is_measured_again(tmp_path: Path) -> None:
+    job = Job(str(tmp_path), get_recipe("rtn-w4a4"), 0, Setting())
+    keys = set()
+    for weights in (b"one", b"two"):
+        (tmp_path / "model.safetensors").write_bytes(weights)
+        runs.model_hash.cache_clear()
+        keys.add(job.key("code"))
+    assert len(keys) == 2
+
+
+def test_a_failing_recipe_does_not_lose_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [Job(name, get_recipe("rtn-w4a4"), 0, Setting()) for name in ("good", "bad", "fine")]
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, workers: int, mp_context: object) -> None:
+            super().__init__(workers)
+
+    def measure(sent: Any, fits: Path) -> list[dict[str, Any]]:
+        if sent[0][0] == "bad":
+            raise RecipeError("it fails")
+        return [{"model": sent[0][0]}]
+
+    monkeypatch.setattr(runs, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(runs, "_run", measure)
+    found: list[dict[str, Any]] = []
+    with pytest.raises(RecipeError, match="it fails"):
+        found.extend(figures for _, figures in run_all(jobs, tmp_path / "c.jsonl", "code", 1))
+    kept = [json.loads(line)["figures"]["model"] for line in (tmp_path / "c.jsonl").open()]
+    assert sorted(kept) == ["fine", "good"]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +166,7 @@ def test_what_was_measured_is_not_measured_again(
         (["--json", "x.json"], "add --quick"),
         (["--quick", "--json", "no/such/x.json"], "cannot be written here"),
         (["--models", "lada-tiny"], "lada-tiny"),
-        (["--segments", "0"], "--segments"),
+        (["--segments", "1"], "--segments"),
         (["--seeds", "0"], "--seeds"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from starquant_fx.calibration.tac import TacOptions, estimate
 from starquant_fx.errors import RecipeError
 
-PLAIN = {"damping": 0.0, "eps": 0.0, "smooth": 0.0, "shrink": 0.0}
+PLAIN: dict[str, Any] = {"damping": 0.0, "eps": 0.0, "smooth": 0.0, "shrink": 0.0, "scaled": False}
 ESTIMATORS = ("covariance", "ridge")
 ROOT = torch.tensor([[2.0, 1.0], [1.0, 2.0]])
 """Root of [[5, 4], [4, 5]]."""
@@ -42,11 +43,11 @@ def test_a_scaled_quantized_output_is_scaled_back(estimator: str) -> None:
 
 def test_damping_smoothing_and_shrinking_of_the_covariance_form() -> None:
     full, quantized = cross(6.0, 4.0), cross(2.0, 1.0)  # covariances diag(18, 8), diag(2, 1/2)
-    options = TacOptions(damping=0.2, eps=0.25, smooth=0.0, shrink=0.0)
+    options = TacOptions(damping=0.2, eps=0.25, smooth=0.0, shrink=0.0, scaled=False)
     matrix, _ = estimate(full, quantized, 2, options)  # delta = 0.2 * 2.5 / 2 + 0.25 = 0.5
     first, second = math.sqrt(18 / 2.5), math.sqrt(8 / 1.0)
     torch.testing.assert_close(matrix[0], torch.diag(torch.tensor([first, second])))
-    options = TacOptions(damping=0.2, eps=0.25, smooth=0.5, shrink=0.25)
+    options = TacOptions(damping=0.2, eps=0.25, smooth=0.5, shrink=0.25, scaled=False)
     matrix, _ = estimate(full, quantized, 2, options)
     mean = (first + second) / 2
     expected = [0.75 * (0.5 * s + 0.5 * mean) + 0.25 for s in (first, second)]
@@ -55,7 +56,9 @@ def test_damping_smoothing_and_shrinking_of_the_covariance_form() -> None:
 
 def test_damping_of_the_ridge_form() -> None:
     full, quantized = cross(6.0, 4.0), cross(2.0, 1.0)  # cross-covariance diag(6, 2)
-    options = TacOptions(damping=0.2, eps=0.25, smooth=0.0, shrink=0.0, estimator="ridge")
+    options = TacOptions(
+        damping=0.2, eps=0.25, smooth=0.0, shrink=0.0, estimator="ridge", scaled=False
+    )
     matrix, _ = estimate(full, quantized, 2, options)
     torch.testing.assert_close(matrix[0], torch.diag(torch.tensor([6 / 2.5, 2 / 1.0])))
 
@@ -75,7 +78,7 @@ def test_means_and_correlated_channels(estimator: str) -> None:
 def test_singular_values_move_towards_their_mean_then_the_matrix_to_the_identity() -> None:
     quantized = cross(math.sqrt(8), math.sqrt(8))
     full = quantized / 2 @ ROOT  # M0 has singular values 1.5 and 0.5
-    options = TacOptions(damping=0.0, eps=0.0, smooth=0.5, shrink=0.2)
+    options = TacOptions(damping=0.0, eps=0.0, smooth=0.5, shrink=0.2, scaled=False)
     matrix, _ = estimate(full, quantized, 2, options)
     torch.testing.assert_close(matrix[0], torch.tensor([[1.0, 0.2], [0.2, 1.0]]))
 
@@ -127,3 +130,34 @@ def test_few_or_constant_samples_give_finite_corrections(estimator: str, rows: i
 def test_constants_out_of_range_are_refused(options: dict[str, float | str]) -> None:
     with pytest.raises(RecipeError, match="TAC"):
         TacOptions(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_units_of_the_channels_do_not_matter_where_it_is_scaled(estimator: str) -> None:
+    g = torch.Generator().manual_seed(0)
+    full = torch.randn(300, 8, generator=g) @ torch.randn(8, 8, generator=g) + 1
+    quantized = full + 0.1 * torch.randn(300, 8, generator=g)
+    units = torch.tensor([1.0, 100.0, 1.0, 10.0, 1.0, 1.0, 0.01, 1.0])
+    options = TacOptions(damping=0.05, eps=0.0, estimator=estimator, scaled=True)
+    matrix, bias = estimate(full, quantized, 4, options)
+    loud, loud_bias = estimate(full * units, quantized * units, 4, options)
+    blocks = units.view(2, 4)
+    torch.testing.assert_close(loud, blocks[:, :, None] * matrix / blocks[:, None])
+    torch.testing.assert_close(loud_bias, bias * units, rtol=1e-4, atol=1e-4)
+
+
+def test_a_loud_channel_damps_the_quiet_ones_of_the_papers_form() -> None:
+    quantized = cross(100.0, 1.0)
+    paper, scaled = (
+        estimate(quantized, quantized, 2, TacOptions(damping=0.01, scaled=s, smooth=0, shrink=0))[0]
+        for s in (False, True)
+    )
+    assert float(paper[0, 1, 1]) < 0.2  # full precision itself would be crushed
+    assert float(scaled[0, 1, 1]) > 0.98
+
+
+def test_a_channel_without_variance_stays_finite() -> None:
+    full = cross(1.0, 0.0)
+    matrix, bias = estimate(full, full, 2, TacOptions(scaled=True))
+    assert bool(matrix.isfinite().all())
+    assert bool(bias.isfinite().all())

@@ -218,6 +218,16 @@ def test_values_that_are_not_finite_are_refused(bad: float) -> None:
         found_codes(4, case)
 
 
+def test_the_default_device_does_not_matter() -> None:
+    case = site_case((2, 9, 24), (6, 4), torch.float32)
+    arguments = linear_case((5, 40), 130, 4)
+    expected = found_codes(4, case), cpu.panel_linear(*[*with_panels(arguments), torch.float32])
+    tables = cpu.site_tables(None, None, None, None, [], [], None)
+    with torch.device("meta"):
+        found = cpu.site_codes(case["x"], None, tables, 0, 0, 4, False)
+    assert found[0].device == expected[1].device == torch.device("cpu")
+
+
 def test_unknown_states_are_refused() -> None:
     case = site_case((2, 9, 24), (6, 4), torch.float32)
     case["state"][1, 3] = 2

@@ -82,6 +82,16 @@ def test_every_kind_of_call_and_artifacts_work(tmp_path: Path) -> None:
     assert torch.equal(loaded(ids).logits, both[1](ids).logits)
 
 
+@needs_kernels
+def test_the_lowered_module_holds_only_what_it_reads() -> None:
+    chosen = quick("star-w4a4")
+    program = run_passes(captured("llada", chosen), chosen.passes)
+    module = lower(program, "cpu")
+    read = {str(n.target) for n in module.graph.nodes if n.op == "get_attr"}
+    assert {name for name, _ in module.state_dict().items()} <= read
+    assert any(name.endswith("packed") for name in program.tensors())
+
+
 def test_a_machine_without_the_kernels_runs_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "unavailable", lambda: "there is no C++ compiler")
     chosen = get_recipe("rtn-w4a4")

@@ -106,7 +106,16 @@ def read_settings(folder: Path) -> Settings:
             got="no such file",
             hint="train first, or name another --run",
         )
-    return Settings(**json.loads(path.read_text(encoding="utf-8")))
+    try:
+        return Settings(**json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            "the run's settings cannot be read",
+            where=str(path),
+            expected="what this version of the tool wrote",
+            got=cause(error),
+            hint="name another --run",
+        ) from error
 
 
 def save_state(
