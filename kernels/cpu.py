@@ -156,8 +156,7 @@ def panel_linear(
     Returns:
         [..., n].
     """
-    rows, features = codes.shape[:-1].numel(), codes.shape[-1]
-    codes = torch.nn.functional.pad(codes, (0, -features % GROUP)).contiguous()
+    rows, codes = codes.shape[:-1].numel(), _padded(codes, GROUP)
     half = dtype == torch.bfloat16
     kept = dtype if half else torch.float32
     out = torch.empty(*codes.shape[:-1], weight_scale.numel(), dtype=kept, device="cpu")
@@ -191,8 +190,12 @@ TABLES = (
     *("signs", "left", "right", "bounds", "clip"),
 )
 """Names of the tables of ``site_tables``, in its order."""
-HALF_TABLES = ("directions", "back", "left")
-"""Those in bfloat16; bounds are int64 and the rest float32."""
+TABLE_TYPES = {
+    **dict.fromkeys(TABLES, torch.float32),
+    **dict.fromkeys(("directions", "back", "left"), torch.bfloat16),
+    "bounds": torch.int64,
+}
+"""Their types."""
 
 
 def site_tables(
@@ -270,13 +273,17 @@ def site_codes(
     used = [
         (x if half else x.float()).contiguous(),
         None if state is None or states == 1 else state.contiguous(),
-        *(_typed(name, table) for name, table in zip(TABLES, tables, strict=True)),
+        # In the type that the kernel reads, whatever ``model.to(dtype)`` made of them.
+        *(
+            None if table is None else table.to(kind)
+            for table, kind in zip(tables, TABLE_TYPES.values(), strict=True)
+        ),
         *(codes, scale, zero, coefficients),
     ]
     sizes = (
         *(tokens, x.shape[-1], 0 if matrix is None else matrix.shape[-1], rank),
         *(1 if f is None else f.shape[0] for f in (left, right)),
-        *(shared, x.shape[-1], states),
+        *(shared, states),
     )
     failure = _library().starquant_site(
         *(ctypes.c_void_p(0 if t is None else t.data_ptr()) for t in used),
@@ -321,14 +328,6 @@ def branch_image(image: Tensor) -> Tensor:
     """Lays [S, k, n], k <= 16, out in pairs of rows: bfloat16 [S, 8, n up to a whole panel, 2]."""
     rows = torch.nn.functional.pad(image.to(torch.bfloat16), (0, 0, 0, RANK - image.shape[1]))
     return _padded(rows, PANEL).unflatten(1, (-1, 2)).transpose(2, 3).contiguous()
-
-
-def _typed(name: str, table: Tensor | None) -> Tensor | None:
-    """A table in the type that the kernel reads, whatever ``model.to(dtype)`` made of it."""
-    if table is None:
-        return None
-    kept = {"bounds": torch.int64} | dict.fromkeys(HALF_TABLES, torch.bfloat16)
-    return table.to(kept.get(name, torch.float32))
 
 
 def _floats(value: Tensor | None) -> Tensor | None:

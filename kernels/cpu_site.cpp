@@ -30,7 +30,7 @@ struct Site {
   const float* right;          // [b, b padded to 16]
   const int64_t* bounds;       // [2 S] or null without gates
   const float* clip;           // [2] or null
-  int64_t tokens, features, block, rank, a, b, shared, stride;
+  int64_t tokens, features, block, rank, a, b, shared;
   int32_t half, bits, symmetric;
 
   int64_t columns() const { return (kTokens * b + kColumns - 1) / kColumns * kColumns; }
@@ -220,7 +220,7 @@ bool quantize(const Site& s, int64_t state, int64_t token, float* row, uint8_t* 
     origin = std::min(std::max(std::nearbyint(-low / step), 0.0f), levels);
   }
   const bool exact = !s.left || step < 1e-30f;
-  uint8_t* to = codes + token * s.stride;
+  uint8_t* to = codes + token * s.features;
   const __m512 by = _mm512_set1_ps(exact ? step : 1 / step), add = _mm512_set1_ps(origin), top = _mm512_set1_ps(levels);
   for (int64_t i = 0; i < s.features; i += 16) {
     const __mmask16 mask = first(s.features - i);
@@ -229,7 +229,6 @@ bool quantize(const Site& s, int64_t state, int64_t token, float* row, uint8_t* 
     v = _mm512_min_ps(_mm512_max_ps(v, _mm512_setzero_ps()), top);
     _mm_mask_storeu_epi8(to + i, mask, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));  // rounds half to even
   }
-  std::memset(to + s.features, 0, s.stride - s.features);
   scale[token] = step;
   zero[token] = origin;
   return !odd;
@@ -256,17 +255,17 @@ T* room(int64_t count) {
 
 }  // namespace
 
-// codes [tokens, stride], scale and zero [tokens], coefficients [tokens, rank] bfloat16 (null without directions).
+// codes [tokens, features], scale and zero [tokens], coefficients [tokens, rank] bfloat16 (null without directions).
 // Returns 0, or 1 if a token has a state that there is not, or 2 if a value is not finite.
 extern "C" int32_t starquant_site(const void* x, const int64_t* state, const float* matrix, const float* offset,
                                const float* means, const uint16_t* directions, const uint16_t* back,
                                const float* signs, const uint16_t* left, const float* right, const int64_t* bounds,
                                const float* clip, uint8_t* codes, float* scale, float* zero, uint16_t* coefficients,
                                int64_t tokens, int64_t features, int64_t block, int64_t rank, int64_t a, int64_t b,
-                               int64_t shared, int64_t stride, int64_t states, int32_t half, int32_t bits,
+                               int64_t shared, int64_t states, int32_t half, int32_t bits,
                                int32_t symmetric, int32_t threads) {
   const Site s{x,      state,    matrix, offset, means, directions, back, signs,  left,   right, bounds,
-               clip,   tokens,   features, block, rank,  a,          b,    shared, stride, half,  bits, symmetric};
+               clip,   tokens,   features, block, rank,  a,          b,    shared, half,  bits, symmetric};
   int64_t* order = room<int64_t>(tokens + states * kTokens);
   const int64_t places = grouped(s, states, order);
   if (places < 0) {

@@ -42,10 +42,8 @@ def lower(program: Program) -> fx.GraphModule:
             got=f"a model on {program.device}",
             hint="compile(..., device='cpu') copies the model",
         )
-    graph = fx.Graph()
-    values: dict[fx.Node, fx.Node] = {}
-    graph.output(graph.graph_copy(program.graph, values))
-    module = fx.GraphModule(program.module, graph)
+    module = program.copied_module()
+    graph = module.graph
     reason = cpu.unavailable()
     if reason is not None:
         _log(reason)
@@ -76,25 +74,11 @@ def _use_panels(module: fx.GraphModule, node: fx.Node) -> None:
     assert isinstance(packed, fx.Node)
     assert isinstance(bits, int)
     features = codes.meta["val"].shape[-1]
-    name = f"{packed.target}_{PANELS}"
-    laid = cpu.panels(operator.attrgetter(str(packed.target))(module), bits, features)
-    owner, _, leaf = name.rpartition(".")
-    module.get_submodule(owner).register_buffer(leaf, laid)
+    laid = cpu.panels(_tensors(module, packed), bits, features)
     with module.graph.inserting_before(node):
-        arguments = (
-            codes,
-            scale,
-            zero,
-            module.graph.get_attr(name),
-            weight_scale,
-            sums,
-            bits,
-            *rest,
-        )
-        new = module.graph.call_function(torch.ops.starquant.panel_linear.default, arguments)
-    new.meta.update(node.meta)
-    node.replace_all_uses_with(new)
-    module.graph.erase_node(node)
+        panels = _kept(module, f"{packed.target}_{PANELS}", laid)
+    arguments = (codes, scale, zero, panels, weight_scale, sums, bits, *rest)
+    _replace(node, torch.ops.starquant.panel_linear.default, arguments)
 
 
 def _fuse_branch(module: fx.GraphModule, node: fx.Node) -> None:
@@ -102,23 +86,18 @@ def _fuse_branch(module: fx.GraphModule, node: fx.Node) -> None:
     linear, state, coefficients, image = node.args
     assert isinstance(linear, fx.Node)
     assert isinstance(image, fx.Node)
-    tensor = operator.attrgetter(str(image.target))(module)
+    tensor = _tensors(module, image)
     alone = linear.target == torch.ops.starquant.panel_linear.default and len(linear.users) == 1
     if not alone or tensor.shape[1] > cpu.RANK:
         return
-    owner, _, leaf = f"{image.target}_{PANELS}".rpartition(".")
-    module.get_submodule(owner).register_buffer(leaf, cpu.branch_image(tensor))
     codes, scale, zero, laid, weight_scale, sums, bits, bias, _, state_bias, dtype = linear.args
     with module.graph.inserting_before(node):
-        pairs = module.graph.get_attr(f"{owner}.{leaf}")
-        arguments = (
-            *(codes, scale, zero, laid, weight_scale, sums, bits),
-            *(bias, state, state_bias, dtype, coefficients, pairs),
-        )
-        new = module.graph.call_function(torch.ops.starquant.panel_linear.default, arguments)
-    new.meta.update(node.meta)
-    node.replace_all_uses_with(new)
-    module.graph.erase_node(node)
+        pairs = _kept(module, f"{image.target}_{PANELS}", cpu.branch_image(tensor))
+    arguments = (
+        *(codes, scale, zero, laid, weight_scale, sums, bits),
+        *(bias, state, state_bias, dtype, coefficients, pairs),
+    )
+    _replace(node, torch.ops.starquant.panel_linear.default, arguments)
 
 
 def _use_site_kernel(module: fx.GraphModule, node: fx.Node) -> None:
@@ -136,33 +115,49 @@ def _use_site_kernel(module: fx.GraphModule, node: fx.Node) -> None:
             x, _, means = centred.args
             if (corrected := _only_read_here(x, op("compensate"))) is not None:
                 x, matrix, offset = corrected.args
-
-    def tensor(value: Any) -> Any:
-        return fx.map_arg(value, lambda n: operator.attrgetter(str(n.target))(module))
-
-    correction, direction, basis = tensor(matrix), tensor(directions), tensor(factors)
+    correction, direction, basis, *others = (
+        _tensors(module, value) for value in (matrix, directions, factors, offset, means, clip)
+    )
     if not cpu.covers(str(structure), basis, direction, correction):
         return
-    tables = cpu.site_tables(
-        correction, tensor(offset), tensor(means), direction, basis, tensor(bounds), tensor(clip)
-    )
+    shift, mean, clipping = others
+    edges: Any = bounds
+    tables = cpu.site_tables(correction, shift, mean, direction, basis, edges, clipping)
     prefix = f"{TABLES}.{facts(node)['site'].replace('.', '_')}"
     module.add_submodule(prefix, torch.nn.Module())
     with graph.inserting_before(node):
-        read: list[fx.Node | None] = []
-        for name, table in zip(cpu.TABLES, tables, strict=True):
-            if table is not None:
-                module.get_submodule(prefix).register_buffer(name, table)
-            read.append(None if table is None else graph.get_attr(f"{prefix}.{name}"))
-        rank = 0 if direction is None else direction.shape[-1]
-        arguments = (x, state, read, rank, shared, bits, symmetric)
-        new = graph.call_function(torch.ops.starquant.site_codes.default, arguments)
-        coefficients = graph.call_function(operator.getitem, (new, 3))
+        read = [
+            None if table is None else _kept(module, f"{prefix}.{name}", table)
+            for name, table in zip(cpu.TABLES, tables, strict=True)
+        ]
+    rank = 0 if direction is None else direction.shape[-1]
+    arguments = (x, state, read, rank, shared, bits, symmetric)
+    new = _replace(node, torch.ops.starquant.site_codes.default, arguments)
+    if branch is not None:
+        with graph.inserting_after(new):
+            branch.replace_all_uses_with(graph.call_function(operator.getitem, (new, 3)))
+
+
+def _tensors(module: fx.GraphModule, value: Any) -> Any:
+    """The tensors that nodes in an argument read."""
+    return fx.map_arg(value, lambda n: operator.attrgetter(str(n.target))(module))
+
+
+def _kept(module: fx.GraphModule, name: str, tensor: torch.Tensor) -> fx.Node:
+    """Adds a tensor to a module that has the name's owner, and a node that reads it where nodes are inserted now."""
+    owner, _, leaf = name.rpartition(".")
+    module.get_submodule(owner).register_buffer(leaf, tensor)
+    return module.graph.get_attr(name)
+
+
+def _replace(node: fx.Node, target: Any, arguments: tuple[Any, ...]) -> fx.Node:
+    """Puts another call in a node's place."""
+    with node.graph.inserting_before(node):
+        new = node.graph.call_function(target, arguments)
     new.meta.update(node.meta)
     node.replace_all_uses_with(new)
-    graph.erase_node(node)
-    if branch is not None:
-        branch.replace_all_uses_with(coefficients)
+    node.graph.erase_node(node)
+    return new
 
 
 def _first_of(value: object) -> object:

@@ -267,11 +267,15 @@ class Program:
 
     def keep_stage(self, name: str) -> None:
         """Keeps a copy of the graph as it is now."""
+        self.stages[name] = self.copied_module()
+
+    def copied_module(self) -> fx.GraphModule:
+        """A module with a copy of the graph, sharing its tensors."""
         graph = fx.Graph()
         values: dict[fx.Node, fx.Node] = {}
         output = graph.graph_copy(self.graph, values)
         graph.output(output)
-        self.stages[name] = fx.GraphModule(self.module, graph)
+        return fx.GraphModule(self.module, graph)
 
 
 def facts(node: fx.Node) -> dict[str, Any]:
