@@ -136,20 +136,16 @@ def tac_block() -> list[Variant]:
 
 def tac_form() -> list[Variant]:
     """TAC's estimators, references, groupings and constants."""
-    rows: list[tuple[str, dict[str, object]]] = [
-        (
-            f"{estimator}, towards the {reference} model",
-            {"estimator": estimator, "reference": reference},
-        )
-        for estimator in ("covariance", "ridge")
-        for reference in ("transformed", "original")
-    ]
+    rows: list[tuple[str, dict[str, object]]] = [("star", {})]
+    for estimator in ("covariance", "ridge"):
+        for reference in ("transformed", "original"):
+            label = f"{estimator}, towards the {reference} model"
+            rows.append((label, {"estimator": estimator, "reference": reference}))
+    guessed = {"tune": False}
     rows += [
-        (
-            f"{estimator}, constants chosen on held-out sequences",
-            {"estimator": estimator, "tune": True},
-        )
-        for estimator in ("covariance", "ridge")
+        ("covariance, constants guessed", guessed),
+        ("covariance, constants guessed, the paper's units", {**guessed, "scaled": False}),
+        ("ridge, constants guessed", {**guessed, "estimator": "ridge"}),
     ]
     variants = [Variant(n, _with_options("star-w4a4", "insert-tac", **o)) for n, o in rows]
     for per in ("state", "ratio", "both"):
