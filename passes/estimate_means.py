@@ -48,6 +48,8 @@ class EstimateMeans(Pass):
             return program
         note_missing_states(program, token_labels(program))
         for site, tokens, label in site_activations(program):
+            if not program.site_nodes(site, "center"):
+                continue
             means = state_means(tokens, label, program.states, self.prior)
             # What is subtracted is rounded to the activations' dtype, so its image must be of the rounded means.
             means = means.to(program.site_node(site, "tokens").meta["val"].dtype).float()

@@ -10,7 +10,7 @@ import torch
 
 from starquant_fx.operators import op
 from starquant_fx.pass_base import Pass, Preserves
-from starquant_fx.program import Program, note
+from starquant_fx.program import Program, Site, note
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +19,9 @@ class InsertCentering(Pass):
 
     In real arithmetic nothing changes; what the quantizer sees loses the offset that all tokens of a state share. The
     means start at zero and are set by ``estimate-means``.
+
+    Attributes:
+        sites: Roles of the sites that are centred, separated by "+"; "all" = every site.
     """
 
     name: ClassVar[str] = "insert-centering"
@@ -31,11 +34,16 @@ class InsertCentering(Pass):
         "insert-quantizers",
     )
     preserves: ClassVar[Preserves] = Preserves.NUMERICALLY
+    sites: str = "all"
+
+    def check_options(self) -> None:
+        """The roles exist."""
+        self.expect_roles("sites")
 
     def run(self, program: Program) -> Program:
         """Inserts one ``center`` a site and one ``add_state_bias`` a linear."""
         graph, states = program.graph, program.states
-        for site in program.quantized_sites():
+        for site in self._chosen(program):
             tokens, label = program.site_node(site, "tokens"), program.site_node(site, "states")
             linears = program.site_nodes(site, "linear")
             means = program.constant(
@@ -52,8 +60,11 @@ class InsertCentering(Pass):
         return program
 
     def ensures(self, program: Program) -> None:
-        """One ``center`` a quantized site."""
-        count, sites = len(program.nodes(op("center"))), len(list(program.quantized_sites()))
+        """One ``center`` a chosen site."""
+        count, sites = len(program.nodes(op("center"))), len(self._chosen(program))
         self.expect(
             count == sites, "centring is missing", where="graph", expected=str(sites), got=count
         )
+
+    def _chosen(self, program: Program) -> list[Site]:
+        return [site for site in program.quantized_sites() if site.among(self.sites)]

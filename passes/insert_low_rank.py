@@ -55,8 +55,7 @@ class InsertLowRank(Pass):
 
     def run(self, program: Program) -> Program:
         """Estimates the directions of every chosen site and inserts the branch."""
-        wanted = set(self.sites.split("+"))
-        chosen = {s.name for s in program.quantized_sites() if wanted & {"all", *s.roles}}
+        chosen = {s.name for s in program.quantized_sites() if s.among(self.sites)}
         if program.weightless:
             for site in program.quantized_sites():
                 if site.name in chosen:

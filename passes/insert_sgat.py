@@ -73,9 +73,8 @@ class InsertSgat(Pass):
 
     def _shape(self, program: Program, site: Site) -> BasisShape:
         """The site's basis; gates are left out where one slice would take too much of it."""
-        gated = self.gated == "all" or bool(set(self.gated.split("+")) & set(site.roles))
         slices = BasisShape.choose(self.structure, site.features, self.size, 0)
-        wanted = self.rank if gated else 0
+        wanted = self.rank if site.among(self.gated) else 0
         if 0 < wanted < slices.slice_size and slices.slice_size > site.features // LARGEST_SLICE:
             text = f"{site.name}: no gates, one slice is {slices.slice_size} of {site.features}"
             program.findings.setdefault("notes", {})[site.name] = text

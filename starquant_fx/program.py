@@ -51,6 +51,10 @@ class Site:
     options: SiteRecipe | None = None
     reason: str | None = None
 
+    def among(self, roles: str) -> bool:
+        """Whether roles separated by "+" name this site; ``all`` names every site."""
+        return bool({"all", *self.roles} & set(roles.split("+")))
+
 
 @dataclasses.dataclass(frozen=True)
 class PassRecord:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from starquant_fx.methods import STAR_LOW_RANK, pipeline
+from starquant_fx.methods import STAR_LOW_RANK, STAR_TAC, pipeline
 from starquant_fx.pass_base import parse_pass
-from starquant_fx.passes import REGISTRY
-from starquant_fx.recipe import Recipe
+from starquant_fx.passes import REGISTRY, InsertTokenState
+from starquant_fx.recipe import CalibrationOptions, Recipe
 from starquant_fx.recipes import get_recipe
 
 STATES = ("insert-token-state", "insert-partition")
 CENTER = ("insert-centering", "estimate-means")
-LOW_RANK = str(STAR_LOW_RANK)
-EDGES = "insert-token-state{edges=(0.25,0.5,0.75)}"
+QUARTERS = (0.25, 0.5, 0.75)
+SOME_SITES = ("q", "o", "gate", "down", "q+gate", "o+down")
 BASELINES = (
     "rtn",
     "smoothquant",
@@ -59,11 +59,17 @@ def _named(*names: str) -> list[Variant]:
 
 def main_table() -> list[Variant]:
     """Every method at W4A4; baselines also with GPTQ and clip search, and one with star's extras."""
-    extras = (*STATES, *CENTER, LOW_RANK, "insert-tac")
+    extras = (*STATES, *CENTER, str(STAR_LOW_RANK), str(STAR_TAC))
+    literal = get_recipe("star-paper-w4a4")
     return [
         *_named(*(f"{m}-w4a4" for m in BASELINES)),
         Variant("quarot + star's extras", changed("quarot-w4a4", *extras)),
-        *_named("sgat-w4a4", "star-paper-w4a4", "star-w4a4"),
+        *_named("sgat-w4a4", "star-paper-w4a4"),
+        Variant(
+            "star-paper, star's calibration",
+            dataclasses.replace(literal, calibration=CalibrationOptions()),
+        ),
+        *_named("star-w4a4"),
     ]
 
 
@@ -136,12 +142,12 @@ def tac_block() -> list[Variant]:
 
 def tac_form() -> list[Variant]:
     """TAC's estimators, references, groupings and constants."""
-    rows: list[tuple[str, dict[str, object]]] = [("star", {})]
+    rows: list[tuple[str, dict[str, object]]] = []
     for estimator in ("covariance", "ridge"):
         for reference in ("transformed", "original"):
             label = f"{estimator}, towards the {reference} model"
             rows.append((label, {"estimator": estimator, "reference": reference}))
-    guessed = {"tune": False}
+    guessed: dict[str, object] = {"tune": False}
     rows += [
         ("covariance, constants guessed", guessed),
         ("covariance, constants guessed, the paper's units", {**guessed, "scaled": False}),
@@ -154,15 +160,29 @@ def tac_form() -> list[Variant]:
     return variants
 
 
-def _refined(recipe: Recipe) -> Recipe:
-    """The recipe with token states refined by four mask-ratio buckets."""
-    passes = pipeline(*recipe.passes, parse_pass(EDGES, REGISTRY))
+def _refined(recipe: Recipe, edges: tuple[float, ...] = QUARTERS) -> Recipe:
+    """The recipe with token states refined by mask-ratio buckets."""
+    passes = pipeline(*recipe.passes, InsertTokenState(edges=edges))
     return dataclasses.replace(recipe, passes=passes)
 
 
 def gates() -> list[Variant]:
-    """d_m = d_u = r: slices of each state, at all sites and where star has them."""
-    return [
+    """d_m = d_u = r: slices of each state, where star has them and elsewhere; and with less that removes means."""
+    alone = [
+        Variant(
+            f"r = {rank}, all, without {label}",
+            dataclasses.replace(
+                recipe, passes=tuple(p for p in recipe.passes if p.name not in gone)
+            ),
+        )
+        for label, gone in (
+            ("centring", CENTER),
+            ("centring and branch", (*CENTER, "insert-low-rank")),
+        )
+        for rank in (0, 1)
+        for recipe in (_with_options("star-w4a4", "insert-sgat", rank=rank, gated="all"),)
+    ]
+    return alone + [
         Variant(
             f"r = {rank} (rounded up to slices), {where}",
             _with_options("star-w4a4", "insert-sgat", rank=rank, gated=where),
@@ -213,14 +233,31 @@ def centring() -> list[Variant]:
                 changed(base, *STATES, "insert-centering", "estimate-means{prior=1e12}"),
             ),
             Variant(f"{base}, a state", center),
-            Variant(f"{base}, a state and bucket", _refined(center)),
+            *(
+                Variant(f"{base}, a state and bucket, edges {edges}", _refined(center, edges))
+                for edges in ((0.5,), (0.1, 0.9), QUARTERS)
+            ),
         ]
+    rows += [
+        Variant(
+            f"star-w4a4, a state, at {where} only",
+            _with_options("star-w4a4", "insert-centering", sites=where),
+        )
+        for where in SOME_SITES
+    ]
     return rows
 
 
 def low_rank() -> list[Variant]:
-    """Directions of each state that bypass the quantizer."""
-    return [
+    """Directions of each state that bypass the quantizer, and where."""
+    somewhere = [
+        Variant(
+            f"star-w4a4, at {where} only",
+            _with_options("star-w4a4", "insert-low-rank", sites=where),
+        )
+        for where in SOME_SITES
+    ]
+    return somewhere + [
         Variant(
             f"{base}, k = {k}",
             changed(base, *STATES, f"insert-low-rank{{rank={k}}}")
