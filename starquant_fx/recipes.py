@@ -1,9 +1,11 @@
-"""The recipes that can be named: a method and its bits, ``star-w4a4``."""
+"""The recipes that can be named: a method and its bits, ``star-w4a4``; or a file of one."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from starquant_fx.errors import RecipeError, nearest
@@ -17,16 +19,20 @@ def get_recipe(name: str | Recipe) -> Recipe:
     """Returns the recipe of a name such as ``star-w4a4``; a recipe is returned as it is.
 
     Args:
-        name: ``<method>-w<bits>a<bits>``, bits 2..8 or 16; ``<method>+<extra>`` adds what ``EXTRAS`` names.
+        name: ``<method>-w<bits>a<bits>``, bits 2..8 or 16; ``<method>+<extra>`` adds what ``EXTRAS`` names. What ends
+            in ``.json`` is a file of what ``Recipe.to_dict`` returns.
 
     Returns:
         The recipe.
 
     Raises:
-        RecipeError: Unknown method or extra (the nearest name is offered), malformed or impossible bits.
+        RecipeError: Unknown method or extra (the nearest name is offered), malformed or impossible bits, or a file
+            that holds no recipe.
     """
     if isinstance(name, Recipe):
         return name
+    if isinstance(name, str) and name.endswith(".json"):
+        return _from_file(Path(name))
     text, _, bits = name.rpartition("-") if isinstance(name, str) else ("", "", "")
     method, extras = _split(text)
     if method is None:
@@ -59,6 +65,38 @@ def _split(text: str) -> tuple[str | None, list[str]]:
         if text.startswith(f"{method}+"):
             return method, text.removeprefix(f"{method}+").split("+")
     return None, []
+
+
+def _from_file(path: Path) -> Recipe:
+    """Reads a recipe's JSON file.
+
+    Raises:
+        RecipeError: It is missing, or holds no recipe.
+    """
+    hint = "`starquant-fx recipes star-w4a4 --json` prints one to start from"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecipeError(
+            "the recipe cannot be read",
+            where=str(path),
+            expected="a JSON file",
+            got=str(error),
+            hint=hint,
+        ) from error
+    if not isinstance(values, dict):
+        raise RecipeError(
+            "the file holds no recipe",
+            where=str(path),
+            expected="a JSON object",
+            got=type(values).__name__,
+            hint=hint,
+        )
+    try:
+        return from_dict(values)
+    except RecipeError as error:
+        error.where = str(path) if error.where is None else f"{path}: {error.where}"
+        raise
 
 
 def from_dict(values: dict[str, Any]) -> Recipe:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from starquant_fx.cli.options import (
+    CacheFolder,
     CalibrationFile,
     Device,
     Model,
@@ -39,12 +40,7 @@ def compile_command(
     report: Annotated[
         Path | None, typer.Option("--report", help="Write the report to this JSON file.")
     ] = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option(
-            "--cache", help="Folder that keeps fitted sites; a killed run goes on where it was."
-        ),
-    ] = None,
+    cache: CacheFolder = None,
     print_between_passes: Annotated[
         bool, typer.Option("--print-between-passes", help="Print the graph after every pass.")
     ] = False,

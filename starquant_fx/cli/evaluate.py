@@ -9,7 +9,7 @@ import typer
 
 from starquant_fx.cli.evaluation import run
 from starquant_fx.cli.measure import FULL, measure
-from starquant_fx.cli.options import LARGEST_SEED, CalibrationFile, Device, Model
+from starquant_fx.cli.options import LARGEST_SEED, CacheFolder, CalibrationFile, Device, Model
 from starquant_fx.cli.subject import Settings
 from starquant_fx.errors import InputError
 
@@ -40,6 +40,7 @@ def evaluate_command(
     segments: Annotated[int, typer.Option("--segments", help="Segments at most.")] = 64,
     length: Annotated[int, typer.Option("--length", help="Tokens a segment.")] = 256,
     device: Device = None,
+    cache: CacheFolder = None,
     draws: Annotated[
         int | None,
         typer.Option(
@@ -146,6 +147,7 @@ def evaluate_command(
             segments=segments,
             length=length,
             device=device,
+            cache=cache,
             draws=draws,
             ratios=tuple(ratio) if ratio else None,
             seeds=tuple(dict.fromkeys(seed or range(seeds or 1))),

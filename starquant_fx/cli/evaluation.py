@@ -73,7 +73,13 @@ def _one_seed(settings: Settings, subject: Subject, seed: int) -> tuple[Any, Any
     seeded = {name: recipe.seeded(seed) for name, recipe in subject.recipes.items()}
     plan = mask_plan_of(settings, subject.ids, seed)
     comparison, costs, models = measure(
-        subject.model, subject.tokenizer, seeded, subject.texts, subject.ids, plan
+        subject.model,
+        subject.tokenizer,
+        seeded,
+        subject.texts,
+        subject.ids,
+        plan,
+        cache=settings.cache,
     )
     record = comparison_record(comparison, costs)
     sheets = [summary_sheet(comparison, costs), masked_sheet(comparison)]

@@ -42,7 +42,13 @@ def _one_seed(settings: Settings, subject: Subject, seed: int) -> dict[str, Any]
     seeded = {name: recipe.seeded(seed) for name, recipe in subject.recipes.items()}
     plan = mask_plan_of(settings, subject.ids, seed)
     models, costs = compiled_models(
-        subject.model, subject.tokenizer, seeded, subject.texts, subject.ids, plan
+        subject.model,
+        subject.tokenizer,
+        seeded,
+        subject.texts,
+        subject.ids,
+        plan,
+        cache=settings.cache,
     )
     measured = gate(models, subject.ids, plan, FULL)
     show(settings, f"seed {seed}", gate_sheet(measured, FULL))

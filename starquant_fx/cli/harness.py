@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from starquant_fx.cli.options import CalibrationFile, Device, Model, Seed
+from starquant_fx.cli.options import CacheFolder, CalibrationFile, Device, Model, Seed
 from starquant_fx.errors import InputError
 from starquant_fx.progress import watched
 
@@ -73,6 +73,7 @@ def harness_command(
     calibration: CalibrationFile = None,
     seed: Seed = 0,
     device: Device = None,
+    cache: CacheFolder = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Only say how much there is to compute, and how long.")
     ] = False,
@@ -132,7 +133,7 @@ def harness_command(
         console.print(plan_table(lm, planned, len(runners)))
         return
     for one in runners:
-        compiled, _ = denoiser(loaded, tokenizer, one, texts=texts)
+        compiled, _ = denoiser(loaded, tokenizer, one, texts=texts, cache=cache)
         lm = StarQuantLM(compiled, tokenizer, **options)
         done = run(
             one.name if one else FULL,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from starquant_fx.errors import RecipeError, nearest
@@ -95,6 +96,7 @@ def measure(
     ids: Any,
     plan: Any,
     observe: Any = None,
+    cache: Path | None = None,
 ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """Compiles with every recipe and compares with full precision.
 
@@ -106,6 +108,7 @@ def measure(
         ids: Held-out segments [N, L].
         plan: Masks.
         observe: As in ``compile``, with the recipe's name first.
+        cache: As in ``compile``.
 
     Returns:
         The comparison, the costs by name, and the models by name.
@@ -116,7 +119,7 @@ def measure(
     from starquant_fx.evaluation.comparison import compare
 
     chosen = labelled(recipes)
-    models, costs = compiled_models(model, tokenizer, chosen, texts, ids, plan, observe)
+    models, costs = compiled_models(model, tokenizer, chosen, texts, ids, plan, observe, cache)
     return compare(models, ids, plan, FULL), costs, models
 
 
@@ -128,6 +131,7 @@ def compiled_models(
     ids: Any,
     plan: Any,
     observe: Any = None,
+    cache: Path | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The models of ``measure`` with the full-precision one first, and the costs, both by name."""
     from starquant_fx.api import compile as compile_model
@@ -143,7 +147,7 @@ def compiled_models(
             observe(name, None)
         start = time.perf_counter()
         compiled = compile_model(
-            model, recipe, calibration=texts, tokenizer=tokenizer, observe=observe
+            model, recipe, calibration=texts, tokenizer=tokenizer, observe=observe, cache=cache
         )
         models[name] = compiled
         costs[name] = Cost(compiled.report.bytes_after / 1e6, time.perf_counter() - start)

@@ -21,7 +21,8 @@ RecipeName = Annotated[
     typer.Option(
         "--recipe",
         "-r",
-        help="<method>-w<bits>a<bits>, bits 2..8 or 16; `starquant-fx recipes` lists the methods.",
+        help="<method>-w<bits>a<bits>, bits 2..8 or 16; `starquant-fx recipes` lists the methods. Or a file of one: "
+        "`starquant-fx recipes NAME --json`.",
     ),
 ]
 CalibrationFile = Annotated[
@@ -37,6 +38,13 @@ Target = Annotated[str, typer.Option("--target", "-t", help="auto, reference or 
 Device = Annotated[
     str | None,
     typer.Option("--device", help="Where everything is computed, such as cuda. Default: cpu."),
+]
+CacheFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        help="Folder that keeps calibration states and fitted sites; a killed run goes on where it was.",
+    ),
 ]
 LARGEST_SEED = 2**63 - 1
 Seed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of every draw.")]

@@ -32,6 +32,7 @@ class Settings:
     segments: int
     length: int
     device: str | None
+    cache: Path | None
     draws: int | None
     ratios: tuple[float, ...] | None
     seeds: tuple[int, ...]

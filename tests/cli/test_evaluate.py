@@ -95,6 +95,29 @@ def test_seeds_trajectories_and_figures_come_out_of_one_run(
     assert values["seeds"][0]["models"]["full precision"]["gap"]["mean"] == 0
 
 
+@pytest.mark.parametrize("quick", [(), ("--quick",)])
+def test_what_was_fitted_is_kept_and_used_again(
+    monkeypatch: pytest.MonkeyPatch, text: Path, tmp_path: Path, quick: tuple[str, ...]
+) -> None:
+    kept, first, second = tmp_path / "kept", tmp_path / "first.json", tmp_path / "second.json"
+    recipe = tmp_path / "small.json"
+    values = get_recipe("sgat-w4a4").to_dict()
+    values["calibration"].update(samples=4, length=16, rollout_steps=1)
+    recipe.write_text(json.dumps(values))
+    options = ("--recipe", recipe, "--text", text, "--cache", kept, *OPTIONS, *quick)
+    evaluate(monkeypatch, *options, "--json", first)
+    files = {path: path.stat().st_mtime_ns for path in kept.iterdir()}
+    assert files
+    evaluate(monkeypatch, *options, "--json", second)
+    assert {path: path.stat().st_mtime_ns for path in kept.iterdir()} == files
+    gaps = [
+        [seed["models"]["sgat-w4a4"] for seed in json.loads(path.read_text())["seeds"]]
+        for path in (first, second)
+    ]
+    for one, other in zip(*gaps, strict=True):
+        assert {key for key in one if one[key] != other[key]} <= {"compile_seconds", "run_seconds"}
+
+
 def test_the_quick_gate_prints_its_rank_correlation(
     monkeypatch: pytest.MonkeyPatch, text: Path, tmp_path: Path
 ) -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from starquant_fx.cli.app import app
-from starquant_fx.errors import RecipeError
+from starquant_fx.errors import InputError, RecipeError
 from starquant_fx.methods import EXTRAS, METHODS
 from starquant_fx.recipes import get_recipe
 
@@ -45,3 +47,41 @@ def test_every_baseline_names_its_source() -> None:
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
     with pytest.raises(RecipeError, match="quarot"):
         shown("quarto")
+
+
+def test_what_is_printed_as_json_is_read_back_from_a_file(tmp_path: Path) -> None:
+    values = json.loads(shown("quarot-w4a8", "--json"))
+    values["calibration"].update(samples=8, strata=[0.5, 0.5])
+    values["method"] = "mine"
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps(values))
+    recipe = get_recipe(str(file))
+    assert recipe.passes == get_recipe("quarot-w4a8").passes
+    assert (recipe.calibration.samples, recipe.calibration.strata) == (8, (0.5, 0.5))
+    assert shown(str(file)).startswith("mine-w4a8:")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot be read"),
+        ("{", "cannot be read"),
+        ("[1]", "holds no recipe"),
+        ('{"passs": []}', "unknown recipe key"),
+        ('{"method": "x"}', "lacks"),
+    ],
+)
+def test_a_file_that_holds_no_recipe_is_refused(
+    tmp_path: Path, text: str | None, message: str
+) -> None:
+    file = tmp_path / "bad.json"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(RecipeError, match=message) as caught:
+        get_recipe(str(file))
+    assert str(file) in str(caught.value)
+
+
+def test_json_without_a_name_is_refused() -> None:
+    with pytest.raises(InputError, match="--json"):
+        shown("--json")

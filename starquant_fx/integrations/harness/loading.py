@@ -24,6 +24,7 @@ def denoiser(
     device: str | None = None,
     *,
     texts: list[str] | None = None,
+    cache: str | Path | None = None,
 ) -> tuple[Any, Any]:
     """Loads a model where it is named, and compiles it where a recipe is given.
 
@@ -37,6 +38,7 @@ def denoiser(
         seed: Seed of the calibration.
         device: Where a named model is loaded.
         texts: Texts to calibrate a given model on; for a named one the other rules hold.
+        cache: Folder that keeps what calibration and fits found.
 
     Returns:
         The model and the tokenizer, None where there is none.
@@ -59,4 +61,4 @@ def denoiser(
     if chosen is None:
         return model, found
     texts = texts or calibration_texts(name, calibration)
-    return compile_model(model, chosen, calibration=texts, tokenizer=found), found
+    return compile_model(model, chosen, calibration=texts, tokenizer=found, cache=cache), found
