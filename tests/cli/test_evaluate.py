@@ -104,7 +104,8 @@ def test_what_was_fitted_is_kept_and_used_again(
     values = get_recipe("sgat-w4a4").to_dict()
     values["calibration"].update(samples=4, length=16, rollout_steps=1)
     recipe.write_text(json.dumps(values))
-    options = ("--recipe", recipe, "--text", text, "--cache", kept, *OPTIONS, *quick)
+    options: list[str | Path] = ["--recipe", recipe, "--text", text, "--cache", kept]
+    options += [*OPTIONS, *quick]
     evaluate(monkeypatch, *options, "--json", first)
     files = {path: path.stat().st_mtime_ns for path in kept.iterdir()}
     assert files
