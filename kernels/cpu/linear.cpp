@@ -156,11 +156,11 @@ void row_offsets(const uint8_t* a, int64_t m, int64_t k, int32_t* offset, int th
 // codes [m, k] with k a multiple of 8; panels as above; out [m, n] in bfloat16 (half) or float32; bias, state_bias and
 // branch may be null. The integers are exact, and without a branch the floating-point operations are the reference's in its
 // order; the branch is added before the result is rounded.
-extern "C" void starquant_linear(const uint8_t* codes, const uint8_t* panels, const int32_t* zero, const float* scale,
+extern "C" int64_t starquant_linear(const uint8_t* codes, const uint8_t* panels, const int32_t* zero, const float* scale,
                                  const float* weight_scale, const int32_t* column_sum, const float* bias,
                                  const int64_t* state, const float* state_bias, const uint16_t* branch,
-                                 const uint16_t* image, int64_t m, int64_t n, int64_t k, int32_t bits,
-                                 int32_t half, void* out, int32_t threads) {
+                                 const uint16_t* image, void* out, int64_t m, int64_t n, int64_t k, int64_t bits,
+                                 int64_t half, int64_t threads) {
   int32_t* offset = static_cast<int32_t*>(std::calloc(m ? m : 1, sizeof(int32_t)));
   if (bits == 4) row_offsets(codes, m, k, offset, threads);
   const int64_t columns = (n + kColumns - 1) / kColumns * kColumns;
@@ -168,4 +168,5 @@ extern "C" void starquant_linear(const uint8_t* codes, const uint8_t* panels, co
   const auto run = bits == 4 ? (half ? gemm<4, true> : gemm<4, false>) : (half ? gemm<8, true> : gemm<8, false>);
   run(codes, panels, e, m, n, k, out, threads);
   std::free(offset);
+  return 0;
 }

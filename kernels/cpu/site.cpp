@@ -30,8 +30,7 @@ struct Site {
   const float* right;          // [b, b padded to 16]
   const int64_t* bounds;       // [2 S] or null without gates
   const float* clip;           // [2] or null
-  int64_t tokens, features, block, rank, a, b, shared;
-  int32_t half, bits, symmetric;
+  int64_t tokens, features, block, rank, a, b, shared, half, bits, symmetric;
 
   int64_t columns() const { return (kTokens * b + kColumns - 1) / kColumns * kColumns; }
   int64_t width() const { return (features + kColumns - 1) / kColumns * kColumns; }  // of a row in memory
@@ -257,13 +256,13 @@ T* room(int64_t count) {
 
 // codes [tokens, features], scale and zero [tokens], coefficients [tokens, rank] bfloat16 (null without directions).
 // Returns 0, or 1 if a token has a state that there is not, or 2 if a value is not finite.
-extern "C" int32_t starquant_site(const void* x, const int64_t* state, const float* matrix, const float* offset,
+extern "C" int64_t starquant_site(const void* x, const int64_t* state, const float* matrix, const float* offset,
                                const float* means, const uint16_t* directions, const uint16_t* back,
                                const float* signs, const uint16_t* left, const float* right, const int64_t* bounds,
                                const float* clip, uint8_t* codes, float* scale, float* zero, uint16_t* coefficients,
                                int64_t tokens, int64_t features, int64_t block, int64_t rank, int64_t a, int64_t b,
-                               int64_t shared, int64_t states, int32_t half, int32_t bits,
-                               int32_t symmetric, int32_t threads) {
+                               int64_t shared, int64_t states, int64_t half, int64_t bits,
+                               int64_t symmetric, int64_t threads) {
   const Site s{x,      state,    matrix, offset, means, directions, back, signs,  left,   right, bounds,
                clip,   tokens,   features, block, rank,  a,          b,    shared, half,  bits, symmetric};
   int64_t* order = room<int64_t>(tokens + states * kTokens);

@@ -1,0 +1,17 @@
+"""CPU kernels in C++; importing them registers their operators."""
+
+from starquant_fx.kernels.cpu.library import unavailable
+from starquant_fx.kernels.cpu.linear import RANK, branch_image, panel_linear, panels
+from starquant_fx.kernels.cpu.site import TABLES, covers, site_codes, site_tables
+
+__all__ = [
+    "RANK",
+    "TABLES",
+    "branch_image",
+    "covers",
+    "panel_linear",
+    "panels",
+    "site_codes",
+    "site_tables",
+    "unavailable",
+]

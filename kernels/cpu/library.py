@@ -1,0 +1,106 @@
+"""The CPU kernels' library: C++ for AVX512-VNNI, built by the system's compiler at first use, kept in the user's cache.
+
+Machines without the instructions or without a compiler run the reference implementations; ``unavailable`` says why.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+SOURCES = tuple(sorted(Path(__file__).parent.glob("*.cpp")))
+EXTENSIONS = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512bf16")
+FLAGS = (
+    *("-O3", "-std=c++17", "-ffp-contract=off", "-fopenmp", "-shared", "-fPIC"),
+    *(f"-m{name}" for name in EXTENSIONS),
+)
+COMPILERS = ("g++", "clang++", "c++")
+
+
+class _NoKernelsError(Exception):
+    """Why there are no kernels on this machine."""
+
+
+@functools.cache
+def unavailable() -> str | None:
+    """Why the kernels cannot run on this machine; None if they can."""
+    try:
+        _library()
+    except _NoKernelsError as reason:
+        return str(reason)
+    return None
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    """The compiled kernels."""
+    if not (torch.cpu._is_vnni_supported() and torch.cpu._is_avx512_bf16_supported()):
+        raise _NoKernelsError("the processor has no AVX512-VNNI and AVX512-BF16")
+    named = (os.environ.get("CXX", ""), *COMPILERS)
+    compiler = next((path for name in named if name and (path := shutil.which(name))), None)
+    if compiler is None:
+        raise _NoKernelsError(f"there is no C++ compiler ({', '.join(COMPILERS)}, or $CXX)")
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
+    sources = [source.read_bytes() for source in SOURCES]
+    content = b"\0".join([*sources, version, *(flag.encode() for flag in FLAGS)])
+    built = cache_folder() / f"cpu-{hashlib.sha256(content).hexdigest()[:16]}.so"
+    if not built.is_file():
+        _build(compiler, built)
+    try:
+        return ctypes.CDLL(str(built))
+    except OSError as error:
+        raise _NoKernelsError(f"{built} cannot be loaded: {error}") from error
+
+
+def cache_folder() -> Path:
+    """Where built kernels are kept: ``$XDG_CACHE_HOME/starquant_fx``, by default ``~/.cache/starquant_fx``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "starquant_fx"
+
+
+def _build(compiler: str, path: Path) -> None:
+    """Compiles the kernels; processes that do so at the same time end with the same file."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            made = Path(folder) / path.name
+            command = [compiler, *FLAGS, *map(str, SOURCES), "-o", str(made)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise _NoKernelsError(f"{compiler} failed: {done.stderr.strip()[-500:]}")
+            made.replace(path)
+    except OSError as error:
+        raise _NoKernelsError(f"the kernels cannot be built: {error}") from error
+
+
+def call(function: str, *values: Tensor | int | None) -> int:
+    """Calls a kernel with pointers to contiguous tensors (None = a null pointer) and 64-bit integers.
+
+    Returns:
+        What it returns.
+    """
+    given = (
+        ctypes.c_int64(value)
+        if isinstance(value, int)
+        else ctypes.c_void_p(0 if value is None else value.data_ptr())
+        for value in values
+    )
+    return int(getattr(_library(), function)(*given, ctypes.c_int64(torch.get_num_threads())))
+
+
+def padded(matrix: Tensor, multiple: int) -> Tensor:
+    """[..., k] with zeros up to a multiple, contiguous."""
+    return torch.nn.functional.pad(matrix, (0, -matrix.shape[-1] % multiple)).contiguous()
+
+
+def floats(value: Tensor | None) -> Tensor | None:
+    """float32, contiguous."""
+    return None if value is None else value.float().contiguous()

@@ -1,0 +1,163 @@
+"""What a site does to its input, in one kernel: transforms, gates and quantizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from starquant_fx.errors import InputError
+from starquant_fx.kernels.cpu.library import call, floats, padded
+from starquant_fx.kernels.cpu.linear import RANK, branch_image
+
+TABLES = (
+    *("matrix", "offset", "means", "directions", "back"),
+    *("signs", "left", "right", "bounds", "clip"),
+)
+"""Names of the tables of ``site_tables``, in its order."""
+TABLE_TYPES = {
+    **dict.fromkeys(TABLES, torch.float32),
+    **dict.fromkeys(("directions", "back", "left"), torch.bfloat16),
+    "bounds": torch.int64,
+}
+"""Their types."""
+
+
+def site_tables(
+    matrix: Tensor | None,
+    offset: Tensor | None,
+    means: Tensor | None,
+    directions: Tensor | None,
+    factors: Sequence[Tensor],
+    bounds: Sequence[int],
+    clip: Tensor | None,
+) -> list[Tensor | None]:
+    """Lays a site's tables out as the kernel reads them.
+
+    Args:
+        matrix: TAC's [d / g, g, g] with g <= 16, or None.
+        offset: TAC's [d] or None.
+        means: [S, d] or None.
+        directions: The branch's [S, d, k] with k <= 16, or None.
+        factors: Of a basis of structure ``kronecker`` or ``hadamard`` with a right factor of at most 128, as
+            ``reference.rotate`` takes them; empty = no basis.
+        bounds: See ``reference.gate``; empty = no gates.
+        clip: [2] or None.
+
+    Returns:
+        What ``site_codes`` takes.
+    """
+    left, right = factors[-2:] if factors else (None, None)
+    return [
+        *map(floats, (None if matrix is None else matrix.mT, offset, means)),
+        *((None, None) if directions is None else _branch(directions)),
+        floats(factors[0]) if len(factors) == 3 else None,
+        None if left is None else padded(left.T, 2).to(torch.bfloat16),
+        None if right is None else padded(right.float(), 16),
+        torch.tensor(list(bounds)) if bounds else None,
+        floats(clip),
+    ]
+
+
+def site_codes(
+    x: Tensor,
+    state: Tensor | None,
+    tables: Sequence[Tensor | None],
+    rank: int,
+    shared: int,
+    bits: int,
+    symmetric: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What a site does to its input: TAC, centring, low-rank branch, basis, gates, per-token quantizer.
+
+    Products with the left Kronecker factor and with the branch's directions are in bfloat16, summed in float32; the
+    rest is float32 whatever ``x`` is.
+
+    Args:
+        x: [..., d].
+        state: [...], or None where nothing depends on it.
+        tables: See ``site_tables``.
+        rank: k of the branch; 0 = none.
+        shared: See ``reference.gate``.
+        bits: 2..8.
+        symmetric: See ``reference.quantize_activation``.
+
+    Returns:
+        Codes, scale and zero point as ``reference.quantize_activation``; the branch's coefficients [..., k] bfloat16.
+
+    Raises:
+        InputError: A value is not finite, or a token has a state that there is not.
+    """
+    matrix, _, means, directions, _, _, left, right, bounds, _ = tables
+    tokens, half = x.shape[:-1].numel(), x.dtype == torch.bfloat16
+    by_state = [t.shape[0] for t in (means, directions) if t is not None]
+    states = max([1, *by_state, 0 if bounds is None else len(bounds) // 2])
+    codes = torch.empty(x.shape, dtype=torch.uint8, device="cpu")
+    scale, zero = (torch.empty(*x.shape[:-1], 1, device="cpu") for _ in range(2))
+    coefficients = torch.empty(*x.shape[:-1], rank, dtype=torch.bfloat16, device="cpu")
+    used = [
+        (x if half else x.float()).contiguous(),
+        None if state is None or states == 1 else state.contiguous(),
+        # In the type that the kernel reads, whatever ``model.to(dtype)`` made of them.
+        *(
+            None if table is None else table.to(kind)
+            for table, kind in zip(tables, TABLE_TYPES.values(), strict=True)
+        ),
+        *(codes, scale, zero, coefficients),
+    ]
+    sizes = (
+        *(tokens, x.shape[-1], 0 if matrix is None else matrix.shape[-1], rank),
+        *(1 if f is None else f.shape[0] for f in (left, right)),
+        *(shared, states),
+    )
+    failure = call("starquant_site", *used, *sizes, int(half), bits, int(symmetric))
+    if failure:
+        raise InputError(
+            "a site cannot quantize its input",
+            where="starquant::site_codes",
+            expected=f"states 0 to {states - 1}" if failure == 1 else "finite activations",
+            got="another state" if failure == 1 else "NaN or Inf",
+            hint="check token_state" if failure == 1 else "check the model's weights and dtype",
+        )
+    return codes, scale, zero, coefficients
+
+
+def covers(
+    structure: str, factors: Sequence[Tensor], directions: Tensor | None, matrix: Tensor | None
+) -> bool:
+    """Whether the kernel of a site has these transforms."""
+    return (
+        (not factors or (structure in ("kronecker", "hadamard") and factors[-1].shape[0] <= 128))
+        and (directions is None or directions.shape[-1] <= RANK)
+        and (matrix is None or matrix.shape[-1] <= 16)
+    )
+
+
+def _branch(directions: Tensor) -> tuple[Tensor, Tensor]:
+    """Directions [S, d, k] in bfloat16: [S, d / 2, 16, 2] for coefficients, negative [S, 8, d, 2] to take them off."""
+    wide = padded(directions, RANK).to(torch.bfloat16)
+    down = padded(wide.mT, 2).unflatten(2, (-1, 2)).transpose(1, 2).contiguous()
+    return down, branch_image(-wide.mT)
+
+
+def _site_codes_fake(
+    x: Tensor, state: Tensor | None, tables: Sequence[Tensor | None], rank: int, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    row = (*x.shape[:-1], 1)
+    return (
+        x.new_empty(x.shape, dtype=torch.uint8),
+        x.new_empty(row, dtype=torch.float32),
+        x.new_empty(row, dtype=torch.float32),
+        x.new_empty((*x.shape[:-1], rank), dtype=torch.bfloat16),
+    )
+
+
+torch.library.custom_op(
+    "starquant::site_codes",
+    site_codes,
+    mutates_args=(),
+    schema="(Tensor x, Tensor? state, Tensor?[] tables, int rank, int shared, int bits, bool symmetric) "
+    "-> (Tensor codes, Tensor scale, Tensor zero, Tensor coefficients)",
+).register_fake(_site_codes_fake)
