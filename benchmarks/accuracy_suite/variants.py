@@ -187,8 +187,8 @@ def gates() -> list[Variant]:
             f"r = {rank} (rounded up to slices), {where}",
             _with_options("star-w4a4", "insert-sgat", rank=rank, gated=where),
         )
-        for where in ("o", "o+down", "all")
-        for rank in (0, 1, 4, 8, 16)
+        for where in ("o", "all")
+        for rank in (0, 1, 4, 16)
     ]
 
 
