@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from starquant_fx.kernels import reference
-from starquant_fx.kernels.cpu.library import call, floats, padded
+from starquant_fx.kernels.cpu.library import call, floats, padded, row_pairs
 
 PANEL = 64
 """Outputs of a panel."""
@@ -106,8 +106,8 @@ def panel_linear(
 
 def branch_image(image: Tensor) -> Tensor:
     """Lays [S, k, n], k <= 16, out in pairs of rows: bfloat16 [S, 8, n up to a whole panel, 2]."""
-    rows = torch.nn.functional.pad(image.to(torch.bfloat16), (0, 0, 0, RANK - image.shape[1]))
-    return padded(rows, PANEL).unflatten(1, (-1, 2)).transpose(2, 3).contiguous()
+    rows = torch.nn.functional.pad(image, (0, 0, 0, RANK - image.shape[1]))
+    return row_pairs(padded(rows, PANEL))
 
 
 def _panel_linear_fake(
