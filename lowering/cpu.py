@@ -135,7 +135,9 @@ def _use_site_kernel(module: fx.GraphModule, node: fx.Node) -> None:
     new = _replace(node, torch.ops.starquant.site_codes.default, arguments)
     if branch is not None:
         with graph.inserting_after(new):
-            branch.replace_all_uses_with(graph.call_function(operator.getitem, (new, 3)))
+            coefficients = graph.call_function(operator.getitem, (new, 3))
+        coefficients.meta.update(branch.meta)
+        branch.replace_all_uses_with(coefficients)
 
 
 def _tensors(module: fx.GraphModule, value: Any) -> Any:
