@@ -17,12 +17,12 @@ from starquant_fx.program import Program, drop_unread_tensors, facts
 
 TABLES = "starquant_cpu"
 """Sites' tables are kept below this module."""
-PANELS = "panels"
-"""Tensors of this target are named so, below the module that the packed codes belong to."""
+PAIRS = "pairs"
+"""Images of branches in the kernel's layout are named so, below the module that the image belongs to."""
 
 
 def lower(program: Program) -> fx.GraphModule:
-    """Returns a callable whose integer linears run from weights in the kernels' own layout.
+    """Returns a callable whose integer linears and sites run in the kernels.
 
     Args:
         program: A fused program with its tensors; it stays as it is.
@@ -50,7 +50,7 @@ def lower(program: Program) -> fx.GraphModule:
     else:
         for node in list(graph.nodes):
             if node.target == op("quantized_linear"):
-                _use_panels(module, node)
+                _replace(node, torch.ops.starquant.panel_linear.default, node.args)
             elif node.target == op("transform_quantize"):
                 _use_site_kernel(module, node)
         for node in list(graph.nodes):
@@ -67,20 +67,6 @@ def _log(reason: str) -> None:
     logging.getLogger("starquant_fx").warning("the reference kernels stand in: %s", reason)
 
 
-def _use_panels(module: fx.GraphModule, node: fx.Node) -> None:
-    """Replaces one integer linear by the kernel, and the packed codes it reads by panels."""
-    codes, scale, zero, packed, weight_scale, sums, bits, *rest = node.args
-    assert isinstance(codes, fx.Node)
-    assert isinstance(packed, fx.Node)
-    assert isinstance(bits, int)
-    features = codes.meta["val"].shape[-1]
-    laid = cpu.panels(_tensors(module, packed), bits, features)
-    with module.graph.inserting_before(node):
-        panels = _kept(module, f"{packed.target}_{PANELS}", laid)
-    arguments = (codes, scale, zero, panels, weight_scale, sums, bits, *rest)
-    _replace(node, torch.ops.starquant.panel_linear.default, arguments)
-
-
 def _fuse_branch(module: fx.GraphModule, node: fx.Node) -> None:
     """Lets an integer linear add what its low-rank branch does."""
     linear, state, coefficients, image = node.args
@@ -92,7 +78,7 @@ def _fuse_branch(module: fx.GraphModule, node: fx.Node) -> None:
         return
     codes, scale, zero, laid, weight_scale, sums, bits, bias, _, state_bias, dtype = linear.args
     with module.graph.inserting_before(node):
-        pairs = _kept(module, f"{image.target}_{PANELS}", cpu.branch_image(tensor))
+        pairs = _kept(module, f"{image.target}_{PAIRS}", cpu.branch_image(tensor))
     arguments = (
         *(codes, scale, zero, laid, weight_scale, sums, bits),
         *(bias, state, state_bias, dtype, coefficients, pairs),

@@ -32,7 +32,7 @@ from starquant_fx.report import Report
 from starquant_fx.structure import structured
 
 FORMAT = "starquant-artifact"
-VERSION = 1
+VERSION = 2
 SUFFIX = ".safetensors"
 
 
