@@ -90,11 +90,22 @@ class CompiledModel(nn.Module):
         Raises:
             InputError: The arguments do not fit the model.
         """
+        graph, inputs = self.graph_at_rows(args, kwargs)
+        logits: Tensor = graph(*inputs, rows)
+        return logits[0]
+
+    def graph_at_rows(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[fx.GraphModule, list[Tensor]]:
+        """The graph that ``logits_at`` runs for arguments of ``forward``, and its inputs but for the rows.
+
+        Raises:
+            InputError: The arguments do not fit the model.
+        """
         graph, arguments = self._bound(args, kwargs)
         if graph not in self._at_rows:
             self._at_rows[graph] = at_rows(graph)
-        logits: Tensor = self._at_rows[graph](*arguments.values(), rows)
-        return logits[0]
+        return self._at_rows[graph], list(arguments.values())
 
     def _bound(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
