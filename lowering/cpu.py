@@ -12,6 +12,7 @@ from torch import fx
 
 from starquant_fx.errors import LoweringError
 from starquant_fx.kernels import cpu
+from starquant_fx.lowering.cpu_attention import use_attention_kernels
 from starquant_fx.operators import op
 from starquant_fx.program import Program, drop_unread_tensors, facts
 
@@ -56,6 +57,7 @@ def lower(program: Program) -> fx.GraphModule:
         for node in list(graph.nodes):
             if node.target == op("add_low_rank"):
                 _fuse_branch(module, node)
+        use_attention_kernels(graph)
         graph.eliminate_dead_code()
     drop_unread_tensors(module)
     module.recompile()

@@ -1,5 +1,6 @@
 """CPU kernels in C++; importing them registers their operators."""
 
+from starquant_fx.kernels.cpu.attention import attention, rotary
 from starquant_fx.kernels.cpu.library import unavailable
 from starquant_fx.kernels.cpu.linear import RANK, branch_image, panel_linear
 from starquant_fx.kernels.cpu.site import TABLES, covers, site_codes, site_tables
@@ -7,9 +8,11 @@ from starquant_fx.kernels.cpu.site import TABLES, covers, site_codes, site_table
 __all__ = [
     "RANK",
     "TABLES",
+    "attention",
     "branch_image",
     "covers",
     "panel_linear",
+    "rotary",
     "site_codes",
     "site_tables",
     "unavailable",
