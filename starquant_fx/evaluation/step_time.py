@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from starquant_fx.compiled import CompiledModel
 from starquant_fx.diffusion import generate
 from starquant_fx.evaluation.table import Sheet
 
@@ -116,7 +115,7 @@ def timed_generation(
             state["start"] = time.perf_counter()
         state["steps"] = step - 1
 
-    timed = (_TimedCompiled if isinstance(model, CompiledModel) else _Timed)(model, seconds)
+    timed = (_TimedCompiled if hasattr(model, "graph_at_rows") else _Timed)(model, seconds)
     out = generate(timed, prompt_ids, on_step=on_step, **arguments)
     seconds[SAMPLER] = time.perf_counter() - state["start"] - sum(seconds.values())
     return out, StepTimes(seconds, max(1, int(state["steps"])))
