@@ -14,6 +14,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import torch
+
 from accuracy_suite.hardened import load
 from accuracy_suite.runs import Job, Setting, code_hash, run_all
 from accuracy_suite.tables import Figures, full_precision, summary, table
@@ -89,7 +91,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.split,
         arguments.segments,
         draws=arguments.draws,
-        target=choose_target(arguments.target),
+        target=choose_target(arguments.target, torch.device("cpu")),
     )
     quick = [Variant(key, build()) for key, build in QUICK.items()]
     tables = {"quick": quick} if arguments.quick else chosen_tables(arguments.tables)

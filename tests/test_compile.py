@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import starquant_fx
 from starquant_fx.compiled import CompiledModel
+from starquant_fx.lowering import choose_target
 from starquant_fx.passes import fit_sgat
 from starquant_fx.program import Program
 from tests.compile_cases import CLOSE, compiled, fresh, made, small, texts
@@ -99,7 +100,7 @@ def test_the_report_names_what_was_left_alone() -> None:
     assert "MB (bf16) -> " in text
     values = report.to_dict()
     assert values["recipe"] == "star-w4a4"
-    assert values["target"] == "reference"
+    assert values["target"] == choose_target("auto", torch.device("cpu"))
     assert len(values["sites"]) == 12
 
 
