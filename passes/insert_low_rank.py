@@ -89,7 +89,10 @@ def principal_directions(tokens: Tensor, label: Tensor, states: int, rank: int) 
     out = torch.zeros(states, tokens.shape[1], rank)
     for state in range(states):
         x = tokens[label == state].double()
-        if len(x):
+        if rank <= len(x) < x.shape[1]:  # the same directions, without a d x d problem
+            rows = torch.linalg.svd(x, full_matrices=False).Vh[:rank]
+            out[state] = rows.flip(0).T.float()
+        elif len(x):
             out[state] = torch.linalg.eigh(x.T @ x).eigenvectors[:, -rank:].float()
     return out
 

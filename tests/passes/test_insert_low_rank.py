@@ -23,6 +23,16 @@ def test_directions_are_each_states_own() -> None:
     assert not bool(u[2].any())  # no token was in this state
 
 
+def test_fewer_tokens_than_channels_give_the_same_directions() -> None:
+    x = torch.randn(7, 12, generator=torch.Generator().manual_seed(0))
+    (few,) = principal_directions(x, torch.zeros(7), 1, 3)
+    moment = (x.T @ x).double()
+    (whole,) = torch.linalg.eigh(moment).eigenvectors[None, :, -3:].float()
+    assert float((few.T @ few - torch.eye(3)).abs().max()) < 1e-6
+    assert torch.allclose(few @ few.T, whole @ whole.T, atol=1e-5)
+    assert int((few[:, -1] @ whole).abs().argmax()) == 2  # in the same order, the leading one last
+
+
 @pytest.mark.parametrize("kind", ["odd", "dream", "bert"])
 def test_it_changes_nothing_before_the_quantizers(kind: str) -> None:
     program = rewritten(kind, BEFORE)
