@@ -234,5 +234,5 @@ def _row(program: Program, site: Site) -> SiteRow:
         gates=found.get("gates", 0),
         error=found.get("error"),
         leakage=found.get("leakage"),
-        tac={k: v for k, v in found.items() if k.startswith("tac_")},
+        tac={k: v for k, v in found.items() if k.startswith("tac_") and isinstance(v, float)},
     )
