@@ -36,6 +36,7 @@ def prepare(
     """
     name = place.spec.name
     running: list[Worker] = []
+    stopped: list[bool] = []
     say(f"{name}: writing the weights")
     reason = _made(Variant("weights", "", "weights", prepared=True), place, patience, running)
     if reason:
@@ -54,13 +55,18 @@ def prepare(
 
     def make(several: list[Variant]) -> None:
         for variant in several:
+            if stopped:
+                return
             say(f"{name}: preparing {variant.name}")
             reason = _made(variant, inside, patience, running)
             if reason:
                 failed[variant.name] = f"preparation failed: {reason}"
 
     with ThreadPoolExecutor(jobs) as pool, interrupting(running):
-        list(pool.map(make, modules.values()))
+        try:
+            list(pool.map(make, modules.values()))
+        finally:
+            stopped.append(True)
     return failed
 
 

@@ -27,7 +27,7 @@ def prepare(place: Place) -> None:
         (file,) = source.glob("*.safetensors")
         tensors = load_file(file)
     else:
-        config, tensors = _configuration(place.spec), draw(place.spec)
+        config, tensors = configuration(place.spec), draw(place.spec)
     for name, dtype in DTYPES.items():
         folder = place.folder / name
         folder.mkdir(exist_ok=True)
@@ -48,7 +48,7 @@ def draw(spec: ModelSpec, seed: int = 0) -> dict[str, Tensor]:
         bf16 tensors by published name.
     """
     with torch.device("meta"):
-        model = LladaModel(LladaConfig.from_dict(_configuration(spec)))
+        model = LladaModel(LladaConfig.from_dict(configuration(spec)))
     generator, found = torch.Generator().manual_seed(seed), {}
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1:
@@ -77,7 +77,7 @@ def load(place: Place, dtype: str) -> nn.Module:
     return model
 
 
-def _configuration(spec: ModelSpec) -> dict[str, Any]:
+def configuration(spec: ModelSpec) -> dict[str, Any]:
     """Published keys of a model of these sizes."""
     return {
         "architectures": ["LLaDAModelLM"],
