@@ -14,7 +14,7 @@ from cpu_suite.weights import load, token_ids
 from starquant_fx.compiled import CompiledModel
 from starquant_fx.evaluation import excerpt
 from starquant_fx.kernels import cpu
-from starquant_fx.passes import FitSgat
+from starquant_fx.passes import FitSgat, Gptq
 from starquant_fx.recipe import Recipe
 
 SEQUENCES, LENGTH, KEPT = 4, 64, 256
@@ -29,11 +29,12 @@ def short(name: str) -> Recipe:
     Bases stay at their starts, GPTQ is left out (it changes codes only), and calibration is a few sequences.
     """
     recipe = starquant_fx.get_recipe(name)
-    recipe = recipe.replacing(FitSgat(epochs=0)).without("gptq")
+    kept = [FitSgat(epochs=0) if p.name == FitSgat.name else p for p in recipe.passes]
+    passes = tuple(p for p in kept if p.name != Gptq.name)
     options = dataclasses.replace(
         recipe.calibration, samples=SEQUENCES, length=LENGTH, rollout_steps=0, max_tokens=KEPT
     )
-    return dataclasses.replace(recipe, calibration=options)
+    return dataclasses.replace(recipe, passes=passes, calibration=options)
 
 
 def prepare(place: Place, recipe: str) -> None:
