@@ -52,8 +52,7 @@ class Worker:
         self._pipe, theirs = context.Pipe()
         arguments = (theirs, variant, place, self._log)
         self._process = context.Process(target=_serve, args=arguments, daemon=True)
-        with _threads(place.threads):
-            self._process.start()
+        self._process.start()
         theirs.close()
 
     def ask(self, request: str, *arguments: Any) -> Any:
@@ -108,24 +107,12 @@ def interrupting(workers: Sequence[Worker]) -> Iterator[None]:
         raise
 
 
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Sets what libraries read when they are loaded; the process that is started in between inherits it."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict(zip(names, (str(count), str(count), "1"), strict=True)))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name)
-            else:
-                os.environ[name] = value
-
-
 def _serve(pipe: Connection, variant: Variant, place: Place, log: Path) -> None:
     """Answers requests until the parent closes its end; what libraries print goes to a file."""
+    count = str(place.threads)  # libraries read these when they are loaded, which is later
+    os.environ.update(
+        OMP_NUM_THREADS=count, MKL_NUM_THREADS=count, TORCHINDUCTOR_COMPILE_THREADS="1"
+    )
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers itself
     with log.open("w") as out:
         for stream in (1, 2):
