@@ -104,7 +104,14 @@ def build(place: Place, kind: str) -> Runner:
         options.n_ctx = options.n_batch = options.n_ubatch = length
         options.n_threads = options.n_threads_batch = place.threads
         made = llama_cpp.llama_init_from_model(model, options)
-        return made, llama_cpp.llama_batch_init(length, 0, 1)
+        if not made:
+            raise InputError("llama.cpp makes no context", where=kind, got=f"{length} tokens")
+        batch = llama_cpp.llama_batch_init(length, 0, 1)
+        batch.n_tokens = length
+        for i in range(length):
+            batch.pos[i], batch.logits[i] = i, True
+            batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
+        return made, batch
 
     def forward(ids: Tensor) -> Tensor:
         length = ids.shape[1]
@@ -112,11 +119,8 @@ def build(place: Place, kind: str) -> Runner:
             contexts[length] = context(length)
         state, batch = contexts[length]
         rows = []
-        for sequence in ids.tolist():
-            batch.n_tokens = length
-            for i, token in enumerate(sequence):
-                batch.token[i], batch.pos[i], batch.logits[i] = token, i, True
-                batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
+        for sequence in ids:
+            np.ctypeslib.as_array(batch.token, (length,))[:] = sequence
             if llama_cpp.llama_encode(state, batch):
                 raise InputError("llama.cpp refuses the batch", where=kind, got=str(ids.shape))
             logits = llama_cpp.llama_get_logits(state)
