@@ -55,6 +55,9 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         help="folder where weights, exports and artifacts stay, for the next run of the same code",
     )
+    top.add_argument(
+        "--prepare-only", action="store_true", help="make what --keep keeps, and measure nothing"
+    )
     top.add_argument("--json", type=Path, help="write the rows, and with --quick the summary")
     return top
 
@@ -87,6 +90,9 @@ def run(arguments: argparse.Namespace) -> None:
             where="--quick",
             hint="leave out --models, --tokens and --variants, or --quick",
         )
+    if arguments.prepare_only and arguments.keep is None:
+        hint = "--keep FOLDER says where it stays"
+        raise InputError("what is prepared would be lost", where="--prepare-only", hint=hint)
     specs = models(arguments.models or (QUICK_MODEL if arguments.quick else MEASURED))
     sizes = shapes(arguments.tokens or (QUICK_SHAPE if arguments.quick else SHAPES))
     variants = chosen(arguments.variants or (",".join(QUICK) if arguments.quick else "all"))
@@ -102,20 +108,21 @@ def run(arguments: argparse.Namespace) -> None:
     began = time.monotonic()
 
     def say(text: str) -> None:
-        print(f"[{time.monotonic() - began:5.0f} s] {text}", file=sys.stderr, flush=True)
+        line = f"[{time.monotonic() - began:5.0f} s] {text}\n"  # in one piece: several threads say something
+        print(line, end="", file=sys.stderr, flush=True)
 
     rows: list[Row] = []
     for spec in specs:
         with _folder(arguments.keep, spec.name) as folder:
             place = Place(folder, spec, counts[0])
             failed = prepare(place, variants, arguments.patience, say)
-            for count in counts:
+            for count in [] if arguments.prepare_only else counts:
                 here = dataclasses.replace(place, threads=count)
                 one = Run(here, arguments.repeats, arguments.patience, say)
                 found = one.measure(variants, sizes, failed)
                 rows += found
                 show(found, sizes)
-    if arguments.json is not None:
+    if arguments.json is not None and rows:
         values: dict[str, object] = {"rows": [row.to_dict() for row in rows]}
         if arguments.quick:
             values["summary"] = summary(rows)

@@ -174,6 +174,7 @@ def test_llama_cpp_gets_the_same_rotary_embedding() -> None:
         (["--threads", str(10 * (os.cpu_count() or 1))], "--threads"),
         (["--repeats", "0"], "--repeats"),
         (["--quick", "--models", "2x128"], "--quick"),
+        (["--prepare-only"], "--keep"),
         (["--json", "rows.txt"], ".json"),
     ],
 )
