@@ -90,8 +90,9 @@ def principal_directions(tokens: Tensor, label: Tensor, states: int, rank: int) 
     for state in range(states):
         x = tokens[label == state].double()
         if rank <= len(x) < x.shape[1]:  # the same directions, without a d x d problem
-            rows = torch.linalg.svd(x, full_matrices=False).Vh[:rank]
-            out[state] = rows.flip(0).T.float()
+            mixes = torch.linalg.eigh(x @ x.T).eigenvectors[:, -rank:]
+            # QR keeps the order, the leading one first, and makes up what tokens of a lower rank lack.
+            out[state] = torch.linalg.qr(x.T @ mixes.flip(1)).Q.flip(1).float()
         elif len(x):
             out[state] = torch.linalg.eigh(x.T @ x).eigenvectors[:, -rank:].float()
     return out

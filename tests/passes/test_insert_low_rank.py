@@ -31,6 +31,9 @@ def test_fewer_tokens_than_channels_give_the_same_directions() -> None:
     assert float((few.T @ few - torch.eye(3)).abs().max()) < 1e-6
     assert torch.allclose(few @ few.T, whole @ whole.T, atol=1e-5)
     assert int((few[:, -1] @ whole).abs().argmax()) == 2  # in the same order, the leading one last
+    (same,) = principal_directions(x[:1].expand(7, 12), torch.zeros(7), 1, 3)
+    assert float((same.T @ same - torch.eye(3)).abs().max()) < 1e-6
+    assert float(same[:, -1] @ x[0]) ** 2 == pytest.approx(float(x[0] @ x[0]), rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["odd", "dream", "bert"])

@@ -1,0 +1,1 @@
+"""The CPU benchmark: its models, its variants, their processes, the measurement and the table."""

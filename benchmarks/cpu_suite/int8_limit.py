@@ -1,0 +1,29 @@
+"""The limit: every linear of the model as one int8 product of PyTorch, and nothing else."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cpu_suite.runner import Runner
+from cpu_suite.specs import Place
+
+
+def build(place: Place) -> Runner:
+    """Products of random codes, [B L, inputs] by [inputs, outputs], with weights of their own for every linear."""
+    weights = [_codes(inputs, outputs) for inputs, outputs in place.spec.products]
+    tokens: dict[int, dict[int, Tensor]] = {}
+
+    def forward(ids: Tensor) -> None:
+        codes = tokens.setdefault(ids.numel(), {})
+        for weight in weights:
+            inputs = weight.shape[0]
+            if inputs not in codes:
+                codes[inputs] = _codes(ids.numel(), inputs)
+            torch.ops.aten._int_mm(codes[inputs], weight)
+
+    return Runner(forward, None, "int8", None, "all linears and the head, nothing else")
+
+
+def _codes(rows: int, columns: int) -> Tensor:
+    return torch.randint(-127, 128, (rows, columns), dtype=torch.int8)

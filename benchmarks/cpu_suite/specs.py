@@ -1,0 +1,143 @@
+"""What is measured: models by their sizes, and token shapes. Nothing here loads torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+from starquant_fx.errors import InputError, nearest
+
+RANDOM_VOCABULARY = 32_000
+SHAPES = "1x32,1x128,1x512,4x512"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """A LLaDA by its sizes.
+
+    Attributes:
+        name: What it is called on the command line.
+        layers: Blocks.
+        width: Channels of the hidden states.
+        heads: Attention heads; there are as many key-value heads.
+        ffn: Channels inside the feed-forward part.
+        vocab: Rows of the embedding and of the head; the last id is the mask token.
+        shipped: Whether the package ships its weights; others are drawn at random.
+    """
+
+    name: str
+    layers: int
+    width: int
+    heads: int
+    ffn: int
+    vocab: int = RANDOM_VOCABULARY
+    shipped: bool = False
+
+    @property
+    def linears(self) -> list[tuple[int, int]]:
+        """(inputs, outputs) of every linear of the blocks."""
+        one = [(self.width, self.width)] * 4 + [(self.width, self.ffn)] * 2
+        return [*one, (self.ffn, self.width)] * self.layers
+
+    @property
+    def products(self) -> list[tuple[int, int]]:
+        """(inputs, outputs) of every linear, the head included."""
+        return [*self.linears, (self.width, self.vocab)]
+
+    @property
+    def float_bytes(self) -> int:
+        """Bytes of the model in float32."""
+        return 4 * (sum(i * o for i, o in self.products) + self.width * self.vocab)
+
+    def operations(self, tokens: int) -> int:
+        """Additions and multiplications of all linears for so many tokens; attention is not counted."""
+        return 2 * tokens * sum(inputs * outputs for inputs, outputs in self.products)
+
+
+MODELS = {
+    one.name: one
+    for one in (
+        ModelSpec("llada-tiny", 6, 256, 4, 640, vocab=4096, shipped=True),
+        ModelSpec("12x1024", 12, 1024, 16, 3072),
+        ModelSpec("2x4096", 2, 4096, 32, 12288),
+        ModelSpec("2x128", 2, 128, 2, 384, vocab=512),
+    )
+}
+"""The shipped model, a middling one, two layers of LLaDA-8B's size, and a tiny one to try the benchmark itself with."""
+MEASURED = "llada-tiny,12x1024,2x4096"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """Tokens of one forward.
+
+    Attributes:
+        batch: Sequences.
+        length: Tokens of each.
+    """
+
+    batch: int
+    length: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all sequences."""
+        return self.batch * self.length
+
+    def __str__(self) -> str:
+        """For example ``1x512``."""
+        return f"{self.batch}x{self.length}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a variant finds its model, and how it is to run.
+
+    Attributes:
+        folder: Holds the model as ``fp32`` and ``bf16`` folders, and what preparations leave.
+        spec: Its sizes.
+        threads: Threads that a forward may use.
+    """
+
+    folder: Path
+    spec: ModelSpec
+    threads: int
+
+
+def models(text: str) -> list[ModelSpec]:
+    """The models of these names, separated by commas.
+
+    Raises:
+        InputError: There is no such model.
+    """
+    for name in text.split(","):
+        if name not in MODELS:
+            raise InputError(
+                f"unknown model {name!r}",
+                where="--models",
+                expected=", ".join(MODELS),
+                got=name,
+                hint=nearest(name, MODELS),
+            )
+    return [MODELS[name] for name in text.split(",")]
+
+
+def shapes(text: str) -> list[Shape]:
+    """Token shapes such as ``1x128,4x512``, small ones first, because a process's peak memory only grows.
+
+    Raises:
+        InputError: A shape is malformed.
+    """
+    found = []
+    for part in text.split(","):
+        match = re.fullmatch(r"([1-9][0-9]{0,3})x([1-9][0-9]{0,4})", part)
+        if match is None:
+            raise InputError(
+                "a token shape is malformed",
+                where="--tokens",
+                expected="SEQUENCESxTOKENS, such as 1x512",
+                got=part,
+            )
+        found.append(Shape(int(match[1]), int(match[2])))
+    return sorted(set(found), key=lambda shape: (shape.tokens, shape.length))

@@ -1,0 +1,32 @@
+"""torchao: int8 weights, int8 activations with a scale per token found at run time, compiled."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from torch import Tensor, nn
+from torch._inductor import config
+
+from cpu_suite.runner import Runner, block_linears
+from cpu_suite.specs import Place
+from cpu_suite.weights import load
+
+
+def build(place: Place) -> Runner:
+    """All linears, the head too, as torchao quantizes by default; other operators in float32, which was the faster."""
+    torchao = importlib.import_module("torchao.quantization")
+    config.freezing = True
+    model = load(place, "fp32")
+    torchao.quantize_(model, torchao.Int8DynamicActivationInt8WeightConfig())
+    held = sum(_bytes(linear.weight) for linear in block_linears(model))
+    model.compile(dynamic=False)
+    return Runner(lambda ids: model(ids).logits, held, "int8")
+
+
+def _bytes(tensor: Any) -> int:
+    """Bytes of a tensor that may be made of others."""
+    if type(tensor) in (Tensor, nn.Parameter) or not hasattr(tensor, "__tensor_flatten__"):
+        return int(tensor.nbytes)
+    names, _ = tensor.__tensor_flatten__()
+    return sum(_bytes(getattr(tensor, name)) for name in names)

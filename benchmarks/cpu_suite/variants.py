@@ -1,0 +1,93 @@
+"""The variants: what each is called and which function builds it. Nothing here loads torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from typing import Any
+
+from starquant_fx.errors import InputError, nearest
+
+FULL = "fp32"
+LIMIT = "int8 limit"
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One way to run a model.
+
+    Attributes:
+        name: What its row is called.
+        kind: ``full`` (fp32, bf16), ``limit``, ``peer`` or ``ours``.
+        module: Module of this package with ``build(place, *options)``, which returns a ``Runner``, and perhaps
+            ``prepare(place, *options)``.
+        options: Handed on to both.
+        size: Most memory of its process, in units of the float32 model, roughly.
+        prepared: Whether its module's ``prepare`` must run before.
+        needs: Packages that must be installed.
+    """
+
+    name: str
+    kind: str
+    module: str
+    options: tuple[Any, ...] = ()
+    size: float = 1.0
+    prepared: bool = False
+    needs: tuple[str, ...] = ()
+
+    def missing(self) -> str | None:
+        """The first package that is needed and not installed."""
+        return next((n for n in self.needs if importlib.util.find_spec(n) is None), None)
+
+    def load(self) -> Any:
+        """The module."""
+        return importlib.import_module(f"cpu_suite.{self.module}")
+
+
+ORT = ("onnxruntime",)
+LLAMA = ("llama_cpp", "gguf")
+VARIANTS = {
+    one.name: one
+    for one in (
+        Variant(LIMIT, "limit", "int8_limit", (), 0.3),
+        Variant("bf16", "full", "full_precision", ("bf16", False), 0.7),
+        Variant("bf16 compiled", "full", "full_precision", ("bf16", True), 1.3),
+        Variant("fp32", "full", "full_precision", ("fp32", False), 1.2),
+        Variant("fp32 compiled", "full", "full_precision", ("fp32", True), 2.3),
+        Variant("torchao int8 compiled", "peer", "torchao_int8", (), 2.3, False, ("torchao",)),
+        Variant("onnxruntime fp32", "peer", "onnx_models", ("fp32",), 2.0, True, ORT),
+        Variant("onnxruntime quantize_dynamic", "peer", "onnx_models", ("int8",), 0.8, True, ORT),
+        Variant("onnxruntime MatMulNBits 32", "peer", "onnx_models", ("nbits32",), 0.8, True, ORT),
+        Variant(
+            "onnxruntime MatMulNBits 128", "peer", "onnx_models", ("nbits128",), 0.8, True, ORT
+        ),
+        Variant("llama.cpp Q4_0", "peer", "llama_cpp_models", ("Q4_0",), 0.6, True, LLAMA),
+        Variant("llama.cpp Q8_0", "peer", "llama_cpp_models", ("Q8_0",), 0.8, True, LLAMA),
+        Variant("star-w4a4", "ours", "ours", ("star-w4a4",), 1.2, True),
+        Variant("star-w4a8", "ours", "ours", ("star-w4a8",), 1.2, True),
+        Variant("star-w8a8", "ours", "ours", ("star-w8a8",), 1.4, True),
+    )
+}
+ANCHORS = (LIMIT, "bf16", "bf16 compiled")
+"""Measured beside every group of variants: what ratios and shares are taken of."""
+QUICK = (*ANCHORS, FULL, "onnxruntime quantize_dynamic", "star-w4a4")
+
+
+def chosen(text: str) -> list[Variant]:
+    """The variants of these names, separated by commas, the anchors and fp32 always among them, in the table's order.
+
+    Raises:
+        InputError: There is no such variant.
+    """
+    names = list(VARIANTS) if text == "all" else text.split(",")
+    for name in names:
+        if name not in VARIANTS:
+            raise InputError(
+                f"unknown variant {name!r}",
+                where="--variants",
+                expected=f"all, or some of: {', '.join(VARIANTS)}",
+                got=name,
+                hint=nearest(name, VARIANTS),
+            )
+    wanted = {*names, *ANCHORS, FULL}
+    return [variant for name, variant in VARIANTS.items() if name in wanted]

@@ -1,0 +1,260 @@
+"""The CPU benchmark: its arithmetic, its processes, a run from end to end, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import cpu
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from cpu_suite import measure, weights
+from cpu_suite.llama_cpp_models import gguf_name, interleaved
+from cpu_suite.memory import LIBRARIES, grouped
+from cpu_suite.onnx_models import weight_bytes
+from cpu_suite.ours import short
+from cpu_suite.rows import Row, summary
+from cpu_suite.specs import MODELS, Place, Shape, models, shapes
+from cpu_suite.tables import line, table
+from cpu_suite.variants import ANCHORS, FULL, QUICK, VARIANTS, Variant, chosen
+from cpu_suite.worker import Worker, WorkerError, peak_bytes
+from starquant_fx.errors import InputError
+from starquant_fx.models.layers import apply_rotary, rotary_tables
+from starquant_fx.models.llada import LladaConfig, LladaModel
+from starquant_fx.recipes import get_recipe
+
+TINY = MODELS["2x128"]
+
+
+def row(variant: str, *seconds: float, **more: Any) -> Row:
+    kind = VARIANTS[variant].kind
+    base = {"model": "m", "shape": "1x10", "threads": 1, "tokens": 10, "operations": 1000}
+    return Row(**{**base, "variant": variant, "kind": kind, "seconds": list(seconds), **more})
+
+
+def test_the_summary_by_hand() -> None:
+    rows = [
+        row("int8 limit", 0.2, 0.1, 0.3),
+        row("bf16", 2.0, weight_bytes=400),
+        row("bf16 compiled", 1.0, weight_bytes=400),
+        row("fp32", 4.0),
+        row("onnxruntime quantize_dynamic", 0.8),
+        row("torchao int8 compiled", 0.1, reason="failed in the middle"),
+        row("star-w4a4", 0.5, 0.4, 9.0, weight_bytes=100),
+    ]
+    assert summary(rows) == {
+        "w4a4_vs_bf16": 2.0,
+        "w4a4_vs_fp32": 8.0,
+        "w4a4_vs_best_peer": 1.6,
+        "weights_vs_bf16": 0.25,
+        "time_vs_int8_ceiling": 2.5,  # 1000 operations at 1000 / 0.2 a second take 0.2 s
+    }
+    assert summary([row("star-w4a4", 1.0)])["w4a4_vs_best_peer"] is None
+
+
+def test_a_line_by_hand() -> None:
+    one = row("star-w4a4", 0.5, 0.4, 1.0, bf16_seconds=1.0, limit_seconds=0.2, head="bf16")
+    one.weight_bytes, one.peak_bytes, one.error = 1_500_000, 250_000_000, 0.125
+    assert line(one) == "| star-w4a4 | 20 | 10-25 | 2.00 | 40 | 1.5 | 250 | 0.12 | bf16 |"
+    bad = row("bf16", reason="it fell over")
+    assert line(bad).startswith("| bf16 | not measured: it fell over |")
+    assert line(bad).count("|") == line(one).count("|")
+    assert "- bf16: slow" in table("t", [row("bf16", 1.0, note="slow")])
+
+
+def test_sizes_are_those_of_the_model() -> None:
+    with torch.device("meta"):
+        config = weights.configuration(TINY)
+        model = LladaModel(LladaConfig.from_dict(config))
+    matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and "wte" not in n]
+    assert sorted(p.shape[::-1] for p in matrices) == sorted(TINY.products)
+    assert TINY.operations(3) == 6 * sum(p.numel() for p in matrices)
+    shipped = json.loads((weights.locate("llada-tiny", None) / "config.json").read_text())
+    spec = MODELS["llada-tiny"]
+    sizes = ("n_layers", "d_model", "n_heads", "mlp_hidden_size", "embedding_size")
+    assert [shipped[key] for key in sizes] == [6, 256, 4, 640, 4096]
+    assert (spec.layers, spec.width, spec.heads, spec.ffn, spec.vocab) == (6, 256, 4, 640, 4096)
+    assert shipped["mask_token_id"] == spec.vocab - 1
+
+
+def test_half_of_the_tokens_of_every_sequence_are_masked() -> None:
+    ids = weights.token_ids(TINY, Shape(3, 10))
+    assert (ids == TINY.vocab - 1).sum(1).tolist() == [5, 5, 5]
+    assert not torch.equal(ids[0] == TINY.vocab - 1, ids[1] == TINY.vocab - 1)
+    assert torch.equal(ids, weights.token_ids(TINY, Shape(3, 10)))
+
+
+def test_variants_have_anchors_and_fp32_and_keep_their_order() -> None:
+    names = [v.name for v in chosen("star-w4a4")]
+    assert names == ["int8 limit", "bf16", "bf16 compiled", "fp32", "star-w4a4"]
+    assert [v.name for v in chosen("all")] == list(VARIANTS)
+    assert set(QUICK) == {v.name for v in chosen(",".join(QUICK))}
+    for variant in VARIANTS.values():
+        module = variant.load()
+        assert callable(module.build)
+        assert hasattr(module, "prepare") == variant.prepared
+
+
+def test_the_short_recipe_makes_the_same_graph() -> None:
+    whole, less = get_recipe("star-w4a4"), short("star-w4a4")
+    names = [p.name for p in whole.passes if p.name != "gptq"]
+    assert [p.name for p in less.passes] == names
+    changed = {p.name for p in less.passes if p not in whole.passes}
+    assert changed == {"fit-sgat"}  # GPTQ changes codes, the fit the values of a basis
+    assert (less.weight_bits, less.ignore) == (whole.weight_bits, whole.ignore)
+
+
+def test_groups_fill_the_memory_beside_the_anchors() -> None:
+    anchors = [VARIANTS[name] for name in ANCHORS]
+    others = [v for v in VARIANTS.values() if v not in anchors]
+    assert grouped(anchors, others, TINY, 1e12) == [others]
+    assert grouped(anchors, others, TINY, 0) == [[v] for v in others]
+    two = [Variant("a", "peer", "", size=0.0), Variant("b", "peer", "", size=0.0)]
+    assert grouped([], [*two, *two], TINY, 2.1 * LIBRARIES / 0.7) == [two, two]
+
+
+def test_weights_of_an_onnx_model_leave_out_embedding_and_head() -> None:
+    def constant(name: str, kind: int, *dims: int) -> onnx.TensorProto:
+        size = int(np.prod(dims))
+        return helper.make_tensor(name, kind, dims, [0] * size)
+
+    constants = [
+        constant("wte", TensorProto.FLOAT, 50, 4),
+        constant("w", TensorProto.INT8, 4, 6),
+        constant("scale", TensorProto.FLOAT, 6),
+        constant("head", TensorProto.INT8, 6, 50),
+        constant("head_scale", TensorProto.FLOAT, 1),
+    ]
+    nodes = [
+        helper.make_node("Gather", ["wte", "ids"], ["x"]),
+        helper.make_node("Some", ["x", "w", "scale"], ["y"]),
+        helper.make_node("Some", ["y", "head", "head_scale"], ["logits"]),
+    ]
+    model = helper.make_model(helper.make_graph(nodes, "g", [], [], constants))
+    assert weight_bytes(model, 50) == 4 * 6 + 4 * 6
+
+
+def test_llama_cpp_gets_the_same_rotary_embedding() -> None:
+    heads, size, tokens = 2, 8, 3
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(tokens, 5, generator=generator)
+    weight = torch.randn(2, heads * size, 5, generator=generator)  # of q and k
+    cos, sin = rotary_tables(torch.arange(tokens)[None], size, 100.0)
+    q, k = (
+        apply_rotary((x @ w.T).unflatten(-1, (heads, size)).transpose(0, 1)[None], cos, sin)
+        for w in weight
+    )
+    turned = []
+    for w in weight:
+        pairs = torch.from_numpy(interleaved(w.numpy(), heads)).T
+        y = (x @ pairs).unflatten(-1, (heads, size // 2, 2)).transpose(0, 1)
+        half = torch.view_as_complex(y.contiguous())
+        angle = torch.complex(cos[0, 0, :, : size // 2], sin[0, 0, :, : size // 2])
+        turned.append(torch.view_as_real(half * angle).flatten(-2))
+    scores = turned[0] @ turned[1].mT
+    assert torch.allclose(scores, (q @ k.mT)[0], atol=1e-4)
+    assert gguf_name("model.transformer.blocks.3.ff_out.weight") == "blk.3.ffn_down.weight"
+    assert gguf_name("model.transformer.ff_out.weight") == "output.weight"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--models", "llada-tinny"], "llada-tiny"),
+        (["--tokens", "512"], "1x512"),
+        (["--variants", "bf17"], "bf16"),
+        (["--threads", "0"], "--threads"),
+        (["--threads", str(10 * (os.cpu_count() or 1))], "--threads"),
+        (["--repeats", "0"], "--repeats"),
+        (["--quick", "--models", "2x128"], "--quick"),
+        (["--prepare-only"], "--keep"),
+        (["--json", "rows.txt"], ".json"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_runs(
+    options: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cpu.main(options) == 2
+    out = capsys.readouterr()
+    assert told in out.err
+    assert not out.out
+
+
+def test_shapes_are_sorted_and_models_kept_in_order() -> None:
+    assert [str(s) for s in shapes("4x512,1x32,2x16")] == ["2x16", "1x32", "4x512"]
+    assert [m.name for m in models("2x128,llada-tiny")] == ["2x128", "llada-tiny"]
+    with pytest.raises(InputError, match="malformed"):
+        shapes("0x5")
+
+
+def test_a_worker_says_why_it_failed_and_goes_on_saying_so(tmp_path: Path) -> None:
+    place = Place(tmp_path, TINY, 1)
+    worker = Worker(Variant("nowhere", "peer", "no_such_module"), place, patience=60)
+    try:
+        for _ in range(2):
+            with pytest.raises(WorkerError, match="no_such_module"):
+                worker.ask("ready", Shape(1, 4))
+    finally:
+        worker.stop()
+
+
+def test_a_worker_that_ends_or_is_late_is_told_apart(tmp_path: Path) -> None:
+    place = Place(tmp_path, TINY, 1)
+    ended = Worker(Variant("ended", "peer", "x"), place, patience=60)
+    ended.interrupt()
+    with pytest.raises(WorkerError, match="ended with exit code"):
+        ended.ask("run")
+    late = Worker(Variant("late", "peer", "x"), place, patience=0.01)
+    with pytest.raises(WorkerError, match=r"no answer to 'run' within"):
+        late.ask("run")
+
+
+def test_peak_memory_is_the_process_own() -> None:
+    before = peak_bytes()
+    held = np.ones(40_000_000 // 8)
+    assert peak_bytes() >= before
+    assert peak_bytes() > held.nbytes
+
+
+def test_from_end_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(measure, "ANCHORS", ("int8 limit", "bf16"))  # without torch.compile
+    absent = Variant("absent peer", "peer", "nothing", needs=("no_such_package_at_all",))
+    found = [VARIANTS[n] for n in ("int8 limit", "bf16", FULL)]
+    ours = Variant("rtn", "ours", "ours", ("rtn-w4a4",), prepared=True)  # star's fits take longer
+    monkeypatch.setattr(cpu, "chosen", lambda _: [*found, ours, absent])
+    file = tmp_path / "rows.json"
+    options = ["--models", "2x128", "--tokens", "1x8,1x16", "--repeats", "2", "--json", str(file)]
+    assert cpu.main(options) == 0
+    assert list((tmp_path / "temporary").iterdir()) == []
+    rows = json.loads(file.read_text())["rows"]
+    assert [(r["shape"], r["variant"]) for r in rows] == [
+        (shape, name)
+        for shape in ("1x8", "1x16")
+        for name in ("int8 limit", "bf16", "fp32", "rtn", "absent peer")
+    ]
+    out = capsys.readouterr()
+    assert "| absent peer | not measured: no_such_package_at_all is not installed |" in out.out
+    assert "round 2 of 2" in out.err
+    plain = sum(i * o for i, o in TINY.linears)
+    for some in (rows[:5], rows[5:]):
+        limit, bf16, full, ours, _ = some
+        assert all(len(r["seconds"]) == 2 and not r["reason"] for r in some[:4]), some
+        assert limit["error"] is None
+        assert full["error"] == 0
+        assert 0 < bf16["error"] < 0.02 < ours["error"] < 0.5
+        assert (bf16["weight_bytes"], full["weight_bytes"]) == (2 * plain, 4 * plain)
+        assert plain / 2 < ours["weight_bytes"] < plain
+        assert bf16["ratio"] == pytest.approx(1)
+        assert 0 < ours["share"] < 1
+        assert min(r["peak_bytes"] for r in some[:4]) > 50e6
