@@ -121,10 +121,11 @@ def logits_at(
     Raises:
         InputError: As ``model_logits``.
     """
-    if not hasattr(model, "logits_at"):
+    own = getattr(model, "logits_at", None)
+    if own is None:
         return model_logits(model, ids, attention_mask, position_ids).flatten(0, 1)[rows]
     given = {} if position_ids is None else {"position_ids": position_ids}
-    logits: Tensor = model.logits_at(rows, ids, attention_mask=attention_mask, **given)
+    logits: Tensor = own(rows, ids, attention_mask=attention_mask, **given)
     return logits
 
 
