@@ -14,12 +14,15 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import torch
+
 from accuracy_suite.hardened import load
 from accuracy_suite.runs import Job, Setting, code_hash, run_all
 from accuracy_suite.tables import Figures, full_precision, summary, table
 from accuracy_suite.variants import QUICK, TABLES, Variant
 from starquant_fx.errors import InputError, StarQuantError, nearest
 from starquant_fx.files import check_destination, write_atomically
+from starquant_fx.lowering import choose_target
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = "llada-tiny,dream-tiny"
@@ -43,6 +46,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--split", default="test", choices=("validation", "test"))
     top.add_argument("--segments", type=int, default=96, help="held-out segments of 256 tokens")
     top.add_argument("--draws", type=int, default=4, help="Monte-Carlo draws a segment")
+    top.add_argument(
+        "--target", default="auto", help="that the compiled models run on: auto, reference, cpu"
+    )
     top.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of one thread")
     top.add_argument("--cache", type=Path, default=ROOT / "runs" / "accuracy.jsonl")
     top.add_argument("--json", type=Path, help="write the summary (with --quick)")
@@ -81,7 +87,12 @@ def run(arguments: argparse.Namespace) -> None:
     for model in models:
         load(model)  # refused now, not in a worker after minutes
     seeds = range(arguments.seeds)
-    setting = Setting(arguments.split, arguments.segments, draws=arguments.draws)
+    setting = Setting(
+        arguments.split,
+        arguments.segments,
+        draws=arguments.draws,
+        target=choose_target(arguments.target, torch.device("cpu")),
+    )
     quick = [Variant(key, build()) for key, build in QUICK.items()]
     tables = {"quick": quick} if arguments.quick else chosen_tables(arguments.tables)
     if arguments.json is not None:

@@ -15,6 +15,8 @@ Rounding = Callable[[Tensor], Tensor]
 """``torch.round``, or a version of it with a gradient."""
 EXACT_FLOAT32 = 2**24
 """Integers of a smaller magnitude, and their sums, are exact in float32."""
+PANEL, GROUP = 64, 8
+"""Outputs of a panel of packed weight codes, and what its channels are padded to a multiple of."""
 
 
 def token_state(input_ids: Tensor, mask_token_id: int) -> Tensor:
@@ -233,28 +235,36 @@ def quantize_weight(w: Tensor, bits: int, clip: Tensor | None) -> tuple[Tensor, 
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
-    """Packs int8 codes [n, d]: two a byte for bits <= 4 (uint8, even channel low), else as they are."""
-    if bits > 4:
-        return codes.clone()
-    if codes.shape[-1] % 2:
-        codes = torch.nn.functional.pad(codes, (0, 1))
-    nibbles = (codes & 0xF).to(torch.uint8)
-    return nibbles[:, ::2] | (nibbles[:, 1::2] << 4)
+    """Packs int8 codes [n, d] in panels of 64 outputs, as products read them: uint8 [ceil(n / 64), bytes].
+
+    A panel is [d / 4][output][4 channels], padded with zeros. Codes of up to four bits are stored plus eight, two such
+    groups of channels a byte, the first one low; wider ones take a byte each.
+    """
+    outputs, channels = (
+        -size % step for size, step in zip(codes.shape, (PANEL, GROUP), strict=True)
+    )
+    wide = torch.nn.functional.pad(codes.to(torch.int16), (0, channels, 0, outputs))
+    laid = wide.unflatten(0, (-1, PANEL)).unflatten(2, (-1, 4)).transpose(1, 2)
+    if bits <= 4:
+        laid = laid[:, ::2] + 8 | laid[:, 1::2] + 8 << 4
+    return (laid & 0xFF).to(torch.uint8).flatten(1).contiguous()
 
 
-def unpack(packed: Tensor, bits: int, features: int) -> Tensor:
-    """Undoes ``pack``: int8 codes [n, features]."""
-    if bits > 4:
-        return packed.clone()
-    pair = torch.stack([packed & 0xF, packed >> 4], dim=-1).flatten(-2)[:, :features].to(torch.int8)
-    return torch.where(pair > 7, pair - 16, pair)
+def unpack(packed: Tensor, bits: int, outputs: int, features: int) -> Tensor:
+    """Undoes ``pack``: int8 codes [outputs, features]."""
+    laid = packed.unflatten(1, (-1, PANEL, 4))
+    if bits <= 4:
+        laid = torch.stack([laid & 0xF, laid >> 4], 2).flatten(1, 2).to(torch.int8) - 8
+    codes = laid.transpose(1, 2).flatten(2).flatten(0, 1)[:outputs, :features]
+    return codes.contiguous().view(torch.int8)
 
 
 def dequantize_weight(
     packed: Tensor, scale: Tensor, bits: int, features: int, dtype: torch.dtype
 ) -> Tensor:
     """Packed codes back to a weight [n, features] in ``dtype``."""
-    return (unpack(packed, bits, features).float() * scale[:, None]).to(dtype)
+    codes = unpack(packed, bits, scale.shape[0], features)
+    return (codes.float() * scale[:, None]).to(dtype)
 
 
 def add_state_bias(y: Tensor, state: Tensor, bias: Tensor) -> Tensor:
@@ -334,7 +344,7 @@ def quantized_linear(
     Returns:
         [..., n].
     """
-    weight = unpack(packed, weight_bits, codes.shape[-1])
+    weight = unpack(packed, weight_bits, weight_scale.shape[0], codes.shape[-1])
     total = integer_matmul(codes, weight, 255 * 2 ** (weight_bits - 1))
     total = total - zero.to(total.dtype) * column_sum.to(total.dtype)
     y = total.float() * scale * weight_scale

@@ -8,9 +8,11 @@ if __name__ != "starquant_fx.lowering":
 
 from collections.abc import Callable
 
+import torch
 from torch import fx
 
 from starquant_fx.errors import LoweringError, nearest
+from starquant_fx.kernels.cpu import unavailable
 from starquant_fx.lowering import cpu, reference
 from starquant_fx.program import Program
 
@@ -22,14 +24,15 @@ TARGETS: dict[str, Callable[[Program], fx.GraphModule]] = {
 AUTO = "auto"
 
 
-def choose_target(name: str) -> str:
-    """Resolves ``auto``: today that is ``reference``, because ``cpu`` has not been benchmarked.
+def choose_target(name: str, device: torch.device) -> str:
+    """Resolves ``auto`` for a device: ``cpu`` there if its kernels run on this machine, else ``reference``.
 
     Raises:
         LoweringError: Unknown target (the nearest name is offered).
     """
     if name == AUTO:
-        return "reference"
+        usable = device.type == "cpu" and unavailable() is None
+        return "cpu" if usable else "reference"
     if not isinstance(name, str) or name not in TARGETS:
         raise LoweringError(
             f"unknown target {name!r}",

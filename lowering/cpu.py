@@ -12,17 +12,18 @@ from torch import fx
 
 from starquant_fx.errors import LoweringError
 from starquant_fx.kernels import cpu
+from starquant_fx.lowering.cpu_attention import use_attention_kernels
 from starquant_fx.operators import op
 from starquant_fx.program import Program, drop_unread_tensors, facts
 
 TABLES = "starquant_cpu"
 """Sites' tables are kept below this module."""
-PANELS = "panels"
-"""Tensors of this target are named so, below the module that the packed codes belong to."""
+PAIRS = "pairs"
+"""Images of branches in the kernel's layout are named so, below the module that the image belongs to."""
 
 
 def lower(program: Program) -> fx.GraphModule:
-    """Returns a callable whose integer linears run from weights in the kernels' own layout.
+    """Returns a callable whose integer linears and sites run in the kernels.
 
     Args:
         program: A fused program with its tensors; it stays as it is.
@@ -50,12 +51,13 @@ def lower(program: Program) -> fx.GraphModule:
     else:
         for node in list(graph.nodes):
             if node.target == op("quantized_linear"):
-                _use_panels(module, node)
+                _replace(node, torch.ops.starquant.panel_linear.default, node.args)
             elif node.target == op("transform_quantize"):
                 _use_site_kernel(module, node)
         for node in list(graph.nodes):
             if node.target == op("add_low_rank"):
                 _fuse_branch(module, node)
+        use_attention_kernels(graph)
         graph.eliminate_dead_code()
     drop_unread_tensors(module)
     module.recompile()
@@ -65,20 +67,6 @@ def lower(program: Program) -> fx.GraphModule:
 @functools.cache
 def _log(reason: str) -> None:
     logging.getLogger("starquant_fx").warning("the reference kernels stand in: %s", reason)
-
-
-def _use_panels(module: fx.GraphModule, node: fx.Node) -> None:
-    """Replaces one integer linear by the kernel, and the packed codes it reads by panels."""
-    codes, scale, zero, packed, weight_scale, sums, bits, *rest = node.args
-    assert isinstance(codes, fx.Node)
-    assert isinstance(packed, fx.Node)
-    assert isinstance(bits, int)
-    features = codes.meta["val"].shape[-1]
-    laid = cpu.panels(_tensors(module, packed), bits, features)
-    with module.graph.inserting_before(node):
-        panels = _kept(module, f"{packed.target}_{PANELS}", laid)
-    arguments = (codes, scale, zero, panels, weight_scale, sums, bits, *rest)
-    _replace(node, torch.ops.starquant.panel_linear.default, arguments)
 
 
 def _fuse_branch(module: fx.GraphModule, node: fx.Node) -> None:
@@ -92,7 +80,7 @@ def _fuse_branch(module: fx.GraphModule, node: fx.Node) -> None:
         return
     codes, scale, zero, laid, weight_scale, sums, bits, bias, _, state_bias, dtype = linear.args
     with module.graph.inserting_before(node):
-        pairs = _kept(module, f"{image.target}_{PANELS}", cpu.branch_image(tensor))
+        pairs = _kept(module, f"{image.target}_{PAIRS}", cpu.branch_image(tensor))
     arguments = (
         *(codes, scale, zero, laid, weight_scale, sums, bits),
         *(bias, state, state_bias, dtype, coefficients, pairs),
@@ -135,7 +123,9 @@ def _use_site_kernel(module: fx.GraphModule, node: fx.Node) -> None:
     new = _replace(node, torch.ops.starquant.site_codes.default, arguments)
     if branch is not None:
         with graph.inserting_after(new):
-            branch.replace_all_uses_with(graph.call_function(operator.getitem, (new, 3)))
+            coefficients = graph.call_function(operator.getitem, (new, 3))
+        coefficients.meta.update(branch.meta)
+        branch.replace_all_uses_with(coefficients)
 
 
 def _tensors(module: fx.GraphModule, value: Any) -> Any:

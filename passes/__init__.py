@@ -25,6 +25,7 @@ from starquant_fx.passes.insert_tac import InsertTac
 from starquant_fx.passes.insert_token_state import InsertTokenState
 from starquant_fx.passes.measure_sites import MeasureSites
 from starquant_fx.passes.refine_sgat import RefineSgat
+from starquant_fx.passes.round_tables import RoundTables
 from starquant_fx.passes.search_clip import SearchClip
 
 REGISTRY: dict[str, type[Pass]] = {
@@ -46,6 +47,7 @@ REGISTRY: dict[str, type[Pass]] = {
         SearchClip,
         Gptq,
         FoldSgat,
+        RoundTables,
         MeasureSites,
         InsertTac,
         Fuse,

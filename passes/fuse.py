@@ -108,17 +108,25 @@ def _fuse_transform(program: Program, site: Site) -> list[fx.Node] | None:
     return parts
 
 
+def _column_sums(program: Program, weight: fx.Node) -> torch.Tensor:
+    """Sum of the codes of each output channel of a ``dequantize_weight``, int32 [n]."""
+    packed, scale, bits, features, _ = weight.args
+    outputs = program.tensor(scale).shape[0]  # type: ignore[arg-type]
+    codes = reference.unpack(program.tensor(packed), bits, outputs, features)  # type: ignore[arg-type]
+    return codes.sum(-1, dtype=torch.int32)
+
+
 def _fuse_linear(program: Program, site: Site, linear: fx.Node, activation: list[fx.Node]) -> None:
     """Fuses one linear with its dequantizers and the bias of the state; leaves weight-only sites alone."""
     weight = linear.args[1]
     assert isinstance(weight, fx.Node)
     if weight.target != op("dequantize_weight"):
         return
-    packed, scale, bits, features, _ = weight.args
+    packed, scale, bits = weight.args[:3]
     name = facts(linear)["of"]
     sums = program.constant(
         f"{name}.column_sum",
-        lambda: reference.unpack(program.tensor(packed), bits, features).sum(-1, dtype=torch.int32),  # type: ignore[arg-type]
+        lambda: _column_sums(program, weight),
     )
     shifted = [u for u in linear.users if facts(u).get("part") == "state_bias"]
     state, state_bias = shifted[0].args[1:] if shifted else (None, None)

@@ -50,7 +50,7 @@ def compile(
         recipe: A recipe or its name, for example ``star-w4a4`` or ``rtn-w8a8``.
         calibration: Texts (with ``tokenizer``), token ids [N, L], or None: the model's own generations.
         tokenizer: For texts; also tells the mask token where the configuration does not.
-        target: ``auto`` or a target's name.
+        target: A target's name; ``auto`` = the fastest one that runs there.
         device: Where to calibrate, fit and run, such as ``cuda``; the model is copied there if it is elsewhere. None:
             where the model is.
         mask_token_id: Overrides the configuration's.
@@ -71,10 +71,10 @@ def compile(
         ConfigError: This machine has no such device.
     """
     chosen = get_recipe(recipe)
-    resolved = choose_target(target)
     _check_arguments(model, tokenizer, token_state_input, observe)
     own = model_device(model, torch.device("cpu"))
     place = own if device is None else usable_device(device)
+    resolved = choose_target(target, place)
     if own != place:
         model = copy.deepcopy(model).to(place)
     mask_id = check_mask_token(mask_token_id, model)

@@ -6,6 +6,7 @@ model. The tensors that no pass changed (embeddings, norms) stay with the model.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from starquant_fx.compiled import CompiledModel, bind_tensors, spare_tensors
 from starquant_fx.errors import CheckpointError, InputError, StarQuantError, cause
 from starquant_fx.files import check_destination, replacing
 from starquant_fx.fingerprint import fingerprint
-from starquant_fx.lowering import TARGETS
+from starquant_fx.lowering import AUTO, TARGETS, choose_target
 from starquant_fx.model_facts import check_mask_token, check_module
 from starquant_fx.pass_manager import run_passes
 from starquant_fx.program import CONSTANTS
@@ -32,7 +33,7 @@ from starquant_fx.report import Report
 from starquant_fx.structure import structured
 
 FORMAT = "starquant-artifact"
-VERSION = 1
+VERSION = 2
 SUFFIX = ".safetensors"
 
 
@@ -142,6 +143,8 @@ def _load(model: nn.Module, file: Any, path: Path) -> CompiledModel:
     )
     check_values(program, path)
     program.stages.clear()
+    if report.target == "cpu" and program.device.type != "cpu":
+        report = dataclasses.replace(report, target=choose_target(AUTO, program.device))
     return CompiledModel(twin, program, report, spare_tensors(model, program), model)
 
 

@@ -89,7 +89,8 @@ def check_values(program: Program, path: Path) -> None:
         assert isinstance(bits, int)
         features = int(codes.meta["val"].shape[-1])
         found = program.tensor(sums)
-        right = reference.unpack(program.tensor(packed), bits, features).sum(-1, dtype=found.dtype)
+        weight = reference.unpack(program.tensor(packed), bits, found.numel(), features)
+        right = weight.sum(-1, dtype=found.dtype)
         if not torch.equal(found, right):
             raise CheckpointError(
                 f"{sums.target} is not the sum of the codes",

@@ -14,6 +14,7 @@ from starquant_fx.diffusion import generate
 from starquant_fx.errors import InputError, LoweringError
 from starquant_fx.fingerprint import fingerprint
 from starquant_fx.lowering import lower
+from starquant_fx.lowering.rows import at_rows
 from starquant_fx.models.layers import DenoiserOutput
 from starquant_fx.pass_manager import run_passes
 from starquant_fx.program import CONSTANTS, Program
@@ -52,6 +53,7 @@ class CompiledModel(nn.Module):
         self._skeleton = [skeleton]
         self._spare = spare
         self._variants: dict[Any, fx.GraphModule] = {}
+        self._at_rows: dict[fx.GraphModule, fx.GraphModule] = {}
 
     @property
     def recipe(self) -> Any:
@@ -71,6 +73,48 @@ class CompiledModel(nn.Module):
         Raises:
             InputError: The arguments do not fit the model.
         """
+        graph, arguments = self._bound(args, kwargs)
+        return DenoiserOutput(graph(*arguments.values()))
+
+    def logits_at(self, rows: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Logits at some positions; the head and the last layer's MLP are computed for these alone.
+
+        Args:
+            rows: [R] int64, positions in the flattened [B L].
+            *args: As ``forward``.
+            **kwargs: As ``forward``.
+
+        Returns:
+            [R, vocab].
+
+        Raises:
+            InputError: The arguments do not fit the model.
+        """
+        graph, inputs = self.graph_at_rows(args, kwargs)
+        logits: Tensor = graph(*inputs, rows)
+        return logits[0]
+
+    def graph_at_rows(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[fx.GraphModule, list[Tensor]]:
+        """The graph that ``logits_at`` runs for arguments of ``forward``, and its inputs but for the rows.
+
+        Raises:
+            InputError: The arguments do not fit the model.
+        """
+        graph, arguments = self._bound(args, kwargs)
+        if graph not in self._at_rows:
+            self._at_rows[graph] = at_rows(graph)
+        return self._at_rows[graph], list(arguments.values())
+
+    def _bound(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[fx.GraphModule, dict[str, Tensor]]:
+        """The graph for these arguments, and its inputs in order.
+
+        Raises:
+            InputError: The arguments do not fit the model.
+        """
         arguments = bind(self._signature, self, args, kwargs)
         wanted = self.program.mask_token_id is None
         if ("token_state" in arguments) != wanted:
@@ -85,8 +129,8 @@ class CompiledModel(nn.Module):
             )
         if "token_state" not in self._plain_inputs:
             arguments.pop("token_state", None)  # a recipe without states does not read it
-        graph = self.graph if list(arguments) == self._plain_inputs else self._variant(arguments)
-        return DenoiserOutput(graph(*arguments.values()))
+        plain = list(arguments) == self._plain_inputs
+        return (self.graph if plain else self._variant(arguments)), arguments
 
     def generate(
         self, prompt_ids: Tensor, attention_mask: Tensor | None = None, **arguments: Any

@@ -25,11 +25,15 @@ from starquant_fx.passes import (
     InsertTac,
     InsertTokenState,
     MeasureSites,
+    RoundTables,
     SearchClip,
 )
 from starquant_fx.recipe import CalibrationOptions, Recipe
 
-FRAME = (Canonicalize(), AssignRoles(), InsertQuantizers(), FoldSgat(), MeasureSites(), Fuse())
+FRAME = (
+    *(Canonicalize(), AssignRoles(), InsertQuantizers()),
+    *(FoldSgat(), RoundTables(), MeasureSites(), Fuse()),
+)
 """What every pipeline has."""
 STATES = (InsertTokenState(), InsertPartition())
 CLIP = (InsertQuantizers(clip=True), SearchClip())

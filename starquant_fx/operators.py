@@ -44,9 +44,12 @@ def _transform_quantize_fake(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Ten
 
 
 def _pack_fake(codes: Tensor, bits: int) -> Tensor:
-    if bits > 4:
-        return torch.empty_like(codes)
-    return codes.new_empty(codes.shape[0], (codes.shape[1] + 1) // 2, dtype=torch.uint8)
+    panels, groups = (
+        (size + step - 1) // step
+        for size, step in zip(codes.shape, (reference.PANEL, reference.GROUP), strict=True)
+    )
+    stored = reference.PANEL * reference.GROUP // (2 if bits <= 4 else 1)
+    return codes.new_empty(panels, groups * stored, dtype=torch.uint8)
 
 
 def _same(x: Tensor, *rest: Any) -> Tensor:
@@ -106,7 +109,7 @@ def _register() -> None:
     _operator(
         reference.dequantize_weight,
         lambda packed, scale, bits, features, dtype: packed.new_empty(
-            packed.shape[0], features, dtype=dtype
+            scale.shape[0], features, dtype=dtype
         ),
         "(Tensor packed, Tensor scale, int bits, int features, ScalarType dtype) -> Tensor",
     )
@@ -126,8 +129,8 @@ def _register() -> None:
     )
     _operator(
         reference.quantized_linear,
-        lambda codes, scale, zero, packed, *rest: codes.new_empty(
-            *codes.shape[:-1], packed.shape[0], dtype=rest[-1]
+        lambda codes, scale, zero, packed, weight_scale, *rest: codes.new_empty(
+            *codes.shape[:-1], weight_scale.shape[0], dtype=rest[-1]
         ),
         "(Tensor codes, Tensor scale, Tensor zero, Tensor packed, Tensor weight_scale, Tensor column_sum, "
         "int weight_bits, Tensor? bias, Tensor? state, Tensor? state_bias, ScalarType dtype) -> Tensor",

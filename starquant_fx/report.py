@@ -59,7 +59,8 @@ class SiteRow:
         gates: Coordinates r of each state, 0 = no gates.
         error: ||y - y'||^2 / ||y||^2 on calibration states given full-precision inputs; None = not measured.
         leakage: What the gates alone lose, quantizers off, relative to the centred outputs; None = not fitted.
-        tac: Distance of the attention output to the references before and after TAC; empty where there is none.
+        tac: Distance of the attention output to the references before and after TAC, and the constants where they were
+            chosen; empty where there is none.
     """
 
     site: str
@@ -234,5 +235,5 @@ def _row(program: Program, site: Site) -> SiteRow:
         gates=found.get("gates", 0),
         error=found.get("error"),
         leakage=found.get("leakage"),
-        tac={k: v for k, v in found.items() if k.startswith("tac_") and isinstance(v, float)},
+        tac={k: v for k, v in found.items() if k.startswith("tac_")},
     )

@@ -52,7 +52,7 @@ def test_weights_are_stored_packed(compiled: CompiledModel, tmp_path: Path) -> N
     packed = {n: t for n, t in load_file(path).items() if n.endswith(".packed")}
     assert len(packed) == 7 * 3
     assert all(t.dtype == torch.uint8 for t in packed.values())
-    assert packed["starquant.model.transformer.blocks.0.q_proj.packed"].shape == (64, 32)
+    assert packed["starquant.model.transformer.blocks.0.q_proj.packed"].shape == (1, 64 * 32)
 
 
 def test_another_model_is_refused(
@@ -77,10 +77,10 @@ def test_damaged_and_foreign_files_are_refused(
     with pytest.raises(CheckpointError, match="not an artifact of this version"):
         load_artifact(model, GOLDEN / "model.safetensors")
     with safe_open(path, framework="pt") as file:
-        metadata = {**file.metadata(), "version": "2"}
+        metadata = {**file.metadata(), "version": "3"}
     newer = tmp_path / "newer.safetensors"
     save_file(load_file(path), newer, metadata)
-    with pytest.raises(CheckpointError, match="version 2"):
+    with pytest.raises(CheckpointError, match="version 3"):
         load_artifact(model, newer)
 
 
@@ -130,8 +130,14 @@ def refusal(path: Path) -> str:
     [
         ({PACKED: None}, f"1 missing ({PACKED})"),
         ({"starquant.more": torch.ones(2)}, "1 extra (starquant.more)"),
-        ({PACKED: torch.ones(35, 18, dtype=torch.uint8)}, "expected U8 [36, 18], got U8 [35, 18]"),
-        ({PACKED: torch.ones(36, 18, dtype=torch.int8)}, "expected U8 [36, 18], got I8 [36, 18]"),
+        (
+            {PACKED: torch.ones(2, 1280, dtype=torch.uint8)},
+            "expected U8 [1, 1280], got U8 [2, 1280]",
+        ),
+        (
+            {PACKED: torch.ones(1, 1280, dtype=torch.int8)},
+            "expected U8 [1, 1280], got I8 [1, 1280]",
+        ),
         ({SCALE: torch.ones(36, dtype=torch.float16)}, "expected F32 [36], got F16 [36]"),
         ({SCALE: torch.full((36,), torch.nan)}, f"{SCALE} is not finite"),
         ({SCALE: torch.full((36,), -torch.inf)}, "36 NaN or Inf"),

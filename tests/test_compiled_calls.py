@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 
 import starquant_fx
 from starquant_fx.capture import capture
@@ -160,3 +161,16 @@ def test_a_later_capture_finds_parameters_that_the_first_one_did_not_read() -> N
     with torch.no_grad():
         got = one(ids, hints=ids % 2).logits
         assert torch.equal(got, one(ids).logits + built.hints(ids % 2))
+
+
+@pytest.mark.parametrize("kind", ["llada", "dream"])
+def test_torch_compile_takes_it_whole_and_once_for_all_lengths(kind: str) -> None:
+    one = compiled(kind, "star-w4a4")
+    counter = CompileCounter()
+    torch._dynamo.reset()
+    whole = torch.compile(one, backend=counter, fullgraph=True, dynamic=True)
+    with torch.no_grad():
+        for shape in ((2, 9), (3, 17), (2, 33), (4, 10)):
+            ids = masked_ids(kind, shape, 0.5)
+            torch.testing.assert_close(whole(ids).logits, one(ids).logits)
+    assert counter.frame_count == 1

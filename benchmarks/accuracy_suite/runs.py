@@ -40,6 +40,7 @@ class Setting:
         length: Tokens a segment.
         draws: Monte-Carlo draws a segment for the NELBO.
         every: Agreement by mask ratio is measured on every so many of the segments.
+        target: Target that the compiled models run on.
     """
 
     split: str = "test"
@@ -47,6 +48,7 @@ class Setting:
     length: int = 256
     draws: int = 4
     every: int = 3
+    target: str = "auto"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +117,12 @@ def run(jobs: Sequence[Job], fits: Path) -> Iterator[dict[str, Any]]:
     texts = [excerpt("calibration")]
     models: dict[str, Any] = {
         str(i): starquant_fx.compile(
-            model, job.recipe, calibration=texts, tokenizer=tokenizer, cache=fits
+            model,
+            job.recipe,
+            target=setting.target,
+            calibration=texts,
+            tokenizer=tokenizer,
+            cache=fits,
         )
         for i, job in enumerate(jobs)
     }

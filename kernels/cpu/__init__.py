@@ -1,16 +1,18 @@
 """CPU kernels in C++; importing them registers their operators."""
 
+from starquant_fx.kernels.cpu.attention import attention, rotary
 from starquant_fx.kernels.cpu.library import unavailable
-from starquant_fx.kernels.cpu.linear import RANK, branch_image, panel_linear, panels
+from starquant_fx.kernels.cpu.linear import RANK, branch_image, panel_linear
 from starquant_fx.kernels.cpu.site import TABLES, covers, site_codes, site_tables
 
 __all__ = [
     "RANK",
     "TABLES",
+    "attention",
     "branch_image",
     "covers",
     "panel_linear",
-    "panels",
+    "rotary",
     "site_codes",
     "site_tables",
     "unavailable",

@@ -104,3 +104,9 @@ def padded(matrix: Tensor, multiple: int) -> Tensor:
 def floats(value: Tensor | None) -> Tensor | None:
     """float32, contiguous."""
     return None if value is None else value.float().contiguous()
+
+
+def row_pairs(matrix: Tensor) -> Tensor:
+    """[..., r, c] in bfloat16 with two rows side by side, as products read them: [..., ceil(r / 2), c, 2]."""
+    pairs = padded(matrix.mT.to(torch.bfloat16), 2).unflatten(-1, (-1, 2))
+    return pairs.transpose(-3, -2).contiguous()

@@ -41,17 +41,25 @@ struct Epilogue {
   int64_t columns;            // N up to a whole panel
 };
 
-// What the low-rank branch adds to sixteen outputs of a token.
-inline __m512 branch_output(const Epilogue& e, int64_t m, int64_t c) {
-  const uint16_t* image = e.image + (e.state[m] * 8 * e.columns + c) * 2;
-  __m512 sum = _mm512_setzero_ps();
-  for (int p = 0; p < 8; ++p) {
-    int32_t two;
-    std::memcpy(&two, e.branch + m * 16 + p * 2, 4);
-    const __m512i rows = _mm512_loadu_si512(image + p * e.columns * 2);
-    sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_set1_epi32(two), (__m512bh)rows);
+// What the low-rank branch adds to sixteen outputs of kM tokens, whose sums do not wait for each other.
+template <int kM>
+inline void branch_outputs(const Epilogue& e, int64_t row, int64_t c, __m512* sums) {
+  const uint16_t* image[kM];
+#pragma GCC unroll 6
+  for (int i = 0; i < kM; ++i) {
+    image[i] = e.image + (e.state[row + i] * 8 * e.columns + c) * 2;
+    sums[i] = _mm512_setzero_ps();
   }
-  return sum;
+#pragma GCC unroll 8
+  for (int p = 0; p < 8; ++p) {
+#pragma GCC unroll 6
+    for (int i = 0; i < kM; ++i) {
+      int32_t two;
+      std::memcpy(&two, e.branch + (row + i) * 16 + p * 2, 4);
+      const __m512i rows = _mm512_loadu_si512(image[i] + p * e.columns * 2);
+      sums[i] = _mm512_dpbf16_ps(sums[i], (__m512bh)_mm512_set1_epi32(two), (__m512bh)rows);
+    }
+  }
 }
 
 inline __m256i to_bf16(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); }
@@ -92,6 +100,9 @@ void tile(const uint8_t* a, int64_t stride, const int8_t* panel, int64_t groups,
     const __m512 ws = _mm512_maskz_loadu_ps(mask, e.weight_scale + c);
     const __m512i cs = _mm512_maskz_loadu_epi32(mask, e.column_sum + c);
     const __m512 bias = e.bias ? _mm512_maskz_loadu_ps(mask, e.bias + c) : _mm512_setzero_ps();
+    __m512 branch[kM];
+    if (e.branch) branch_outputs<kM>(e, row, c, branch);
+#pragma GCC unroll 6
     for (int i = 0; i < kM; ++i) {
       const int64_t m = row + i;
       const __m512i correction = _mm512_mullo_epi32(_mm512_set1_epi32(e.zero[m]), cs);
@@ -100,7 +111,7 @@ void tile(const uint8_t* a, int64_t stride, const int8_t* panel, int64_t groups,
       __m512 y = _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(total), _mm512_set1_ps(e.scale[m])), ws);
       if (e.bias) y = _mm512_add_ps(y, bias);
       if (e.state_bias) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask, e.state_bias + e.state[m] * n + c));
-      if (e.branch) y = _mm512_add_ps(y, branch_output(e, m, c));
+      if (e.branch) y = _mm512_add_ps(y, branch[i]);
       if (kHalf)
         _mm256_mask_storeu_epi16((uint16_t*)out + m * n + c, mask, to_bf16(y));
       else

@@ -1,4 +1,4 @@
-"""Integer linears from weight panels, with the whole epilogue."""
+"""Integer linears with the whole epilogue."""
 
 from __future__ import annotations
 
@@ -7,51 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from starquant_fx.kernels import reference
-from starquant_fx.kernels.cpu.library import call, floats, padded
+from starquant_fx.kernels.cpu.library import call, floats, padded, row_pairs
+from starquant_fx.kernels.reference import GROUP, PANEL
 
-PANEL = 64
-"""Outputs of a panel."""
 RANK = 16
 """Directions of a state that the branch of the kernel has room for."""
-GROUP = 8
-"""Channels are padded to a multiple of this."""
-
-
-def stored_bits(bits: int) -> int:
-    """Bits that a panel stores of weights of ``bits`` bits."""
-    return 4 if bits <= 4 else 8
-
-
-def panels(packed: Tensor, bits: int, features: int) -> Tensor:
-    """Lays packed weight codes out as the kernel reads them.
-
-    Args:
-        packed: What ``reference.pack`` made of codes [n, d].
-        bits: 2..8.
-        features: d.
-
-    Returns:
-        uint8 [ceil(n / 64), bytes]: of each panel byte [k / 4][output][k % 4], for up to four bits two groups of four
-        channels a byte, each code plus eight.
-    """
-    codes = reference.unpack(packed, bits, features).to(torch.int16)
-    outputs, channels = (
-        -size % step for size, step in zip(codes.shape, (PANEL, GROUP), strict=True)
-    )
-    codes = torch.nn.functional.pad(codes, (0, channels, 0, outputs))
-    half = stored_bits(bits) == 4
-    codes = (codes + 8 if half else codes).unflatten(0, (-1, PANEL)).unflatten(2, (-1, 4))
-    laid = codes.transpose(1, 2)  # [panel, group, output, channel]
-    laid = laid[:, ::2] | laid[:, 1::2] << 4 if half else laid & 0xFF
-    return laid.to(torch.uint8).flatten(1).contiguous()
 
 
 def panel_linear(
     codes: Tensor,
     scale: Tensor,
     zero: Tensor,
-    panels: Tensor,
+    packed: Tensor,
     weight_scale: Tensor,
     column_sum: Tensor,
     weight_bits: int,
@@ -62,13 +29,13 @@ def panel_linear(
     coefficients: Tensor | None = None,
     image: Tensor | None = None,
 ) -> Tensor:
-    """``reference.quantized_linear`` from ``panels`` instead of packed codes, bit for bit unless there is a branch.
+    """``reference.quantized_linear``, bit for bit unless there is a branch.
 
     Args:
         codes: Activation codes uint8 [..., d].
         scale: float32 [..., 1].
         zero: float32 [..., 1].
-        panels: See ``panels``.
+        packed: What ``reference.pack`` made of the weight codes.
         weight_scale: float32 [n].
         column_sum: Sum of the weight codes per output channel, int32 [n].
         weight_bits: 2..8.
@@ -88,7 +55,7 @@ def panel_linear(
     out = torch.empty(*codes.shape[:-1], weight_scale.numel(), dtype=kept, device="cpu")
     used = [
         codes,
-        panels,
+        packed,
         zero.to(torch.int32).contiguous(),
         floats(scale),
         floats(weight_scale),
@@ -100,18 +67,18 @@ def panel_linear(
         None if image is None else image.to(torch.bfloat16),
     ]
     sizes = (rows, weight_scale.numel(), codes.shape[-1])
-    call("starquant_linear", *used, out, *sizes, stored_bits(weight_bits), int(half))
+    call("starquant_linear", *used, out, *sizes, 4 if weight_bits <= 4 else 8, int(half))
     return out.to(dtype)
 
 
 def branch_image(image: Tensor) -> Tensor:
     """Lays [S, k, n], k <= 16, out in pairs of rows: bfloat16 [S, 8, n up to a whole panel, 2]."""
-    rows = torch.nn.functional.pad(image.to(torch.bfloat16), (0, 0, 0, RANK - image.shape[1]))
-    return padded(rows, PANEL).unflatten(1, (-1, 2)).transpose(2, 3).contiguous()
+    rows = torch.nn.functional.pad(image, (0, 0, 0, RANK - image.shape[1]))
+    return row_pairs(padded(rows, PANEL))
 
 
 def _panel_linear_fake(
-    codes: Tensor, scale: Tensor, zero: Tensor, panels: Tensor, weight_scale: Tensor, *rest: Any
+    codes: Tensor, scale: Tensor, zero: Tensor, packed: Tensor, weight_scale: Tensor, *rest: Any
 ) -> Tensor:
     dtype = next(value for value in rest if isinstance(value, torch.dtype))
     return codes.new_empty((*codes.shape[:-1], weight_scale.shape[0]), dtype=dtype)
@@ -121,7 +88,7 @@ torch.library.custom_op(
     "starquant::panel_linear",
     panel_linear,
     mutates_args=(),
-    schema="(Tensor codes, Tensor scale, Tensor zero, Tensor panels, Tensor weight_scale, Tensor column_sum, "
+    schema="(Tensor codes, Tensor scale, Tensor zero, Tensor packed, Tensor weight_scale, Tensor column_sum, "
     "int weight_bits, Tensor? bias, Tensor? state, Tensor? state_bias, ScalarType dtype, Tensor? coefficients=None, "
     "Tensor? image=None) -> Tensor",
 ).register_fake(_panel_linear_fake)

@@ -146,38 +146,49 @@ void split(const Site& s, int64_t state, const int64_t* tokens, float* rows, uin
   product<true>(found[0], kTokens, kRank / 2, s.back + state * kRank * s.width(), s.width(), rows);
 }
 
-// Multiplies the right factor onto one token and lays the result out for the product with the left one.
-template <int kVectors>
-void times_right(const Site& s, const float* row, int64_t t, uint16_t* panel) {
-  const int64_t columns = s.columns();
-  for (int64_t i = 0; i < s.a; i += 2) {
-    __m512 acc[2][kVectors];
-    for (int v = 0; v < kVectors; ++v) acc[0][v] = acc[1][v] = _mm512_setzero_ps();
-    const float* from = row + i * s.b;
-    const int64_t second = i + 1 < s.a ? s.b : 0;
-    for (int64_t r = 0; r < s.b; ++r) {
-      const __m512 x = _mm512_set1_ps(from[r]), y = _mm512_set1_ps(second ? from[second + r] : 0.0f);
+// Multiplies the right factor onto kMany consecutive rows of a token and lays the result out for the left one.
+template <int kVectors, int kMany>
+void times_right(const Site& s, const float* from, int64_t pitch, uint16_t* to) {
+  __m512 acc[kMany][kVectors];
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) {
-        const __m512 w = _mm512_loadu_ps(s.right + (r * kVectors + v) * 16);
-        acc[0][v] = _mm512_fmadd_ps(x, w, acc[0][v]);
-        acc[1][v] = _mm512_fmadd_ps(y, w, acc[1][v]);
-      }
+  for (int i = 0; i < kMany; ++i)
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) acc[i][v] = _mm512_setzero_ps();
+  for (int64_t r = 0; r < s.b; ++r) {
+    __m512 w[kVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) w[v] = _mm512_loadu_ps(s.right + (r * kVectors + v) * 16);
+#pragma GCC unroll 8
+    for (int i = 0; i < kMany; ++i) {
+      const __m512 x = _mm512_set1_ps(from[i * s.b + r]);
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) acc[i][v] = _mm512_fmadd_ps(x, w[v], acc[i][v]);
     }
-    uint16_t* to = panel + (i / 2 * columns + t * s.b) * 2;
-    for (int v = 0; v < kVectors; ++v)
-      _mm512_mask_storeu_epi32(to + v * 32, first(s.b - v * 16), paired(acc[0][v], acc[1][v]));
   }
+#pragma GCC unroll 4
+  for (int i = 0; i < kMany; i += 2)
+    for (int v = 0; v < kVectors; ++v)
+      _mm512_mask_storeu_epi32(to + i / 2 * pitch + v * 32, first(s.b - v * 16), paired(acc[i][v], acc[i + 1][v]));
 }
 
-using Right = void (*)(const Site&, const float*, int64_t, uint16_t*);
-constexpr Right kRight[] = {times_right<1>, times_right<2>, times_right<3>, times_right<4>,
-                            times_right<5>, times_right<6>, times_right<7>, times_right<8>};
+// The right factor on one token: several rows at once, so that sums do not wait for each other.
+template <int kVectors>
+void turn_right(const Site& s, const float* row, uint16_t* panel, int64_t pitch) {
+  constexpr int kMany = kVectors == 1 ? 8 : kVectors == 2 ? 4 : 2;
+  int64_t i = 0;
+  for (; i + kMany <= s.a; i += kMany) times_right<kVectors, kMany>(s, row + i * s.b, pitch, panel + i / 2 * pitch);
+  // What a last odd row is paired with lies past the row's end and has no weight in the left factor.
+  for (; i < s.a; i += 2) times_right<kVectors, 2>(s, row + i * s.b, pitch, panel + i / 2 * pitch);
+}
+
+using Right = void (*)(const Site&, const float*, uint16_t*, int64_t);
+constexpr Right kRight[] = {turn_right<1>, turn_right<2>, turn_right<3>, turn_right<4>,
+                            turn_right<5>, turn_right<6>, turn_right<7>, turn_right<8>};
 
 void rotate(const Site& s, float* rows, uint16_t* panel, float* turned) {
   const int64_t columns = s.columns(), pairs = (s.a + 1) / 2;
   const Right right = kRight[(s.b + 15) / 16 - 1];
-  for (int64_t t = 0; t < kTokens; ++t) right(s, rows + t * s.width(), t, panel);
+  for (int64_t t = 0; t < kTokens; ++t) right(s, rows + t * s.width(), panel + t * s.b * 2, columns * 2);
   product<false>(s.left, s.a, pairs, panel, columns, turned);
   for (int64_t i = 0; i < s.a; ++i)
     for (int64_t t = 0; t < kTokens; ++t)
@@ -274,7 +285,7 @@ extern "C" int64_t starquant_site(const void* x, const int64_t* state, const flo
   bool finite = true;
 #pragma omp parallel num_threads(threads) reduction(&& : finite)
   {
-    float* rows = room<float>(kTokens * s.width());
+    float* rows = room<float>(kTokens * s.width() + b);
     float* turned = room<float>(a * s.columns());
     uint16_t* half_rows = room<uint16_t>(kTokens * s.width());
     uint16_t* panel = room<uint16_t>((a + 1) / 2 * s.columns() * 2 + 256);

@@ -14,6 +14,8 @@ ESTIMATORS = ("covariance", "ridge")
 DAMPINGS = (0.001, 0.01, 0.1, 1.0)
 SMOOTHS = (0.0, 0.1, 0.5)
 SHRINKS = (0.0, 0.2, 0.5, 0.8, 1.0)
+CHOSEN = ("damping", "smooth", "shrink")
+"""Constants that ``choose`` chooses."""
 
 
 @dataclasses.dataclass(frozen=True)

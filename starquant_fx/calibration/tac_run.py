@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from starquant_fx.calibration.activations import FULL_PRECISION_STAGE, Recorder
-from starquant_fx.calibration.tac import TacOptions, choose, estimate
+from starquant_fx.calibration.tac import CHOSEN, TacOptions, choose, estimate
 from starquant_fx.operators import op
 from starquant_fx.program import Program, Site, facts
 
@@ -112,12 +112,9 @@ class _Estimator(Recorder):
         options = self._options
         if self._tune:
             options = choose(full, quantized, self._sequences(site), block, options)
-            chosen = {
-                "damping": options.damping,
-                "smooth": options.smooth,
-                "shrink": options.shrink,
-            }
-            self._program.findings.setdefault(site.name, {})["tac_chosen"] = chosen
+            self._program.findings.setdefault(site.name, {}).update(
+                {f"tac_{name}": getattr(options, name) for name in CHOSEN}
+            )
         matrix, bias = estimate(full, quantized, block, options)
         if n.target == op("compensate_by_state"):
             index = torch.tensor(n.args[2])

@@ -13,6 +13,7 @@ from starquant_fx.cli.options import (
     Device,
     Model,
     Seed,
+    Target,
     load,
     need_tokenizer,
 )
@@ -46,6 +47,10 @@ def generate_command(
     live: Annotated[
         bool, typer.Option("--live/--no-live", help="Watch the tokens being unmasked.")
     ] = True,
+    target: Target = "auto",
+    timing: Annotated[
+        bool, typer.Option("--timing", help="Also print where the time of a step goes.")
+    ] = False,
     device: Device = None,
     seed: Seed = 0,
 ) -> None:
@@ -66,13 +71,20 @@ def generate_command(
     loaded, tokenizer = load(model, device)
     need_tokenizer(tokenizer, model)
     check_names(options, [name for name in argument_names(loaded) if name != "generator"])
-    denoiser = _denoiser(loaded, tokenizer, model, recipe, artifact, calibration, seed)
+    denoiser = _denoiser(loaded, tokenizer, model, recipe, artifact, calibration, seed, target)
     ids = torch.tensor([tokenizer(prompt, add_special_tokens=False)["input_ids"]], dtype=torch.long)
     torch.manual_seed(seed)
     view = tokenizer if live and console.is_terminal else None
     arguments = sampler_arguments(loaded, length, steps) | options
-    out = generate(denoiser, ids, live=view, **arguments)
+    if timing:
+        from starquant_fx.evaluation.step_time import timed_generation
+
+        out, times = timed_generation(denoiser, ids, live=view, **arguments)
+    else:
+        out, times = generate(denoiser, ids, live=view, **arguments), None
     typer.echo(tokenizer.decode(out[0], skip_special_tokens=True))
+    if times is not None:
+        console.print(times.sheet().table())
 
 
 def _denoiser(
@@ -83,6 +95,7 @@ def _denoiser(
     artifact: Path | None,
     calibration: Path | None,
     seed: int,
+    target: str,
 ) -> Any:
     from starquant_fx.api import compile as compile_model
     from starquant_fx.artifact import load_artifact
@@ -103,7 +116,7 @@ def _denoiser(
 
         texts = calibration_texts(name, calibration)
         chosen = get_recipe(recipe).seeded(seed)
-        return compile_model(loaded, chosen, calibration=texts, tokenizer=tokenizer)
+        return compile_model(loaded, chosen, calibration=texts, tokenizer=tokenizer, target=target)
     return loaded
 
 

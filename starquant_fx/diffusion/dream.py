@@ -31,7 +31,7 @@ from torch import Tensor
 from starquant_fx.diffusion import arguments
 from starquant_fx.diffusion.canvas import blank_canvas, prompt_length
 from starquant_fx.diffusion.filters import sample_tokens
-from starquant_fx.diffusion.stepping import StepCallback, model_logits, require_numbers
+from starquant_fx.diffusion.stepping import StepCallback, logits_at, require_numbers
 from starquant_fx.errors import InputError
 
 CONFIDENCE_OF = {
@@ -114,9 +114,9 @@ def dream_generate(
     times = torch.linspace(1, eps, steps + 1)
     for step in range(steps):
         masked = ids == mask_id
-        raw = model_logits(model, ids, attention, positions)
         row, column = masked.nonzero(as_tuple=True)
-        logits = raw[row, (column - 1).clamp(min=0)]
+        before = row * ids.shape[1] + (column - 1).clamp(min=0)
+        logits = logits_at(model, before, ids, attention, positions)
         require_numbers(logits, step + 1)
         last = step == steps - 1
         share = torch.ones(()) if last else 1 - times[step + 1] / times[step]

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from starquant_fx.diffusion import arguments
 from starquant_fx.diffusion.canvas import blank_canvas
-from starquant_fx.diffusion.stepping import StepCallback, model_logits, require_numbers
+from starquant_fx.diffusion.stepping import StepCallback, logits_at, require_numbers
 from starquant_fx.errors import InputError
 
 REMASKING = ("low_confidence", "random")
@@ -103,18 +103,20 @@ def llada_generate(
     for step in range(blocks * steps_per_block):
         block, step_in_block = divmod(step, steps_per_block)
         end = prompt_ids.shape[1] + (block + 1) * block_length
-        logits = _guided_logits(model, ids, keep, given, mask_id, cfg_scale)
         candidates = ids == mask_id
         candidates[:, end:] = False
+        rows = _guided_logits(model, candidates, ids, keep, given, mask_id, cfg_scale)
 
         noise = None
         if temperature > 0:
             # The full shape is drawn, whatever is used of it: this keeps the published stream of
             # numbers.
             noise = torch.rand(
-                logits.shape, dtype=torch.float64, device=logits.device, generator=generator
+                (*ids.shape, rows.shape[-1]),
+                dtype=torch.float64,
+                device=rows.device,
+                generator=generator,
             )[candidates]
-        rows = logits[candidates]
         require_numbers(rows, step + 1)
         if logits_eos_inf:
             rows[:, eos] = -torch.inf
@@ -153,24 +155,29 @@ def gumbel_argmax(logits: Tensor, temperature: float, uniforms: Tensor | None) -
         [...] int64.
     """
     if temperature == 0 or uniforms is None:
-        return logits.argmax(-1)
+        return logits.max(
+            -1
+        ).indices  # the first of the largest as argmax gives it, which is slow in bfloat16
     return (logits.double().exp() / (-uniforms.log()) ** temperature).argmax(-1)
 
 
 def _guided_logits(
     model: Callable[..., Any],
+    candidates: Tensor,
     ids: Tensor,
     keep: Tensor | None,
     given: Tensor,
     mask_id: int,
     scale: float,
 ) -> Tensor:
-    """The model's logits [B, L, vocab], with classifier-free guidance if ``scale`` > 0."""
+    """Logits [R, vocab] of the candidates [B, L], with classifier-free guidance if ``scale`` > 0."""
     mask = None if keep is None else keep.long()
+    rows = candidates.flatten().nonzero().squeeze(1)
     if scale == 0:
-        return model_logits(model, ids, mask)
+        return logits_at(model, rows, ids, mask)
     both = torch.cat([ids, ids.masked_fill(given, mask_id)])
-    doubled = model_logits(model, both, None if mask is None else mask.repeat(2, 1))
+    twice = torch.cat([rows, rows + ids.numel()])
+    doubled = logits_at(model, twice, both, None if mask is None else mask.repeat(2, 1))
     conditional, unconditional = doubled.chunk(2)
     return unconditional + (scale + 1) * (conditional - unconditional)
 

@@ -99,9 +99,38 @@ def model_logits(
     return logits
 
 
+def logits_at(
+    model: Callable[..., Any],
+    rows: Tensor,
+    ids: Tensor,
+    attention_mask: Tensor | None,
+    position_ids: Tensor | None = None,
+) -> Tensor:
+    """Calls a denoiser for its logits at some positions; one that has a method ``logits_at`` computes no others.
+
+    Args:
+        model: As in ``model_logits``.
+        rows: [R] int64, positions in the flattened [B L].
+        ids: [B, L] int64.
+        attention_mask: Passed on.
+        position_ids: Passed on unless None.
+
+    Returns:
+        [R, vocab] logits.
+
+    Raises:
+        InputError: As ``model_logits``.
+    """
+    if not hasattr(model, "logits_at"):
+        return model_logits(model, ids, attention_mask, position_ids).flatten(0, 1)[rows]
+    given = {} if position_ids is None else {"position_ids": position_ids}
+    logits: Tensor = model.logits_at(rows, ids, attention_mask=attention_mask, **given)
+    return logits
+
+
 def require_numbers(logits: Tensor, step: int) -> None:
     """Raises a StarQuantError if the logits of a denoising step contain NaN; -inf is allowed."""
-    if bool(logits.isnan().any()):
+    if bool(logits.amax(-1).isnan().any()):  # a NaN in a row is its largest
         raise StarQuantError(
             "the model's logits contain NaN",
             where=f"denoising step {step}",

@@ -40,12 +40,6 @@ def linear_case(shape: tuple[int, ...], outputs: int, bits: int, bound: bool = T
     ]
 
 
-def with_panels(arguments: list[Any]) -> list[Any]:
-    codes, scale, zero, packed, weight_scale, sums, bits, *extras = arguments
-    laid = cpu.panels(packed, bits, codes.shape[-1])
-    return [codes, scale, zero, laid, weight_scale, sums, bits, *extras]
-
-
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 8])
 @pytest.mark.parametrize(("shape", "outputs"), SHAPES)
 def test_linear_is_the_reference_bit_for_bit(
@@ -54,7 +48,7 @@ def test_linear_is_the_reference_bit_for_bit(
     for dtype, bound in itertools.product(TYPES, (False, True)):
         arguments = linear_case(shape, outputs, bits, bound)
         expected = reference.quantized_linear(*[*arguments, dtype])
-        assert torch.equal(cpu.panel_linear(*[*with_panels(arguments), dtype]), expected)
+        assert torch.equal(cpu.panel_linear(*[*arguments, dtype]), expected)
 
 
 def test_largest_codes_do_not_overflow() -> None:
@@ -63,7 +57,7 @@ def test_largest_codes_do_not_overflow() -> None:
     arguments[3].fill_(-128)
     arguments[5].fill_(-128 * 4096)
     expected = reference.quantized_linear(*[*arguments, torch.float32])
-    assert torch.equal(cpu.panel_linear(*[*with_panels(arguments), torch.float32]), expected)
+    assert torch.equal(cpu.panel_linear(*[*arguments, torch.float32]), expected)
 
 
 @pytest.mark.parametrize("rank", [1, 7, 16])
@@ -76,7 +70,7 @@ def test_branch_is_added(rank: int) -> None:
     expected = reference.add_low_rank(
         reference.quantized_linear(*[*full, torch.float32]), state, coefficients, image
     )
-    given = [*with_panels(full), torch.float32, coefficients, cpu.branch_image(image)]
+    given = [*full, torch.float32, coefficients, cpu.branch_image(image)]
     torch.testing.assert_close(cpu.panel_linear(*given), expected, rtol=1e-5, atol=1e-4)
 
 
@@ -84,7 +78,7 @@ def test_linear_takes_strided_inputs_and_any_number_of_threads() -> None:
     arguments = linear_case((6, 40), 130, 4)
     arguments[0] = arguments[0].repeat_interleave(2, 1)[:, ::2]
     expected = reference.quantized_linear(*[*arguments, torch.float32])
-    given = with_panels(arguments)
+    given = arguments
     before = torch.get_num_threads()
     try:
         for threads in (1, 2, 3):
@@ -97,7 +91,7 @@ def test_linear_takes_strided_inputs_and_any_number_of_threads() -> None:
 def test_calls_from_several_threads_do_not_meet() -> None:
     cases = [linear_case((9, 96), 200 + i, 4) for i in range(4)]
     expected = [reference.quantized_linear(*[*case, torch.float32]) for case in cases]
-    given = [with_panels(case) for case in cases]
+    given = [case for case in cases]
 
     def work(i: int) -> bool:
         found = [cpu.panel_linear(*[*given[i], torch.float32]) for _ in range(20)]
@@ -221,7 +215,7 @@ def test_values_that_are_not_finite_are_refused(bad: float) -> None:
 def test_the_default_device_does_not_matter() -> None:
     case = site_case((2, 9, 24), (6, 4), torch.float32)
     arguments = linear_case((5, 40), 130, 4)
-    expected = found_codes(4, case), cpu.panel_linear(*[*with_panels(arguments), torch.float32])
+    expected = found_codes(4, case), cpu.panel_linear(*[*arguments, torch.float32])
     tables = cpu.site_tables(None, None, None, None, [], [], None)
     with torch.device("meta"):
         found = cpu.site_codes(case["x"], None, tables, 0, 0, 4, False)

@@ -51,7 +51,7 @@ CASES: list[tuple[str, tuple[Any, ...]]] = [
     ("pack", (LEVELS[:, :11].contiguous(), 3)),
     ("pack", (LEVELS, 8)),
     ("dequantize_weight", (PACKED, STEP, 4, 12, F32)),
-    ("dequantize_weight", (LEVELS, STEP, 8, 12, BF16)),
+    ("dequantize_weight", (reference.pack(LEVELS, 8), STEP, 8, 12, BF16)),
     ("add_state_bias", (X, STATE, TABLE)),
     ("quantized_linear", (CODES, SCALE, ZERO, PACKED, STEP, SUMS, 4, None, None, None, F32)),
     (

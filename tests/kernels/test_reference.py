@@ -262,14 +262,20 @@ def test_unpack_undoes_pack(bits: int, rows: int, width: int, seed: int) -> None
     generator = torch.Generator().manual_seed(seed)
     codes = torch.randint(-half, half, (rows, width), generator=generator).to(torch.int8)
     packed = reference.pack(codes, bits)
-    assert packed.shape == (rows, (width + 1) // 2 if bits <= 4 else width)
-    assert packed.dtype == (torch.uint8 if bits <= 4 else torch.int8)
-    assert torch.equal(reference.unpack(packed, bits, width), codes)
+    assert packed.shape == (-(-rows // 64), 64 * -(-width // 8) * (4 if bits <= 4 else 8))
+    assert packed.dtype == torch.uint8
+    assert torch.equal(reference.unpack(packed, bits, rows, width), codes)
 
 
-def test_the_even_channel_is_the_low_nibble() -> None:
-    packed = reference.pack(torch.tensor([[1, -1, -8]], dtype=torch.int8), 4)
-    assert packed.tolist() == [[0xF1, 0x08]]
+def test_where_a_code_is_packed() -> None:
+    codes = torch.zeros(65, 9, dtype=torch.int8)
+    codes[2, 1], codes[2, 5], codes[64, 8] = 1, -3, -8
+    half, whole = reference.pack(codes, 4), reference.pack(codes, 8)
+    assert half[0, 2 * 4 + 1] == 1 + 8 | (-3 + 8) << 4  # channels 1 and 5 are in one byte
+    assert half[1, 256] == 0 | 8 << 4  # channel 8 begins the third group, and the fourth is padding
+    assert (half != 0x88).sum() == 2
+    assert (whole[0, 9].item(), whole[0, 256 + 9].item()) == (1, 253)
+    assert whole[1, 2 * 256].item() == 248
 
 
 # Products

@@ -10,7 +10,7 @@ import torch
 from starquant_fx import compile as compile_model
 from starquant_fx import load_artifact, save_artifact
 from starquant_fx.kernels import cpu
-from starquant_fx.lowering import lower
+from starquant_fx.lowering import choose_target, lower
 from starquant_fx.operators import op
 from starquant_fx.pass_manager import run_passes
 from starquant_fx.recipes import get_recipe
@@ -98,3 +98,10 @@ def test_a_machine_without_the_kernels_runs_the_reference(monkeypatch: pytest.Mo
     program = run_passes(captured("llada", chosen), chosen.passes)
     graph = lower(program, "cpu").graph
     assert op("quantized_linear") in {node.target for node in graph.nodes}
+
+
+def test_auto_is_the_fastest_target_that_runs_there() -> None:
+    fastest = "reference" if cpu.unavailable() else "cpu"
+    assert choose_target("auto", torch.device("cpu")) == fastest
+    assert choose_target("auto", torch.device("meta")) == "reference"
+    assert choose_target("reference", torch.device("cpu")) == "reference"

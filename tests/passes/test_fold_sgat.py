@@ -65,11 +65,6 @@ def test_packed_codes_are_those_of_the_reference(bits: int) -> None:
             packed = made[f"starquant.{name}.packed"]
             assert torch.equal(packed, reference.pack(codes, bits))
             assert torch.equal(made[f"starquant.{name}.weight_scale"], scale)
-            width = weight.shape[1] if bits > 4 else (weight.shape[1] + 1) // 2
-            assert (packed.dtype, packed.shape[1]) == (
-                torch.int8 if bits > 4 else torch.uint8,
-                width,
-            )
             linears += 1
     assert linears == 7
 

@@ -78,8 +78,8 @@ def test_column_sums_are_the_sums_of_the_codes() -> None:
     after = rewritten("odd", until("fuse"))
     made = after.tensors()
     for site in after.quantized_sites():
-        for name in site.linears:
-            codes = reference.unpack(made[f"starquant.{name}.packed"], 4, site.features)
+        for name, outputs in zip(site.linears, site.outputs, strict=True):
+            codes = reference.unpack(made[f"starquant.{name}.packed"], 4, outputs, site.features)
             sums = made[f"starquant.{name}.column_sum"]
             assert sums.dtype == torch.int32
             assert torch.equal(sums.long(), codes.long().sum(1))
