@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 from cpu_suite.memory import free_bytes, grouped
 from cpu_suite.rows import Row
 from cpu_suite.specs import Place, Shape
-from cpu_suite.variants import ANCHORS, FULL, LIMIT, Variant
+from cpu_suite.variants import ANCHORS, FULL, HALVES, LIMIT, Variant
 from cpu_suite.worker import Worker, WorkerError, interrupting
 
 PAUSE = 0.03
@@ -65,6 +66,8 @@ class Run:
                     workers = [*near, *(self._started(v, holding) for v in group)]
                     for shape in shapes:
                         self._measure(workers, shape)
+        for variant in anchors:
+            self._pool(variant, shapes)
         order = [(str(shape), variant.name) for shape in shapes for variant in variants]
         return [self.rows[key] for key in order]
 
@@ -77,8 +80,7 @@ class Run:
         """Times one shape; every worker's turn comes once a round, and each round begins with another."""
         self.say(f"{self._title(shape)}: building {', '.join(w.variant.name for w in workers)}")
         alive = [w for w in workers if not self._row(w.variant, shape).reason]
-        jobs = max(1, 2 // self.place.threads)
-        with ThreadPoolExecutor(jobs) as pool, interrupting(alive):
+        with ThreadPoolExecutor(os.cpu_count()) as pool, interrupting(alive):
             built = list(pool.map(lambda w: self._asked(w, shape, "ready", shape), alive))
         times: dict[str, list[float]] = {}
         for worker, found in zip(alive, built, strict=True):
@@ -98,7 +100,7 @@ class Run:
                     else:
                         times[worker.variant.name].append(seconds)
         medians = {name: statistics.median(seconds) for name, seconds in times.items()}
-        halves = [medians[name] for name in ("bf16", "bf16 compiled") if name in medians]
+        halves = [medians[name] for name in HALVES if name in medians]
         for worker in alive:
             name = worker.variant.name
             if name in times:
@@ -109,6 +111,16 @@ class Run:
         for worker in sorted(alive, key=lambda w: w.variant.name != FULL):
             if worker.variant.name in times:
                 self._finish(worker, shape)
+
+    def _pool(self, anchor: Variant, shapes: Sequence[Shape]) -> None:
+        """Compares an anchor, which ran beside every group, over the rounds of all of them."""
+        for shape in shapes:
+            keys = {name: (str(shape), name) for name in ANCHORS}
+            pooled = {n: self.rows[key].median for n, key in keys.items() if key in self.rows}
+            halves = [pooled.get(name) for name in HALVES]
+            row = self._row(anchor, shape)
+            row.bf16_seconds = min((h for h in halves if h is not None), default=None)
+            row.limit_seconds = pooled.get(LIMIT)
 
     def _finish(self, worker: Worker, shape: Shape) -> None:
         """Adds memory and the distance of the logits from fp32's."""
@@ -122,8 +134,10 @@ class Run:
         row.peak_bytes = found["peak_bytes"]
         if found["logits"] is not None:
             logits = np.load(path)
-            reference = self._reference.setdefault(str(shape), logits)
-            row.error = float(np.linalg.norm(logits - reference) / np.linalg.norm(reference))
+            if row.variant == FULL:
+                self._reference[str(shape)] = logits
+            if (reference := self._reference.get(str(shape))) is not None:
+                row.error = float(np.linalg.norm(logits - reference) / np.linalg.norm(reference))
 
     def _asked(self, worker: Worker, shape: Shape, request: str, *arguments: Any) -> Any:
         """The answer; None if there is none, in which case the row says why."""

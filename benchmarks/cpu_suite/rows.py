@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from cpu_suite.variants import HALVES
+
 HEADLINE = "star-w4a4"
 
 
@@ -88,7 +90,7 @@ def summary(rows: Sequence[Row]) -> dict[str, float | None]:
     """
     by_name = {row.variant: row for row in rows}
     ours = by_name[HEADLINE]
-    halves = [by_name[name] for name in ("bf16", "bf16 compiled") if name in by_name]
+    halves = [by_name[name] for name in HALVES if name in by_name]
     fulls = [row for row in rows if row.variant.startswith("fp32")]
     peers = [row for row in rows if row.kind == "peer"]
     stored = next((row.weight_bytes for row in halves if row.weight_bytes), None)
