@@ -12,7 +12,7 @@ from torch import fx
 
 from starquant_fx.errors import LoweringError
 from starquant_fx.kernels import cpu
-from starquant_fx.lowering.cpu_attention import use_attention_kernels
+from starquant_fx.lowering.cpu_attention import become, use_attention_kernels
 from starquant_fx.operators import op
 from starquant_fx.program import Program, drop_unread_tensors, facts
 
@@ -51,7 +51,7 @@ def lower(program: Program) -> fx.GraphModule:
     else:
         for node in list(graph.nodes):
             if node.target == op("quantized_linear"):
-                _replace(node, torch.ops.starquant.panel_linear.default, node.args)
+                become(node, torch.ops.starquant.panel_linear.default, *node.args)
             elif node.target == op("transform_quantize"):
                 _use_site_kernel(module, node)
         for node in list(graph.nodes):
@@ -85,7 +85,7 @@ def _fuse_branch(module: fx.GraphModule, node: fx.Node) -> None:
         *(codes, scale, zero, laid, weight_scale, sums, bits),
         *(bias, state, state_bias, dtype, coefficients, pairs),
     )
-    _replace(node, torch.ops.starquant.panel_linear.default, arguments)
+    become(node, torch.ops.starquant.panel_linear.default, *arguments)
 
 
 def _use_site_kernel(module: fx.GraphModule, node: fx.Node) -> None:
@@ -120,10 +120,10 @@ def _use_site_kernel(module: fx.GraphModule, node: fx.Node) -> None:
         ]
     rank = 0 if direction is None else direction.shape[-1]
     arguments = (x, state, read, rank, shared, bits, symmetric)
-    new = _replace(node, torch.ops.starquant.site_codes.default, arguments)
+    become(node, torch.ops.starquant.site_codes.default, *arguments)
     if branch is not None:
-        with graph.inserting_after(new):
-            coefficients = graph.call_function(operator.getitem, (new, 3))
+        with graph.inserting_after(node):
+            coefficients = graph.call_function(operator.getitem, (node, 3))
         coefficients.meta.update(branch.meta)
         branch.replace_all_uses_with(coefficients)
 
@@ -138,16 +138,6 @@ def _kept(module: fx.GraphModule, name: str, tensor: torch.Tensor) -> fx.Node:
     owner, _, leaf = name.rpartition(".")
     module.get_submodule(owner).register_buffer(leaf, tensor)
     return module.graph.get_attr(name)
-
-
-def _replace(node: fx.Node, target: Any, arguments: tuple[Any, ...]) -> fx.Node:
-    """Puts another call in a node's place."""
-    with node.graph.inserting_before(node):
-        new = node.graph.call_function(target, arguments)
-    new.meta.update(node.meta)
-    node.replace_all_uses_with(new)
-    node.graph.erase_node(node)
-    return new
 
 
 def _first_of(value: object) -> object:

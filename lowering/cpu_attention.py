@@ -32,14 +32,14 @@ def use_attention_kernels(graph: fx.Graph) -> None:
         for name in ("query", "key"):
             read = _rotary(given[name])
             if read is not None:
-                _become(given[name], torch.ops.starquant.rotary.default, *read)
+                become(given[name], torch.ops.starquant.rotary.default, *read)
         if _covered(given):
             q, k, v = (given[name] for name in ARGUMENTS[:3])
             mask, scale = given.get("attn_mask"), given.get("scale")
-            _become(node, torch.ops.starquant.attention.default, q, k, v, mask, scale)
+            become(node, torch.ops.starquant.attention.default, q, k, v, mask, scale)
 
 
-def _become(node: fx.Node, target: Any, *arguments: Any) -> None:
+def become(node: fx.Node, target: Any, *arguments: Any) -> None:
     """Makes a node another call; what it is read by and its facts stay."""
     node.target, node.args, node.kwargs = target, arguments, {}
 

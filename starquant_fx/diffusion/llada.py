@@ -155,9 +155,8 @@ def gumbel_argmax(logits: Tensor, temperature: float, uniforms: Tensor | None) -
         [...] int64.
     """
     if temperature == 0 or uniforms is None:
-        return logits.max(
-            -1
-        ).indices  # the first of the largest as argmax gives it, which is slow in bfloat16
+        # As argmax, which is slow in bfloat16: the first of the largest.
+        return logits.max(-1).indices
     return (logits.double().exp() / (-uniforms.log()) ** temperature).argmax(-1)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from starquant_fx.diffusion import generate
 from starquant_fx.evaluation.table import Sheet
+from starquant_fx.evaluation.timing import Timed
 
 LINEARS, TRANSFORMS, ATTENTION = "linears", "transforms and quantizers", "attention"
 OTHER, HEAD, NETWORK = "norms, activations and the rest", "head", "network with head"
@@ -69,27 +70,16 @@ class _TimedGraph(fx.Interpreter):
         return value
 
 
-class _Timed(nn.Module):
-    """A denoiser whose calls are one part."""
-
-    def __init__(self, model: Any, seconds: dict[str, float]) -> None:
-        super().__init__()
-        self.config = getattr(model, "config", None)
-        self.model, self._seconds = model, seconds
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        start = time.perf_counter()
-        output = self.model(*args, **kwargs)
-        self._seconds[NETWORK] = self._seconds.get(NETWORK, 0.0) + time.perf_counter() - start
-        return output
-
-
-class _TimedCompiled(_Timed):
+class _TimedCompiled(Timed):
     """A compiled model; every node of its graph belongs to a part."""
 
+    def __init__(self, model: Any, seconds: dict[str, float]) -> None:
+        super().__init__(model)
+        self._graphs, self._parts = model.graph_at_rows, seconds
+
     def logits_at(self, rows: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        graph, inputs = self.model.graph_at_rows(args, kwargs)
-        logits: Tensor = _TimedGraph(graph, self._seconds).run(*inputs, rows)[0]
+        graph, inputs = self._graphs(args, kwargs)
+        logits: Tensor = _TimedGraph(graph, self._parts).run(*inputs, rows)[0]
         return logits
 
 
@@ -112,10 +102,14 @@ def timed_generation(
     def on_step(step: int, total: int, ids: Tensor, confidence: Tensor) -> None:
         if step == 1:
             seconds.clear()
+            timed.seconds = 0.0
             state["start"] = time.perf_counter()
         state["steps"] = step - 1
 
-    timed = (_TimedCompiled if hasattr(model, "graph_at_rows") else _Timed)(model, seconds)
+    compiled = hasattr(model, "graph_at_rows")
+    timed = _TimedCompiled(model, seconds) if compiled else Timed(model)
     out = generate(timed, prompt_ids, on_step=on_step, **arguments)
+    if not compiled:
+        seconds[NETWORK] = timed.seconds
     seconds[SAMPLER] = time.perf_counter() - state["start"] - sum(seconds.values())
     return out, StepTimes(seconds, max(1, int(state["steps"])))

@@ -24,10 +24,10 @@ class Timed(nn.Module):
         self.config = getattr(model, "config", None)
         self.seconds = 0.0
 
-    def forward(self, input_ids: Tensor) -> Any:
-        """Calls the model on ids [B, L]; returns what it returns."""
+    def forward(self, input_ids: Tensor, **arguments: Any) -> Any:
+        """Calls the model on ids [B, L], and what else it takes; returns what it returns."""
         start = time.perf_counter()
-        output = self.model(input_ids)
+        output = self.model(input_ids, **arguments)
         if input_ids.is_cuda:
             torch.cuda.synchronize(input_ids.device)
         self.seconds += time.perf_counter() - start
