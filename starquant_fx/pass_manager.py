@@ -162,21 +162,34 @@ class _CachedFakeProp(FakeTensorProp):
         self._program = program
 
     def run_node(self, n: fx.Node) -> object:
-        if n.op == "get_attr":
-            if "val" not in n.meta:
-                n.meta["val"] = self._program.fake(self._program.tensor(n))
+        if n.op == "get_attr" and "val" not in n.meta:
+            n.meta["val"] = self._program.fake(self._program.tensor(n))
+        if n.op in ("get_attr", "placeholder"):
             return n.meta["val"]
         if n.op != "call_function":
             return super().run_node(n)
         inputs = fx.map_arg((n.args, n.kwargs), self._held)
         if n.meta.get(PROPAGATED) != (n.target, inputs):
+            before = n.meta.get("val")
             super().run_node(n)
+            if _metadata(before) == _metadata(n.meta["val"]):
+                n.meta["val"] = before  # so that what reads it is not computed again
             n.meta[PROPAGATED] = (n.target, inputs)
         return n.meta["val"]
 
     @staticmethod
     def _held(node: fx.Node) -> Any:
         return _Held(node.meta["val"])
+
+
+def _metadata(value: object) -> object:
+    """All that a fake value has, to compare: nothing is guarded on."""
+    if isinstance(value, (tuple, list)):
+        return tuple(_metadata(one) for one in value)
+    if isinstance(value, Tensor):
+        sizes = (*value.shape, *value.stride(), value.storage_offset())
+        return (value.dtype, value.device, *(str(size) for size in sizes))
+    return str(value)
 
 
 class _Held:

@@ -8,6 +8,7 @@ from typing import ClassVar
 import pytest
 import torch
 from torch import Tensor, fx
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from starquant_fx.errors import CalibrationError, PassError
 from starquant_fx.operators import op
@@ -294,6 +295,25 @@ def test_values_follow_a_rewrite_of_their_inputs() -> None:
     verify(program)
     assert norm.meta["val"].dtype == torch.float64
     assert program.nodes(LINEAR)[0].meta["val"].dtype == torch.float32
+
+
+def test_verify_computes_again_no_more_than_what_changed_its_form(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    program = captured("odd")
+    verify(program)
+    computed: list[fx.Node] = []
+    run = FakeTensorProp.run_node
+
+    def counted(prop: FakeTensorProp, n: fx.Node) -> object:
+        computed.append(n)
+        return run(prop, n)
+
+    monkeypatch.setattr(FakeTensorProp, "run_node", counted)
+    norm = program.nodes(aten.rms_norm.default)[0]
+    negated = program.follow(norm, aten.neg.default, (norm,))
+    verify(program)
+    assert {n for n in computed if n.op == "call_function"} == {negated, *negated.users}
 
 
 def test_a_failed_pipeline_leaves_the_model_and_other_programs_alone() -> None:
