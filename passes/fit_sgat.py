@@ -78,8 +78,9 @@ class FitSgat(Pass):
             problems = (
                 (site, _problem(program, site, tokens, label))
                 for site, tokens, label in site_activations(program)
+                if program.site_nodes(site, "rotate")
             )
-            count = len(list(program.quantized_sites()))
+            count = sum(bool(program.site_nodes(s, "rotate")) for s in program.quantized_sites())
             workers = threads if program.device.type == "cpu" else 1
             try:
                 fits = track(self._fits(program, problems, workers), "fitting SGAT", count)

@@ -21,7 +21,7 @@ class InsertCentering(Pass):
     means start at zero and are set by ``estimate-means``.
 
     Attributes:
-        sites: Roles of the sites that are centred, separated by "+"; "all" = every site.
+        sites: Roles of the sites that are centred, separated by "+"; "all" = every site but the head's.
     """
 
     name: ClassVar[str] = "insert-centering"

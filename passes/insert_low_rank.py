@@ -29,7 +29,7 @@ class InsertLowRank(Pass):
 
     Attributes:
         rank: Directions k of each state.
-        sites: Roles of the sites that get a branch, separated by "+"; "all" = every site.
+        sites: Roles of the sites that get a branch, separated by "+"; "all" = every site but the head's.
     """
 
     name: ClassVar[str] = "insert-low-rank"

@@ -24,7 +24,7 @@ LARGEST_SLICE = 16
 
 @dataclasses.dataclass(frozen=True)
 class InsertSgat(Pass):
-    """Adds ``x Q G_z`` before each site's linears and ``W Q`` on their weights (paper, eq. 11-13).
+    """Adds ``x Q G_z`` before each site's linears and ``W Q`` on their weights (paper, eq. 11-13), but not the head's.
 
     Attributes:
         structure: Of the basis: dense, kronecker, block or hadamard.
@@ -48,9 +48,12 @@ class InsertSgat(Pass):
 
     def run(self, program: Program) -> Program:
         """Inserts the basis and, for r > 0, the gates."""
-        for site in program.quantized_sites():
+        for site in self._sites(program):
             self._insert(program, site)
         return program
+
+    def _sites(self, program: Program) -> list[Site]:
+        return [site for site in program.quantized_sites() if site.among("all")]
 
     def check_options(self) -> None:
         """Structure, start and roles exist, and the numbers are in range."""
@@ -114,8 +117,8 @@ class InsertSgat(Pass):
             linear.update_arg(1, weight)
 
     def ensures(self, program: Program) -> None:
-        """One basis a quantized site on the activations and one a linear on the weights."""
-        wanted = sum(1 + len(s.linears) for s in program.quantized_sites())
+        """One basis a site on the activations and one a linear on the weights."""
+        wanted = sum(1 + len(s.linears) for s in self._sites(program))
         got = len(program.nodes(op("rotate")))
         self.expect(
             got == wanted, "bases are missing", where="graph", expected=str(wanted), got=got

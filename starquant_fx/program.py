@@ -52,8 +52,9 @@ class Site:
     reason: str | None = None
 
     def among(self, roles: str) -> bool:
-        """Whether roles separated by "+" name this site; ``all`` names every site."""
-        return bool({"all", *self.roles} & set(roles.split("+")))
+        """Whether roles separated by "+" name this site; ``all`` names every site but the head's."""
+        named = set(roles.split("+"))
+        return not named.isdisjoint(self.roles) or ("all" in named and "head" not in self.roles)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -248,6 +248,16 @@ class Recipe:
         calibration = dataclasses.replace(self.calibration, seed=seed)
         return dataclasses.replace(self, passes=passes, calibration=calibration)
 
+    def overriding(self, *overrides: tuple[str, str]) -> Recipe:
+        """Returns the recipe with more overrides; what they name is no longer ignored.
+
+        Raises:
+            RecipeError: A pattern or its bits are malformed.
+        """
+        named = {pattern for pattern, _ in overrides}
+        ignore = tuple(pattern for pattern in self.ignore if pattern not in named)
+        return dataclasses.replace(self, ignore=ignore, overrides=(*self.overrides, *overrides))
+
     def without(self, *names: str) -> Recipe:
         """Returns the recipe without the passes of these names (for ablations); the method's name says so.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ def get_recipe(name: str | Recipe) -> Recipe:
     """Returns the recipe of a name such as ``star-w4a4``; a recipe is returned as it is.
 
     Args:
-        name: ``<method>-w<bits>a<bits>``, bits 2..8 or 16; ``<method>+<extra>`` adds what ``EXTRAS`` names. What ends
-            in ``.json`` is a file of what ``Recipe.to_dict`` returns.
+        name: ``<method>-w<bits>a<bits>``, bits 2..8 or 16; ``<method>+<extra>`` adds what ``EXTRAS`` names, and
+            ``[<pattern>=<bits>,..]`` at the end gives some sites other bits (``star-w4a4[role:head=w8a8]``). What
+            ends in ``.json`` is a file of what ``Recipe.to_dict`` returns.
 
     Returns:
         The recipe.
@@ -33,7 +35,8 @@ def get_recipe(name: str | Recipe) -> Recipe:
         return name
     if isinstance(name, str) and name.endswith(".json"):
         return _from_file(Path(name))
-    text, _, bits = name.rpartition("-") if isinstance(name, str) else ("", "", "")
+    base, overrides = _overrides(name) if isinstance(name, str) else ("", ())
+    text, _, bits = base.rpartition("-")
     method, extras = _split(text)
     if method is None:
         raise RecipeError(
@@ -54,7 +57,16 @@ def get_recipe(name: str | Recipe) -> Recipe:
                 hint=nearest(extra, EXTRAS),
             )
         recipe = extended(recipe, extra)
-    return recipe
+    return recipe.overriding(*overrides)
+
+
+def _overrides(name: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Splits ``star-w4a4[role:head=w8a8]`` into the name before the bracket and pairs of pattern and bits."""
+    match = re.fullmatch(r"(.*?-w\d+a\d+)\[(.*)\]", name)
+    if match is None:
+        return name, ()
+    pairs = [one.rpartition("=") for one in match[2].split(",")]
+    return match[1], tuple((pattern, bits) for pattern, _, bits in pairs)
 
 
 def _split(text: str) -> tuple[str | None, list[str]]:

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from starquant_fx import get_recipe
 from starquant_fx.errors import RecipeError
 from starquant_fx.pass_base import Pass, parse_pass
-from starquant_fx.pass_manager import check_order
+from starquant_fx.pass_manager import check_order, run_passes
 from starquant_fx.passes import REGISTRY, FitSgat, Fuse, InsertSgat, InsertTokenState
+from starquant_fx.program import LINEAR
 from starquant_fx.recipe import CalibrationOptions, Recipe
 from starquant_fx.recipes import METHODS, from_dict
+from tests.small_programs import captured, quick
 
 NAMES = [f"{method}-{bits}" for method in METHODS for bits in ("w4a4", "w2a8", "w8a16", "w16a3")]
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -334,3 +336,39 @@ def test_every_method_exists_at_the_usual_bits(method: str, bits: str) -> None:
     recipe = get_recipe(f"{method}-{bits}")
     check_order(recipe.passes)
     assert from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+def test_bits_of_some_sites_in_a_name() -> None:
+    recipe = get_recipe("quarot+center-w4a4[role:head=w8a8,re:.*[01]=w4a8]")
+    assert recipe.overrides == (("role:head", "w8a8"), ("re:.*[01]", "w4a8"))
+    assert recipe.ignore == (), "what has bits is not ignored"
+    assert get_recipe("quarot-w4a4[role:down=w8a8]").ignore == ("role:head",)
+    assert get_recipe(recipe.name) == recipe
+    assert from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "where"),
+    [
+        ("star-w4a4[role:haed=w8a8]", "unknown role", "role:haed"),
+        ("star-w4a4[role:head=w9a8]", "weight bits are out of range", "role:head"),
+        ("star-w4a4[role:head]", "malformed bits", "override ''"),
+        ("star-w4a4[]", "malformed bits", "override ''"),
+        ("star-w4a4[role:head=w8a8", "malformed bits", "star-w4a4"),
+        ("[role:head=w8a8]", "unknown recipe", "recipe"),
+    ],
+)
+def test_malformed_bits_of_some_sites_are_refused(name: str, message: str, where: str) -> None:
+    with pytest.raises(RecipeError, match=message) as caught:
+        get_recipe(name)
+    assert where in str(caught.value)
+
+
+def test_a_head_in_eight_bits_has_no_transform() -> None:
+    recipe = get_recipe("star-w4a4[role:head=w8a8]")
+    program = run_passes(captured("llada", quick(recipe)), quick(recipe).passes)
+    (head,) = (site for site in program.quantized_sites() if "head" in site.roles)
+    named = [n for n in program.tensors() if head.name in n]
+    parts = {name.rpartition(".")[2] for name in named}
+    assert parts == {"packed", "weight_scale", "column_sum", "clip"}
+    assert len(program.nodes(LINEAR)) == 0
