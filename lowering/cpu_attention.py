@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+from starquant_fx.lowering.matching import arguments_of, become, same
 from starquant_fx.program import ATTENTION
 
 aten = torch.ops.aten
@@ -39,11 +39,6 @@ def use_attention_kernels(graph: fx.Graph) -> None:
             become(node, torch.ops.starquant.attention.default, q, k, v, mask, scale)
 
 
-def become(node: fx.Node, target: Any, *arguments: Any) -> None:
-    """Makes a node another call; what it is read by and its facts stay."""
-    node.target, node.args, node.kwargs = target, arguments, {}
-
-
 def _covered(given: dict[str, Any]) -> bool:
     """Whether the kernel computes an attention of these arguments."""
     q, k, v = (given[name].meta["val"] for name in ARGUMENTS[:3])
@@ -52,16 +47,11 @@ def _covered(given: dict[str, Any]) -> bool:
         all(x.dim() == 4 and x.dtype == torch.bfloat16 for x in (q, k, v))
         and not (given.get("dropout_p") or given.get("is_causal"))
         and (scale is None or (isinstance(scale, (int, float)) and scale > 0))
-        and all(_same(a, b) for a, b in zip(k.shape, v.shape, strict=True))
-        and _same(q.shape[0], k.shape[0])
-        and _same(q.shape[3], k.shape[3])
-        and _same(q.shape[1] % k.shape[1], 0)
+        and all(same(a, b) for a, b in zip(k.shape, v.shape, strict=True))
+        and same(q.shape[0], k.shape[0])
+        and same(q.shape[3], k.shape[3])
+        and same(q.shape[1] % k.shape[1], 0)
     )
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Whether two sizes are equal whatever the batch and the length."""
-    return statically_known_true(a == b)
 
 
 def _rotary(node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node] | None:
@@ -70,39 +60,34 @@ def _rotary(node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node] | None:
     ``x cos + cat(-x2, x1) sin`` in float32, where x1 and x2 are the halves of x; from and to bfloat16 around it.
     """
     try:
-        (total,) = _read(node, aten._to_copy.default) or (node,)
-        with_cos, with_sin = _read(total, aten.add.Tensor)
-        wide, cos = _read(with_cos, aten.mul.Tensor)
-        turned, sin = _read(with_sin, aten.mul.Tensor)
-        (negative, first), axis = _read(turned, aten.cat.default)
-        (second,) = _read(negative, aten.neg.default)
-        (halves, zero), (same, one) = (_read(x, operator.getitem) for x in (first, second))
-        source, size, split_axis = _read(halves, aten.split.Tensor)
+        (total,) = arguments_of(node, aten._to_copy.default) or (node,)
+        with_cos, with_sin = arguments_of(total, aten.add.Tensor)
+        wide, cos = arguments_of(with_cos, aten.mul.Tensor)
+        turned, sin = arguments_of(with_sin, aten.mul.Tensor)
+        (negative, first), axis = arguments_of(turned, aten.cat.default)
+        (second,) = arguments_of(negative, aten.neg.default)
+        (halves, zero), (again, one) = (arguments_of(x, operator.getitem) for x in (first, second))
+        source, size, split_axis = arguments_of(halves, aten.split.Tensor)
     except (TypeError, ValueError):  # another form: there is less, or something else, to unpack
         return None
-    (x,) = _read(wide, aten._to_copy.default) or (wide,)
+    (x,) = arguments_of(wide, aten._to_copy.default) or (wide,)
     value, *tables = (n.meta["val"] for n in (x, cos, sin))
     formed = (
-        (source is wide and same is halves and (zero, one) == (0, 1))
+        (source is wide and again is halves and (zero, one) == (0, 1))
         and axis == split_axis == -1
         and value.dim() == 4
         and value.dtype in (torch.bfloat16, torch.float32)
         and node.meta["val"].dtype == value.dtype
-        and _same(2 * size, value.shape[3])
+        and same(2 * size, value.shape[3])
     )
     if not formed or not all(_is_table(table, value) for table in tables):
         return None
     return x, cos, sin
 
 
-def _read(node: Any, target: object) -> tuple[Any, ...]:
-    """The arguments of a node that calls this operator; else nothing."""
-    return tuple(node.args) if isinstance(node, fx.Node) and node.target == target else ()
-
-
 def _is_table(table: torch.Tensor, x: torch.Tensor) -> bool:
     """Whether it is float32 [B or 1, 1, L, D] where x is [B, H, L, D]."""
     if table.dtype != torch.float32 or table.dim() != 4:
         return False
-    rows = all(_same(a, b) for a, b in zip(table.shape[1:], (1, *x.shape[2:]), strict=True))
-    return rows and (_same(table.shape[0], 1) or _same(table.shape[0], x.shape[0]))
+    rows = all(same(a, b) for a, b in zip(table.shape[1:], (1, *x.shape[2:]), strict=True))
+    return rows and (same(table.shape[0], 1) or same(table.shape[0], x.shape[0]))

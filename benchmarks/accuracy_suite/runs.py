@@ -27,7 +27,7 @@ GROUP = 6
 """Recipes that are measured beside one pass of full precision; a run that is killed loses as many a process."""
 SOURCES = ("starquant_fx", "passes", "kernels", "lowering")
 SUITE = ("runs.py", "hardened.py")
-KINDS = (".py", ".cpp", ".safetensors", ".txt", ".json")
+KINDS = (".py", ".cpp", ".h", ".safetensors", ".txt", ".json")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 // Products are of words, each a pair of bfloat16, summed in float32. Keys are laid out once a head in panels of 64,
 // word [pair of channels][key], and values as word [pair of keys][channel]. A task takes 48 queries of a head through
 // blocks of keys; sums and outputs are rescaled from block to block, so that scores never take more than a block.
-#include <immintrin.h>
+#include "vector.h"
 
 #include <algorithm>
 #include <cmath>
@@ -44,10 +44,6 @@ struct Attention {
   int64_t word_stride() const { return (words() + 15) / 16 * 16; }  // between them, in whole vectors
   int64_t columns() const { return (channels + 15) / 16 * 16; }     // of values, in whole vectors
 };
-
-inline __mmask16 first(int64_t count) {
-  return count >= 16 ? 0xFFFF : count <= 0 ? 0 : static_cast<__mmask16>((1u << count) - 1);
-}
 
 template <typename T>
 T* room(int64_t count) {
@@ -151,18 +147,6 @@ void product(int64_t rows, const uint32_t* left, int64_t left_stride, const uint
       default: tile<kRows, kV>(from, left_stride, right, right_stride, words, shifted);
     }
   }
-}
-
-// 2^x for x <= 0, to 2e-7 of its value; 0 for -Inf, NaN for NaN.
-inline __m512 power_of_two(__m512 x) {
-  const __m512 f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);  // x - floor(x), 0 for -Inf
-  __m512 p = _mm512_set1_ps(1.87757669e-3f);                                        // 2^f on [0, 1], minimax
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(8.98933969e-3f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.58263175e-2f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.40153611e-1f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.93153083e-1f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.99999940e-1f));
-  return _mm512_scalef_ps(p, x);  // p * 2^floor(x)
 }
 
 // What a thread keeps of its task.

@@ -17,7 +17,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-SOURCES = tuple(sorted(Path(__file__).parent.glob("*.cpp")))
+FOLDER = Path(__file__).parent
+SOURCES = tuple(sorted(FOLDER.glob("*.cpp")))
+HEADERS = tuple(sorted(FOLDER.glob("*.h")))
 EXTENSIONS = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512bf16")
 FLAGS = (
     *("-O3", "-std=c++17", "-ffp-contract=off", "-fopenmp", "-shared", "-fPIC"),
@@ -50,7 +52,7 @@ def _library() -> ctypes.CDLL:
     if compiler is None:
         raise _NoKernelsError(f"there is no C++ compiler ({', '.join(COMPILERS)}, or $CXX)")
     version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
-    sources = [source.read_bytes() for source in SOURCES]
+    sources = [source.read_bytes() for source in (*HEADERS, *SOURCES)]
     content = b"\0".join([*sources, version, *(flag.encode() for flag in FLAGS)])
     built = cache_folder() / f"cpu-{hashlib.sha256(content).hexdigest()[:16]}.so"
     if not built.is_file():
@@ -81,18 +83,20 @@ def _build(compiler: str, path: Path) -> None:
         raise _NoKernelsError(f"the kernels cannot be built: {error}") from error
 
 
-def call(function: str, *values: Tensor | int | None) -> int:
-    """Calls a kernel with pointers to contiguous tensors (None = a null pointer) and 64-bit integers.
+def call(function: str, *values: Tensor | int | float | None) -> int:
+    """Calls a kernel with pointers to contiguous tensors (None = a null pointer), 64-bit integers and doubles.
 
     Returns:
         What it returns.
     """
-    given = (
-        ctypes.c_int64(value)
-        if isinstance(value, int)
-        else ctypes.c_void_p(0 if value is None else value.data_ptr())
-        for value in values
-    )
+    given: list[ctypes.c_int64 | ctypes.c_double | ctypes.c_void_p] = []
+    for value in values:
+        if isinstance(value, int):
+            given.append(ctypes.c_int64(value))
+        elif isinstance(value, float):
+            given.append(ctypes.c_double(value))
+        else:
+            given.append(ctypes.c_void_p(0 if value is None else value.data_ptr()))
     return int(getattr(_library(), function)(*given, ctypes.c_int64(torch.get_num_threads())))
 
 

@@ -2,7 +2,7 @@
 //
 // Weights come in panels of 64 outputs, byte [k / 4][output][k % 4], as vpdpbusd reads them. Codes of up to four bits are
 // stored plus eight, two groups of four channels a byte, and unpacked once a panel into a buffer of the thread's own.
-#include <immintrin.h>
+#include "vector.h"
 
 #include <cstdint>
 #include <cstdlib>
@@ -41,28 +41,34 @@ struct Epilogue {
   int64_t columns;            // N up to a whole panel
 };
 
-// What the low-rank branch adds to sixteen outputs of kM tokens, whose sums do not wait for each other.
+// What the low-rank branch adds to a tile's outputs. A pair of coefficients is read once for all of a token's outputs.
 template <int kM>
-inline void branch_outputs(const Epilogue& e, int64_t row, int64_t c, __m512* sums) {
+inline void branch_outputs(const Epilogue& e, int64_t row, int64_t column, float (*sums)[kColumns]) {
+  __m512 acc[kM][4];
   const uint16_t* image[kM];
 #pragma GCC unroll 6
   for (int i = 0; i < kM; ++i) {
-    image[i] = e.image + (e.state[row + i] * 8 * e.columns + c) * 2;
-    sums[i] = _mm512_setzero_ps();
+    image[i] = e.image + (e.state[row + i] * 8 * e.columns + column) * 2;
+    acc[i][0] = acc[i][1] = acc[i][2] = acc[i][3] = _mm512_setzero_ps();
   }
-#pragma GCC unroll 8
   for (int p = 0; p < 8; ++p) {
 #pragma GCC unroll 6
     for (int i = 0; i < kM; ++i) {
       int32_t two;
       std::memcpy(&two, e.branch + (row + i) * 16 + p * 2, 4);
-      const __m512i rows = _mm512_loadu_si512(image[i] + p * e.columns * 2);
-      sums[i] = _mm512_dpbf16_ps(sums[i], (__m512bh)_mm512_set1_epi32(two), (__m512bh)rows);
+      const __m512bh x = (__m512bh)_mm512_set1_epi32(two);
+      const uint16_t* from = image[i] + p * e.columns * 2;
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; ++v)
+        acc[i][v] = _mm512_dpbf16_ps(acc[i][v], x, (__m512bh)_mm512_loadu_si512(from + v * 32));
     }
   }
+#pragma GCC unroll 6
+  for (int i = 0; i < kM; ++i) {
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) _mm512_store_ps(sums[i] + v * 16, acc[i][v]);
+  }
 }
-
-inline __m256i to_bf16(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); }
 
 template <int kM, bool kHalf>
 void tile(const uint8_t* a, int64_t stride, const int8_t* panel, int64_t groups, const Epilogue& e, int64_t row,
@@ -93,15 +99,15 @@ void tile(const uint8_t* a, int64_t stride, const int8_t* panel, int64_t groups,
     _mm512_store_si512(sums[i] + 32, acc[i][2]);
     _mm512_store_si512(sums[i] + 48, acc[i][3]);
   }
+  alignas(64) float branch[kM][kColumns];
+  if (e.branch) branch_outputs<kM>(e, row, column, branch);
   for (int v = 0; v < 4; ++v) {
     const int64_t c = column + v * 16;
     if (c >= n) break;
-    const __mmask16 mask = n - c >= 16 ? 0xFFFF : (__mmask16)((1u << (n - c)) - 1);
+    const __mmask16 mask = first(n - c);
     const __m512 ws = _mm512_maskz_loadu_ps(mask, e.weight_scale + c);
     const __m512i cs = _mm512_maskz_loadu_epi32(mask, e.column_sum + c);
     const __m512 bias = e.bias ? _mm512_maskz_loadu_ps(mask, e.bias + c) : _mm512_setzero_ps();
-    __m512 branch[kM];
-    if (e.branch) branch_outputs<kM>(e, row, c, branch);
 #pragma GCC unroll 6
     for (int i = 0; i < kM; ++i) {
       const int64_t m = row + i;
@@ -111,11 +117,11 @@ void tile(const uint8_t* a, int64_t stride, const int8_t* panel, int64_t groups,
       __m512 y = _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(total), _mm512_set1_ps(e.scale[m])), ws);
       if (e.bias) y = _mm512_add_ps(y, bias);
       if (e.state_bias) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask, e.state_bias + e.state[m] * n + c));
-      if (e.branch) y = _mm512_add_ps(y, branch[i]);
+      if (e.branch) y = _mm512_add_ps(y, _mm512_load_ps(branch[i] + v * 16));
       if (kHalf)
-        _mm256_mask_storeu_epi16((uint16_t*)out + m * n + c, mask, to_bf16(y));
+        store((uint16_t*)out + m * n + c, mask, y);
       else
-        _mm512_mask_storeu_ps((float*)out + m * n + c, mask, y);
+        store((float*)out + m * n + c, mask, y);
     }
   }
 }

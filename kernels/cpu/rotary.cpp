@@ -1,24 +1,9 @@
 // Half-split rotary embedding in float32. Operations and roundings are those of the model's own code, in its order.
-#include <immintrin.h>
+#include "vector.h"
 
 #include <cstdint>
 
 namespace {
-
-inline __mmask16 first(int64_t count) { return count >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << count) - 1); }
-
-inline __m512 load(const float* from, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, from); }
-
-inline __m512 load(const uint16_t* from, __mmask16 mask) {
-  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from));
-  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
-}
-
-inline void store(float* to, __mmask16 mask, __m512 x) { _mm512_mask_storeu_ps(to, mask, x); }
-
-inline void store(uint16_t* to, __mmask16 mask, __m512 x) {
-  _mm256_mask_storeu_epi16(to, mask, (__m256i)_mm512_cvtneps_pbh(x));
-}
 
 // Turns pairs (i, i + pairs) of one head's channels.
 template <typename T>

@@ -1,8 +1,8 @@
-// What a site does to its input: TAC, centring, low-rank branch, basis, gates and the quantizer.
+// What a site does to its input: the norm or gated activation before it, TAC, centring, low-rank branch, basis, gates and the quantizer.
 //
 // Tokens of one state are taken eight at a time, so that tables of the state are read once for all of them. Products with
 // the left Kronecker factor and with the branch's directions are in bfloat16, summed in float32; all else is float32.
-#include <immintrin.h>
+#include "vector.h"
 
 #include <algorithm>
 #include <cmath>
@@ -18,7 +18,8 @@ constexpr int kRows = 6;
 constexpr int64_t kRank = 16;  // directions of a state, padded
 
 struct Site {
-  const void* x;
+  const void* x;               // [tokens, features], bfloat16 (half) or float32
+  const void* other;           // what silu(x) is multiplied by, or null: x is read as it is
   const int64_t* state;
   const float* matrix;         // transposed [d / g, g, g], g at most 16, or null
   const float* offset;         // [d]
@@ -31,15 +32,11 @@ struct Site {
   const int64_t* bounds;       // [2 S] or null without gates
   const float* clip;           // [2] or null
   int64_t tokens, features, block, rank, a, b, shared, half, bits, symmetric;
+  double eps;  // of an RMS norm without a gain; negative = none
 
   int64_t columns() const { return (kTokens * b + kColumns - 1) / kColumns * kColumns; }
   int64_t width() const { return (features + kColumns - 1) / kColumns * kColumns; }  // of a row in memory
 };
-
-inline __mmask16 first(int64_t count) { return count >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << count) - 1); }
-
-// Rounds to bfloat16: sixteen words.
-inline __m256i rounded(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); }
 
 // Pairs (low, high) as bfloat16.
 inline __m512i paired(__m512 low, __m512 high) {
@@ -47,17 +44,33 @@ inline __m512i paired(__m512 low, __m512 high) {
   return _mm512_or_si512(up, _mm512_cvtepu16_epi32(rounded(low)));
 }
 
-void load(const Site& s, int64_t token, const float* mean, float* row) {
+inline __m512 silu(__m512 x) {
+  const __m512 e = power_of_two(_mm512_mul_ps(_mm512_abs_ps(x), _mm512_set1_ps(-1.44269504f)));
+  const __m512 top = _mm512_mask_mov_ps(x, _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ), _mm512_mul_ps(x, e));
+  return _mm512_div_ps(top, _mm512_add_ps(_mm512_set1_ps(1), e));
+}
+
+// What the site reads of one token, and the centring unless TAC stands before it. Like the operators in whose place it is,
+// it rounds to T after each step.
+template <typename T>
+void read(const Site& s, int64_t token, const float* mean, float* row) {
+  const T* x = static_cast<const T*>(s.x) + token * s.features;
+  const T* other = s.other ? static_cast<const T*>(s.other) + token * s.features : nullptr;
+  __m512 squares = _mm512_setzero_ps();
   for (int64_t i = 0; i < s.features; i += 16) {
     const __mmask16 mask = first(s.features - i);
-    __m512 v;
-    if (s.half) {
-      const __m256i words = _mm256_maskz_loadu_epi16(mask, static_cast<const uint16_t*>(s.x) + token * s.features + i);
-      v = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(words), 16));
-    } else {
-      v = _mm512_maskz_loadu_ps(mask, static_cast<const float*>(s.x) + token * s.features + i);
-    }
-    if (mean && !s.matrix) v = _mm512_sub_ps(v, _mm512_maskz_loadu_ps(mask, mean + i));
+    __m512 v = load(x + i, mask);
+    if (other) v = kept<T>(_mm512_mul_ps(kept<T>(silu(v)), load(other + i, mask)));
+    squares = _mm512_fmadd_ps(v, v, squares);
+    _mm512_storeu_ps(row + i, v);
+  }
+  if (s.eps < 0 && (!mean || s.matrix)) return;
+  const float mean_square = _mm512_reduce_add_ps(squares) / s.features;
+  const __m512 by = _mm512_set1_ps(1 / std::sqrt(mean_square + static_cast<float>(s.eps)));
+  for (int64_t i = 0; i < s.features; i += 16) {
+    __m512 v = _mm512_loadu_ps(row + i);
+    if (s.eps >= 0) v = kept<T>(_mm512_mul_ps(v, by));
+    if (mean && !s.matrix) v = _mm512_sub_ps(v, load(mean + i, first(s.features - i)));
     _mm512_storeu_ps(row + i, v);
   }
 }
@@ -267,15 +280,15 @@ T* room(int64_t count) {
 
 // codes [tokens, features], scale and zero [tokens], coefficients [tokens, rank] bfloat16 (null without directions).
 // Returns 0, or 1 if a token has a state that there is not, or 2 if a value is not finite.
-extern "C" int64_t starquant_site(const void* x, const int64_t* state, const float* matrix, const float* offset,
+extern "C" int64_t starquant_site(const void* x, const void* other, const int64_t* state, const float* matrix, const float* offset,
                                const float* means, const uint16_t* directions, const uint16_t* back,
                                const float* signs, const uint16_t* left, const float* right, const int64_t* bounds,
                                const float* clip, uint8_t* codes, float* scale, float* zero, uint16_t* coefficients,
                                int64_t tokens, int64_t features, int64_t block, int64_t rank, int64_t a, int64_t b,
                                int64_t shared, int64_t states, int64_t half, int64_t bits,
-                               int64_t symmetric, int64_t threads) {
-  const Site s{x,      state,    matrix, offset, means, directions, back, signs,  left,   right, bounds,
-               clip,   tokens,   features, block, rank,  a,          b,    shared, half,  bits, symmetric};
+                               int64_t symmetric, double eps, int64_t threads) {
+  const Site s{x,      other,  state,    matrix, offset, means, directions, back, signs,  left,   right, bounds,
+               clip,   tokens,   features, block, rank,  a,          b,    shared, half,  bits, symmetric, eps};
   int64_t* order = room<int64_t>(tokens + states * kTokens);
   const int64_t places = grouped(s, states, order);
   if (places < 0) {
@@ -296,7 +309,7 @@ extern "C" int64_t starquant_site(const void* x, const int64_t* state, const flo
       const float* mean = means ? means + z * features : nullptr;
       for (int64_t t = 0; t < kTokens; ++t) {
         float* row = rows + t * s.width();
-        load(s, group[t] < 0 ? group[0] : group[t], mean, row);
+        (half ? read<uint16_t> : read<float>)(s, group[t] < 0 ? group[0] : group[t], mean, row);
         if (matrix) correct(s, mean, row);
       }
       if (directions) split(s, z, group, rows, half_rows, coefficients);

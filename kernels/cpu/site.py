@@ -69,8 +69,10 @@ def site_codes(
     shared: int,
     bits: int,
     symmetric: bool,
+    other: Tensor | None = None,
+    eps: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What a site does to its input: TAC, centring, low-rank branch, basis, gates, per-token quantizer.
+    """What a site does to its input: what stands before it, TAC, centring, low-rank branch, basis, gates, quantizer.
 
     Products with the left Kronecker factor and with the branch's directions are in bfloat16, summed in float32; the
     rest is float32 whatever ``x`` is.
@@ -83,6 +85,8 @@ def site_codes(
         shared: See ``reference.gate``.
         bits: 2..8.
         symmetric: See ``reference.quantize_activation``.
+        other: [..., d]: the site reads ``silu(x) * other``. None: it reads ``x``.
+        eps: It reads the RMS norm, without a gain, of that. None: no norm.
 
     Returns:
         Codes, scale and zero point as ``reference.quantize_activation``; the branch's coefficients [..., k] bfloat16.
@@ -98,7 +102,7 @@ def site_codes(
     scale, zero = (torch.empty(*x.shape[:-1], 1, device="cpu") for _ in range(2))
     coefficients = torch.empty(*x.shape[:-1], rank, dtype=torch.bfloat16, device="cpu")
     used = [
-        (x if half else x.float()).contiguous(),
+        *(None if t is None else (t if half else t.float()).contiguous() for t in (x, other)),
         None if state is None or states == 1 else state.contiguous(),
         # In the type that the kernel reads, whatever ``model.to(dtype)`` made of them.
         *(
@@ -112,7 +116,8 @@ def site_codes(
         *(1 if f is None else f.shape[0] for f in (left, right)),
         *(shared, states),
     )
-    failure = call("starquant_site", *used, *sizes, int(half), bits, int(symmetric))
+    options = (int(half), bits, int(symmetric), -1.0 if eps is None else eps)
+    failure = call("starquant_site", *used, *sizes, *options)
     if failure:
         raise InputError(
             "a site cannot quantize its input",
@@ -158,6 +163,6 @@ torch.library.custom_op(
     "starquant::site_codes",
     site_codes,
     mutates_args=(),
-    schema="(Tensor x, Tensor? state, Tensor?[] tables, int rank, int shared, int bits, bool symmetric) "
-    "-> (Tensor codes, Tensor scale, Tensor zero, Tensor coefficients)",
+    schema="(Tensor x, Tensor? state, Tensor?[] tables, int rank, int shared, int bits, bool symmetric, "
+    "Tensor? other=None, float? eps=None) -> (Tensor codes, Tensor scale, Tensor zero, Tensor coefficients)",
 ).register_fake(_site_codes_fake)

@@ -199,6 +199,38 @@ def test_the_quantizer_alone_is_the_reference_bit_for_bit(bits: int, symmetric: 
         assert torch.equal(given, expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("features", [16, 37])
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("eps", [None, 1e-5])
+@pytest.mark.parametrize("centred", [False, True])
+def test_what_stands_before_a_site(
+    dtype: torch.dtype, features: int, gated: bool, eps: float | None, centred: bool
+) -> None:
+    g = torch.Generator().manual_seed(features)
+    x, other = (10 * torch.randn(3, 11, features, generator=g) for _ in range(2))
+    x[0, 0], x[0, 1] = 0, torch.linspace(-120, 120, features)
+    state = torch.randint(0, 2, (3, 11), generator=g)
+    means = torch.randn(2, features, generator=g) if centred else None
+    x, other = x.to(dtype), other.to(dtype)
+    tables = cpu.site_tables(None, None, means, None, [], [], None)
+    more = (other if gated else None, eps)
+    found = cpu.site_codes(x, state, tables, 0, 0, 8, False, *more)
+    before = torch.nn.functional.silu(x) * other if gated else x
+    if eps is not None:
+        norm = torch.nn.functional.rms_norm(before.float(), (features,), None, eps)
+        before = norm.to(dtype)
+    before = before.float() if means is None else before.float() - means[state]
+    codes, scale, zero = reference.quantize_activation(before, 8, False, None)
+    torch.testing.assert_close(found[1], scale, rtol=0.01, atol=1e-30)
+    values = (
+        (c.float() - z) * s for c, z, s in ((codes, zero, scale), (found[0], found[2], found[1]))
+    )
+    expected, got = values
+    assert ((got - expected).abs() <= 1.01 * scale + 0.01 * expected.abs()).all()
+    assert float((found[0] != codes).float().mean()) < 0.01, "the last bits differ, hardly a code"
+
+
 def test_without_tokens_there_are_no_codes() -> None:
     case = site_case((0, 24), (6, 4), torch.float32)
     assert found_codes(4, case)[0].shape == (0, 24)

@@ -46,11 +46,12 @@ def wheel_names(folder: Path) -> list[str]:
 
 
 def expected_contents(root: Path) -> set[str]:
-    """Python files of the four folders, the shipped models and texts, as paths in the wheel."""
+    """Sources of the four folders, the shipped models and texts, as paths in the wheel."""
     found = {"starquant_fx/py.typed"}
     for folder in ("kernels", "lowering", "passes"):
-        for path in [*(root / folder).rglob("*.py"), *(root / folder).rglob("*.cpp")]:
-            found.add(f"starquant_fx/{path.relative_to(root).as_posix()}")
+        for path in (root / folder).rglob("*"):
+            if path.suffix in (".py", ".cpp", ".h"):
+                found.add(f"starquant_fx/{path.relative_to(root).as_posix()}")
     for path in (root / "starquant_fx").rglob("*"):
         relative = path.relative_to(root)
         shipped = path.suffix == ".py" or relative.parts[1] == "data" or "pretrained" in path.parts

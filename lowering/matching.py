@@ -1,0 +1,37 @@
+"""How targets find forms in a graph and make their nodes other calls."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+
+def become(node: fx.Node, target: Any, *arguments: Any) -> None:
+    """Makes a node another call; what it is read by and its facts stay."""
+    node.target, node.args, node.kwargs = target, arguments, {}
+
+
+def arguments_of(node: Any, target: object) -> tuple[Any, ...]:
+    """The arguments of a node that calls this operator; else nothing."""
+    return tuple(node.args) if isinstance(node, fx.Node) and node.target == target else ()
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two sizes are equal whatever the batch and the length."""
+    return statically_known_true(a == b)
+
+
+def tensors_of(module: fx.GraphModule, value: Any) -> Any:
+    """The tensors that nodes in an argument read."""
+    return fx.map_arg(value, lambda n: operator.attrgetter(str(n.target))(module))
+
+
+def add_tensor(module: fx.GraphModule, name: str, tensor: torch.Tensor) -> fx.Node:
+    """Adds a tensor to a module that has the name's owner, and a node that reads it where nodes are inserted now."""
+    owner, _, leaf = name.rpartition(".")
+    module.get_submodule(owner).register_buffer(leaf, tensor)
+    return module.graph.get_attr(name)
