@@ -11,7 +11,7 @@ from cpu_suite.variants import Variant
 MEMORY = Path("/proc/meminfo")
 ASSUMED = 8_000_000_000
 """Bytes; where the system does not tell what is free."""
-USABLE = 0.7
+USABLE = 0.8
 """Share of the free memory that workers may fill by estimate."""
 LIBRARIES = 500_000_000
 """Bytes that a process takes beside the model."""

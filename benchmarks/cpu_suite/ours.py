@@ -56,7 +56,9 @@ def build(place: Place, recipe: str) -> Runner:
     compiled = starquant_fx.load_artifact(load(place, "bf16"), _artifact(place, recipe))
     reason = cpu.unavailable()
     note = f"reference kernels: {reason}" if reason else ""
-    return Runner(lambda ids: compiled(ids).logits, held_bytes(compiled), "bf16", note=note)
+    quantized = any("head" in site.roles for site in compiled.program.quantized_sites())
+    head = "int8" if quantized else "bf16"
+    return Runner(lambda ids: compiled(ids).logits, held_bytes(compiled), head, note=note)
 
 
 def held_bytes(compiled: CompiledModel) -> int:

@@ -10,6 +10,7 @@ from starquant_fx.errors import InputError, nearest
 
 FULL = "fp32"
 LIMIT = "int8 limit"
+HEAD8 = "star-w4a4 int8 head"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,22 +50,23 @@ LLAMA = ("llama_cpp", "gguf")
 VARIANTS = {
     one.name: one
     for one in (
-        Variant(LIMIT, "limit", "int8_limit", (), 0.3),
+        Variant(LIMIT, "limit", "int8_limit", (), 0.2),
         Variant("bf16", "full", "full_precision", ("bf16", False), 0.7),
         Variant("bf16 compiled", "full", "full_precision", ("bf16", True), 1.3),
         Variant("fp32", "full", "full_precision", ("fp32", False), 1.2),
         Variant("fp32 compiled", "full", "full_precision", ("fp32", True), 2.3),
         Variant("torchao int8 compiled", "peer", "torchao_int8", (), 2.3, False, ("torchao",)),
-        Variant("onnxruntime fp32", "peer", "onnx_models", ("fp32",), 2.0, True, ORT),
-        Variant("onnxruntime quantize_dynamic", "peer", "onnx_models", ("int8",), 0.8, True, ORT),
-        Variant("onnxruntime MatMulNBits 32", "peer", "onnx_models", ("nbits32",), 0.8, True, ORT),
+        Variant("onnxruntime fp32", "peer", "onnx_models", ("fp32",), 1.1, True, ORT),
+        Variant("onnxruntime quantize_dynamic", "peer", "onnx_models", ("int8",), 0.5, True, ORT),
+        Variant("onnxruntime MatMulNBits 32", "peer", "onnx_models", ("nbits32",), 0.5, True, ORT),
         Variant(
-            "onnxruntime MatMulNBits 128", "peer", "onnx_models", ("nbits128",), 0.8, True, ORT
+            "onnxruntime MatMulNBits 128", "peer", "onnx_models", ("nbits128",), 0.5, True, ORT
         ),
         Variant("llama.cpp Q4_0", "peer", "llama_cpp_models", ("Q4_0",), 0.6, True, LLAMA),
-        Variant("llama.cpp Q8_0", "peer", "llama_cpp_models", ("Q8_0",), 0.8, True, LLAMA),
-        Variant("star-w4a4", "ours", "ours", ("star-w4a4",), 1.2, True),
-        Variant("star-w4a8", "ours", "ours", ("star-w4a8",), 1.2, True),
+        Variant("llama.cpp Q8_0", "peer", "llama_cpp_models", ("Q8_0",), 0.6, True, LLAMA),
+        Variant("star-w4a4", "ours", "ours", ("star-w4a4",), 1.1, True),
+        Variant(HEAD8, "ours", "ours", ("star-w4a4[role:head=w8a8]",), 1.1, True),
+        Variant("star-w4a8", "ours", "ours", ("star-w4a8",), 1.1, True),
         Variant("star-w8a8", "ours", "ours", ("star-w8a8",), 1.4, True),
     )
 }
@@ -72,7 +74,7 @@ HALVES = ("bf16", "bf16 compiled")
 """The faster of these is what ratios are taken of."""
 ANCHORS = (LIMIT, *HALVES)
 """Measured beside every group of variants: what ratios and shares are taken of."""
-QUICK = (*ANCHORS, FULL, "onnxruntime quantize_dynamic", "star-w4a4")
+QUICK = (*ANCHORS, FULL, "onnxruntime quantize_dynamic", "star-w4a4", HEAD8)
 
 
 def chosen(text: str) -> list[Variant]:

@@ -117,7 +117,7 @@ def test_groups_fill_the_memory_beside_the_anchors() -> None:
     assert grouped(anchors, others, TINY, 1e12) == [others]
     assert grouped(anchors, others, TINY, 0) == [[v] for v in others]
     two = [Variant("a", "peer", "", size=0.0), Variant("b", "peer", "", size=0.0)]
-    assert grouped([], [*two, *two], TINY, 2.1 * LIBRARIES / 0.7) == [two, two]
+    assert grouped([], [*two, *two], TINY, 2.1 * LIBRARIES / 0.8) == [two, two]
 
 
 def test_weights_of_an_onnx_model_leave_out_embedding_and_head() -> None:
