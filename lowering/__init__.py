@@ -44,6 +44,13 @@ def choose_target(name: str, device: torch.device) -> str:
     return name
 
 
+def stand_in(name: str, device: torch.device) -> str | None:
+    """Says why the reference stands in for the kernels that ``name`` asks for; None if they run, or nobody asks."""
+    if name not in (AUTO, "cpu") or device.type != "cpu" or (reason := unavailable()) is None:
+        return None
+    return f"the reference kernels stand in: {reason}"
+
+
 def lower(program: Program, target: str) -> fx.GraphModule:
     """Lowers a finished program to a target (already resolved by ``choose_target``)."""
     return TARGETS[target](program)

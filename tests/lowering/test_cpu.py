@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from starquant_fx import compile as compile_model
-from starquant_fx import load_artifact, save_artifact
+from starquant_fx import load_artifact, lowering, save_artifact
 from starquant_fx.kernels import cpu
 from starquant_fx.lowering import choose_target, cpu_site, lower
 from starquant_fx.operators import op
@@ -106,6 +106,20 @@ def test_a_machine_without_the_kernels_runs_the_reference(monkeypatch: pytest.Mo
     program = run_passes(captured("llada", chosen), chosen.passes)
     graph = lower(program, "cpu").graph
     assert op("quantized_linear") in {node.target for node in graph.nodes}
+
+
+@pytest.mark.parametrize("target", ["auto", "cpu"])
+def test_the_report_says_why_the_reference_stands_in(
+    monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    for module in (cpu, lowering):
+        monkeypatch.setattr(module, "unavailable", lambda: "there is no C++ compiler")
+    calibration = masked_ids("llada", (4, 16), 0.0)
+    done = compile_model(model("llada"), "rtn-w4a4", calibration=calibration, target=target)
+    note = "the reference kernels stand in: there is no C++ compiler"
+    assert note in done.report.notes
+    asked = compile_model(model("llada"), "rtn-w4a4", calibration=calibration, target="reference")
+    assert note not in asked.report.notes
 
 
 def test_auto_is_the_fastest_target_that_runs_there() -> None:
