@@ -11,7 +11,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from accuracy_suite.variants import QUICK, TABLES, Variant
 from starquant_fx.errors import InputError, StarQuantError, nearest
 from starquant_fx.files import check_destination, write_atomically
 from starquant_fx.lowering import choose_target
+from starquant_fx.recipes import get_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = "llada-tiny,dream-tiny"
@@ -118,9 +119,8 @@ def run(arguments: argparse.Namespace) -> None:
         results.setdefault((model, name), {}).setdefault(label, []).append(done[key])
     for (model, name), rows in results.items():
         nelbo = full_precision(next(iter(rows.values())))
-        print(
-            table(f"{name}: {model}, full precision {nelbo:.4f} nats a token", rows, against(rows))
-        )
+        title = f"{name}: {model}, full precision {nelbo:.4f} nats a token"
+        print(table(title, rows, against(tables[name])))
     if arguments.json is not None:
         values = {
             model: summary(rows) for (model, name), rows in results.items() if name == "quick"
@@ -128,10 +128,11 @@ def run(arguments: argparse.Namespace) -> None:
         write_atomically(arguments.json, json.dumps({"summary": values}, indent=2) + "\n")
 
 
-def against(labels: Iterable[str]) -> str:
-    """The row that a table's others are compared with: star, or the first."""
-    every = list(labels)
-    return next((name for name in ("star-w4a4", "star", "gap_star") if name in every), every[0])
+def against(rows: Sequence[Variant]) -> str:
+    """The row that a table's others are compared with: star as shipped, at W4A4 or W8A8, or the first."""
+    named = {row.recipe: row.label for row in reversed(rows)}
+    shipped = (get_recipe(f"star-{bits}") for bits in ("w4a4", "w8a8"))
+    return next((named[recipe] for recipe in shipped if recipe in named), rows[0].label)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
