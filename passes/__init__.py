@@ -24,6 +24,7 @@ from starquant_fx.passes.insert_sgat import InsertSgat
 from starquant_fx.passes.insert_tac import InsertTac
 from starquant_fx.passes.insert_token_state import InsertTokenState
 from starquant_fx.passes.measure_sites import MeasureSites
+from starquant_fx.passes.quantize_embedding import QuantizeEmbedding
 from starquant_fx.passes.refine_sgat import RefineSgat
 from starquant_fx.passes.round_tables import RoundTables
 from starquant_fx.passes.search_clip import SearchClip
@@ -48,6 +49,7 @@ REGISTRY: dict[str, type[Pass]] = {
         Gptq,
         FoldSgat,
         RoundTables,
+        QuantizeEmbedding,
         MeasureSites,
         InsertTac,
         Fuse,

@@ -25,6 +25,7 @@ from starquant_fx.passes import (
     InsertTac,
     InsertTokenState,
     MeasureSites,
+    QuantizeEmbedding,
     RoundTables,
     SearchClip,
 )
@@ -188,6 +189,7 @@ EXTRAS: dict[str, tuple[Pass, ...]] = {
     "clip": CLIP,
     "gptq": (Gptq(),),
     "tac": (*STATES, STAR_TAC),
+    "embed8": (QuantizeEmbedding(),),
 }
 """What can be added to any method by name, as in ``quarot+center-w4a4``; the method's own passes stay."""
 

@@ -52,7 +52,7 @@ PIPELINES = {
     ),
     "scaled": get_recipe("smoothquant+center-w4a8"),
     "searched": with_options(get_recipe("awq+gptq-w3a16"), InsertScaling(method="awq", grid=3)),
-    "rotated": get_recipe("quarot+center+lowrank+tac-w4a4"),
+    "rotated": get_recipe("quarot+center+lowrank+tac+embed8-w4a4"),
     "dealt": with_options(get_recipe("duquant-w4a6"), InsertDuquant(block=18, steps=4)),
     "refined": dataclasses.replace(REFINED, passes=pipeline(*REFINED.passes, RefineSgat(epochs=1))),
     "weights-only": quick("star-w3a16"),
