@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
         help="separated by commas: shipped names, folders; NAME:hardened is its copy with outlier channels",
     )
     top.add_argument(
-        "--tables", default="main", help=f"all, or separated by commas: {', '.join(TABLES)}"
+        "--tables", help=f"all (the default), or separated by commas: {', '.join(TABLES)}"
     )
     top.add_argument("--quick", action="store_true", help="six recipes, the summary")
     top.add_argument("--seeds", type=int, help="default: 3, or 1 with --quick")
@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace) -> None:
         target=choose_target(arguments.target, torch.device("cpu")),
     )
     quick = [Variant(key, build()) for key, build in QUICK.items()]
-    tables = {"quick": quick} if arguments.quick else chosen_tables(arguments.tables)
+    tables = {"quick": quick} if arguments.quick else chosen_tables(arguments.tables or "all")
     if arguments.json is not None:
         check_destination(arguments.json, ".json")
     jobs = {
@@ -143,6 +143,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError(
                 "--json writes the summary of --quick", where="--json", hint="add --quick"
             )
+        if arguments.quick and arguments.tables is not None:
+            raise InputError(
+                "--quick has a table of its own", where="--tables", hint="leave it out"
+            )
+        if arguments.cache.is_dir():
+            where = f"--cache {arguments.cache}"
+            raise InputError("the cache is a folder", where=where, expected="a file of JSON lines")
         run(arguments)
     except StarQuantError as error:
         print(f"error: {error}", file=sys.stderr)

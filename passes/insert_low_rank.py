@@ -25,7 +25,7 @@ class InsertLowRank(Pass):
     """Adds ``(x - mu_z) U_z (U_z^T W^T)`` in high precision; the quantizer sees what U_z leaves.
 
     Ours, beyond the paper. U_z holds the k leading eigenvectors of the second moment of what the site's transform
-    reads, over the calibration tokens of state z. It costs d k + k n multiply-adds a token and linear.
+    reads, over the calibration tokens of state z. It costs 2 d k multiply-adds a token and k n more a linear.
 
     Attributes:
         rank: Directions k of each state.

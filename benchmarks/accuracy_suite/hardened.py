@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import starquant_fx
+from starquant_fx.errors import InputError
 
 HARDENED = ":hardened"
 """Ending of a model's name that asks for its hardened copy."""
@@ -86,4 +87,10 @@ def _blocks(model: nn.Module) -> list[dict[str, Any]]:
         if all(parts.values()):
             parts["head_dim"] = parts["output"].weight.shape[1] // heads
             found.append(parts)
+    if not found:
+        raise InputError(
+            "the model has no blocks to harden",
+            where=type(model).__name__,
+            expected="linears named as LLaDA or Dream names them",
+        )
     return found

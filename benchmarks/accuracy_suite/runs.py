@@ -147,7 +147,8 @@ def run(jobs: Sequence[Job], fits: Path) -> Iterator[dict[str, Any]]:
 def extra_work(program: Program) -> float:
     """Multiply-adds a token of bases, low-rank branches and TAC, as a share of the quantized linears'.
 
-    A Hadamard matrix counts as the two dense Kronecker factors that it is applied by.
+    A Hadamard matrix counts as the two dense Kronecker factors that it is applied by; a branch is taken off the
+    input and added to the outputs.
     """
     own = plain = 0
     tensors = {name.removeprefix(f"{CONSTANTS}."): t for name, t in program.tensors().items()}
@@ -155,10 +156,10 @@ def extra_work(program: Program) -> float:
         plain += site.features * sum(site.outputs)
         for name, tensor in tensors.items():
             part = name.removeprefix(f"{site.name}.")
-            if part.startswith(("basis_", "tac_matrix")) and tensor.dim() > 1:
+            if part.startswith(("basis_", "rotation_", "tac_matrix")) and tensor.dim() > 1:
                 own += site.features * tensor.shape[-1]
             elif part.startswith("directions"):
-                own += tensor.shape[-1] * (site.features + sum(site.outputs))
+                own += tensor.shape[-1] * (2 * site.features + sum(site.outputs))
     return own / plain
 
 
@@ -208,9 +209,9 @@ def run_all(
         for line in kept.splitlines():
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError:
+                known[row["key"]] = row["figures"]
+            except (json.JSONDecodeError, KeyError, TypeError):
                 continue
-            known[row["key"]] = row["figures"]
     waiting = []
     for job in jobs:
         if job.key(code) in known:

@@ -11,9 +11,9 @@ from torch import Tensor
 from starquant_fx.evaluation import mean_interval
 
 HEADER = (
-    "| | gap ± over seeds | 95 % interval | KL ± over seeds | KL minus {against}'s | top-1 same, % "
-    "| KL by ratio | MB | work |\n"
-    "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
+    "| | gap ± over seeds | 95 % interval | gap minus {against}'s | KL ± over seeds | KL minus {against}'s "
+    "| top-1 same, % | KL by ratio | MB | work |\n"
+    "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
 )
 Figures = list[dict[str, Any]]
 """What ``runs.run`` returned, one a seed."""
@@ -32,17 +32,22 @@ def paired(figures: Figures, key: str) -> Tensor:
 def row(label: str, figures: Figures, against: Figures) -> str:
     """One line of a Markdown table; intervals are over segments, seeds averaged, that against another row paired."""
     gap = mean_interval(paired(figures, "gap"))
-    behind = "-"
-    if figures is not against:
-        apart = mean_interval(paired(figures, "divergence") - paired(against, "divergence"))
-        behind = f"{apart.mean:+.4f} [{apart.low:+.4f}, {apart.high:+.4f}]"
+    wider, behind = (_apart(figures, against, key) for key in ("gap", "divergence"))
     top1 = " / ".join(f"{100 * value:.1f}" for value in _mean(figures, "top1"))
     kl = " / ".join(f"{value:.2g}" for value in _mean(figures, "kl"))
     return (
-        f"| {label} | {_spread(means(figures, 'gap'), '+.4f')} | [{gap.low:+.4f}, {gap.high:+.4f}] "
+        f"| {label} | {_spread(means(figures, 'gap'), '+.4f')} | [{gap.low:+.4f}, {gap.high:+.4f}] | {wider} "
         f"| {_spread(means(figures, 'divergence'), '.4f')} | {behind} | {top1} | {kl} "
         f"| {figures[0]['weights_mb']:.2f} | {100 * figures[0]['extra_work']:.1f} % |"
     )
+
+
+def _apart(figures: Figures, against: Figures, key: str) -> str:
+    """The mean difference to another row, paired by segment."""
+    if figures is against:
+        return "-"
+    apart = mean_interval(paired(figures, key) - paired(against, key))
+    return f"{apart.mean:+.4f} [{apart.low:+.4f}, {apart.high:+.4f}]"
 
 
 def _spread(values: list[float], form: str) -> str:

@@ -154,9 +154,12 @@ def tac_form() -> list[Variant]:
         ("ridge, constants guessed", {**guessed, "estimator": "ridge"}),
     ]
     variants = [Variant(n, _with_options("star-w4a4", "insert-tac", **o)) for n, o in rows]
-    for per in ("state", "ratio", "both"):
+    for per in ("state", "all", "ratio", "both"):
         recipe = _with_options("star-w4a4", "insert-tac", per=per)
-        variants.append(Variant(f"one map for each {per}", _refined(recipe)))
+        if per != "state":  # centring and branch are then estimated by bucket too
+            recipe = _refined(recipe)
+        label = "one map" if per == "all" else f"one map for each {per}"
+        variants.append(Variant(label + ", buckets" * (per != "state"), recipe))
     return variants
 
 

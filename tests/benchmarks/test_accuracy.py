@@ -16,7 +16,7 @@ from accuracy_suite.hardened import harden
 from accuracy_suite.runs import Job, Setting, run_all
 from accuracy_suite.tables import summary, table
 from accuracy_suite.variants import QUICK, TABLES
-from starquant_fx.errors import RecipeError
+from starquant_fx.errors import InputError, RecipeError
 from starquant_fx.pass_manager import check_order
 from starquant_fx.recipes import from_dict, get_recipe
 from tests.small_models import masked_ids, model
@@ -43,6 +43,17 @@ def test_hardening_keeps_the_function_and_makes_outliers(kind: str) -> None:
     )
     assert len(loud) > 1
     assert all(a > 3 * b for a, b in zip(loud, quiet, strict=True))
+    changed = {
+        name.rpartition(".")[0].rpartition(".")[2]
+        for (name, a), b in zip(hard.named_parameters(), plain.parameters(), strict=True)
+        if not torch.equal(a, b)
+    }
+    assert len(changed) == 4, "up, down, v and the output projection"
+
+
+def test_a_model_without_blocks_to_harden_is_refused() -> None:
+    with pytest.raises(InputError, match="no blocks to harden"):
+        harden(model("bert"))
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -83,9 +94,10 @@ def test_a_table_has_mean_spread_interval_and_distance() -> None:
     text = table("t", rows, "star")
     assert "KL minus star's" in text
     (star,) = (row for row in text.splitlines() if row.startswith("| star"))
-    assert "+0.5000 ± 0.0000 | [+0.5000, +0.5000] | 1.0000 ± 0.0000 | - |" in star
+    assert "+0.5000 ± 0.0000 | [+0.5000, +0.5000] | - | 1.0000 ± 0.0000 | - |" in star
     (line,) = (row for row in text.splitlines() if row.startswith("| rtn"))
-    assert "+1.1000 ± 0.1414 | [+1.1000, +1.1000] | 2.2000 ± 0.2828 | +1.2000 [" in line
+    assert "+1.1000 ± 0.1414 | [+1.1000, +1.1000] | +0.6000 [" in line
+    assert "| 2.2000 ± 0.2828 | +1.2000 [" in line
     assert "50.0 / 75.0" in line
     assert line.endswith("| 1.50 | 2.5 % |")
 
@@ -111,9 +123,22 @@ def test_extra_work_by_hand() -> None:
             matrix: Any = node.args[1]
             own += site.features * program.tensor(matrix).shape[-1]
         for node in program.site_nodes(site, "split"):
-            own += program.tensor(node.args[2]).shape[-1] * (site.features + sum(site.outputs))  # type: ignore[arg-type]
+            # Coefficients, what they take off the input, and what they add to the outputs.
+            channels = 2 * site.features + sum(site.outputs)
+            own += program.tensor(node.args[2]).shape[-1] * channels  # type: ignore[arg-type]
     assert own
     assert runs.extra_work(program) == pytest.approx(own / plain)
+
+
+def test_rotations_of_duquant_are_extra_work() -> None:
+    recipe = get_recipe("duquant-w4a4")
+    program = rewritten("odd", until("fold-sgat", recipe), recipe)
+    sites = list(program.quantized_sites())
+    blocks = {s.name: program.tensor(program.site_nodes(s, "turn")[0].args[1][0]) for s in sites}  # type: ignore[index,arg-type]
+    own = sum(2 * s.features * blocks[s.name].shape[-1] for s in sites)
+    assert runs.extra_work(program) == pytest.approx(
+        own / sum(s.features * sum(s.outputs) for s in sites)
+    )
 
 
 def test_what_was_measured_is_not_measured_again(
@@ -177,6 +202,7 @@ def test_a_failing_recipe_does_not_lose_the_others(
         (["--models", "lada-tiny"], "lada-tiny"),
         (["--segments", "1"], "--segments"),
         (["--seeds", "0"], "--seeds"),
+        (["--quick", "--tables", "main"], "a table of its own"),
     ],
 )
 def test_bad_arguments_are_refused(
@@ -190,6 +216,13 @@ def test_bad_arguments_are_refused(
     assert accuracy.main([*arguments, "--cache", str(tmp_path / "c.jsonl")]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("*.json"))
+
+
+def test_a_cache_that_is_a_folder_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert accuracy.main(["--cache", str(tmp_path)]) == 2
+    assert "the cache is a folder" in capsys.readouterr().err
 
 
 def test_a_group_is_of_one_model_and_seed() -> None:
