@@ -30,8 +30,9 @@ SMALLEST = 1e-9
 class Gptq(Pass):
     """Replaces the weight quantizers by packed codes from GPTQ, on the transformed and gated inputs of all states.
 
-    With weights other than 1 for the states it is CGQ's certainty-guided form (DLLMQuant, Xu et al. 2025): the paper's
-    text that we could read gives 1 for masked and 0.7 for unmasked tokens.
+    With weights other than 1 for the states it is CGQ's certainty-guided form (DLLMQuant, Xu et al. 2025). We know
+    it by the constants that others report, 1 for masked and 0.7 for unmasked tokens; its weighting of masked tokens
+    by confidence is left out.
 
     Attributes:
         inputs: quantized: what each site reads once the sites before it are quantized, as GPTQ's implementations do

@@ -104,9 +104,11 @@ def freeact(weight_bits: int, activation_bits: int) -> Recipe:
     """State-conditioned transforms without TAC, in the manner of FreeAct (2603.01776), which motivates SGAT.
 
     Our reading: its text was not at hand. This is SGAT as the STaR-Quant paper describes it, a learned orthogonal basis
-    with gates at every site from a Gaussian start, Kronecker structure, no centring, no learned clipping, no TAC.
+    with one slice of gates at every site from a Gaussian start, star's Kronecker structure, no centring, no learned
+    clipping, no TAC. How it does is no verdict on FreeAct.
     """
-    passes = pipeline(*STATES, InsertSgat(rank=1, start="gaussian"), FitSgat(aim=False))
+    sgat = InsertSgat(structure="kronecker", size=128, rank=1, start="gaussian")
+    passes = pipeline(*STATES, sgat, FitSgat(aim=False))
     return Recipe("freeact", weight_bits, activation_bits, passes)
 
 
@@ -136,11 +138,11 @@ def sgat(weight_bits: int, activation_bits: int) -> Recipe:
 
 
 def star(weight_bits: int, activation_bits: int) -> Recipe:
-    """The best form found of the paper's method: SGAT, learned clipping and TAC, with GPTQ and what we add.
+    """The best form found of the paper's method: SGAT and TAC, with GPTQ, learned clipping and what we add.
 
-    From the paper: one learned basis a site (Kronecker, r > 0 at o), clip factors, TAC. Ours: a mean of its
-    own for each state, 16 directions a state that bypass the quantizer, and TAC in units of the channels' deviations,
-    its constants chosen on held-out sequences.
+    From the paper: one learned basis a site, gates (r > 0 at o), TAC. Ours: the basis as a Kronecker product, learned
+    clip factors, a mean of its own for each state, 16 directions a state that bypass the quantizer, and TAC in units of
+    the channels' deviations, its constants chosen on held-out sequences.
     """
     passes = pipeline(
         *STATES,
@@ -199,4 +201,7 @@ def extended(recipe: Recipe, extra: str) -> Recipe:
     names = {one.name for one in recipe.passes} - {one.name for one in FRAME}
     added = [one for one in EXTRAS[extra] if one.name not in names]
     passes = pipeline(*recipe.passes, *added)
-    return dataclasses.replace(recipe, passes=passes, method=f"{recipe.method}+{extra}")
+    samples = max(recipe.calibration.samples, CalibrationOptions().samples)  # rtn has few
+    calibration = dataclasses.replace(recipe.calibration, samples=samples)
+    method = f"{recipe.method}+{extra}"
+    return dataclasses.replace(recipe, passes=passes, method=method, calibration=calibration)

@@ -170,12 +170,13 @@ def _split(body: str) -> list[str]:
     return [part for part in re.split(r",(?![^(]*\))", body) if part]
 
 
-def parse_pass(text: str, registry: dict[str, type[Pass]]) -> Pass:
+def parse_pass(text: str, registry: dict[str, type[Pass]], among: Iterable[Pass] = ()) -> Pass:
     """Builds a pass from its text form.
 
     Args:
         text: ``name`` or ``name{option=value,...}``.
         registry: The passes that exist, by name.
+        among: If the pass is one of these, its options stand where the text gives none; else the defaults do.
 
     Returns:
         The pass; ``str`` of it gives the text back.
@@ -194,7 +195,8 @@ def parse_pass(text: str, registry: dict[str, type[Pass]]) -> Pass:
             expected=", ".join(registry),
             hint=nearest(name, registry),
         )
-    options: dict[str, Any] = {}
+    base = next((one for one in among if one.name == name), None)
+    options: dict[str, Any] = {} if base is None else dict(vars(base))
     for item in _split(body):
         key, separator, value = item.partition("=")
         if not separator:

@@ -60,6 +60,12 @@ def get_recipe(name: str | Recipe) -> Recipe:
     return recipe.overriding(*overrides)
 
 
+def recipe_names(text: str) -> list[str]:
+    """Splits names at commas, but for those between brackets."""
+    names = (name.strip() for name in re.split(r",(?![^\[]*\])", text))
+    return [name for name in names if name]
+
+
 def _overrides(name: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     """Splits ``star-w4a4[role:head=w8a8]`` into the name before the bracket and pairs of pattern and bits."""
     match = re.fullmatch(r"(.*?-w\d+a\d+)\[(.*)\]", name)

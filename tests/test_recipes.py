@@ -15,7 +15,7 @@ from starquant_fx.pass_manager import check_order, run_passes
 from starquant_fx.passes import REGISTRY, FitSgat, Fuse, InsertSgat, InsertTokenState
 from starquant_fx.program import LINEAR
 from starquant_fx.recipe import CalibrationOptions, Recipe
-from starquant_fx.recipes import METHODS, from_dict
+from starquant_fx.recipes import METHODS, from_dict, recipe_names
 from tests.small_programs import captured, quick
 
 NAMES = [f"{method}-{bits}" for method in METHODS for bits in ("w4a4", "w2a8", "w8a16", "w16a3")]
@@ -345,6 +345,19 @@ def test_bits_of_some_sites_in_a_name() -> None:
     assert get_recipe("quarot-w4a4[role:down=w8a8]").ignore == ("role:head",)
     assert get_recipe(recipe.name) == recipe
     assert from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+def test_names_in_a_list_keep_their_brackets() -> None:
+    text = "rtn-w4a4, star-w4a4[role:head=w8a8,role:down=w8a8],,gptq-w4a4"
+    expected = ["rtn-w4a4", "star-w4a4[role:head=w8a8,role:down=w8a8]", "gptq-w4a4"]
+    assert recipe_names(text) == expected
+
+
+def test_extras_are_estimated_on_as_much_as_other_methods() -> None:
+    usual = CalibrationOptions()
+    assert get_recipe("rtn-w4a4").calibration.samples < usual.samples
+    assert get_recipe("rtn+clip+gptq-w4a4").calibration == usual
+    assert get_recipe("star-paper+clip-w4a4").calibration.samples == 128
 
 
 @pytest.mark.parametrize(

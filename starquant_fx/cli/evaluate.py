@@ -9,9 +9,10 @@ import typer
 
 from starquant_fx.cli.evaluation import run
 from starquant_fx.cli.measure import FULL, measure
-from starquant_fx.cli.options import LARGEST_SEED, CacheFolder, CalibrationFile, Device, Model
+from starquant_fx.cli.options import CacheFolder, CalibrationFile, Device, Model
 from starquant_fx.cli.subject import Settings
 from starquant_fx.errors import InputError
+from starquant_fx.recipe import LARGEST_SEED
 
 __all__ = ["FULL", "evaluate_command", "measure"]
 DEFAULT = ("rtn-w4a4", "star-w4a4")
@@ -86,7 +87,7 @@ def evaluate_command(
         list[str] | None,
         typer.Option(
             "--replace",
-            help="Also each recipe that has this pass with other options, for example 'insert-sgat{size=64,rank=0}'.",
+            help="Also each recipe that has this pass with some of its options changed: 'insert-sgat{size=64,rank=0}'.",
         ),
     ] = None,
     trajectory: Annotated[
@@ -131,10 +132,11 @@ def evaluate_command(
             where="--quick",
             expected="no --trajectory and no --figures",
         )
-    names = [
-        *(recipe or []),
-        *(name.strip() for name in (recipes or "").split(",") if name.strip()),
-    ]
+    from starquant_fx.recipes import recipe_names
+
+    names = [*(recipe or []), *recipe_names(recipes or "")]
+    if rank and len(names or DEFAULT) + len(without or ()) + len(replace or ()) < 2:
+        raise InputError("one recipe cannot be ranked", where="--rank", expected="two or more")
     run(
         Settings(
             model=model,

@@ -28,15 +28,27 @@ def run(settings: Settings) -> None:
     if settings.figures is not None:
         require_figures(settings.figures)
     subject = prepare(settings)
-    document = (gate_document if settings.quick else _document)(settings, subject)
+    if settings.quick:
+        document = gate_document(settings, subject)
+    else:
+        document, comparisons, followed = _document(settings, subject)
     if settings.json is not None:
         text = json.dumps(document, indent=1, allow_nan=False)
         write_atomically(settings.json, text + "\n")
         typer.echo(f"wrote {settings.json}")
+    if settings.figures is not None:
+        for path in write_figures(
+            settings.figures, subject.model, subject.recipes, subject.ids, comparisons, followed
+        ):
+            typer.echo(f"wrote {path}")
 
 
-def _document(settings: Settings, subject: Subject) -> dict[str, Any]:
-    """Runs the long evaluation, prints its tables, writes its figures, and returns what the JSON document holds."""
+def _document(settings: Settings, subject: Subject) -> tuple[dict[str, Any], list[Any], Any]:
+    """Runs the long evaluation and prints its tables.
+
+    Returns:
+        What the JSON document holds; the comparisons, one a seed, and the first seed's trajectories, for figures.
+    """
     from starquant_fx.evaluation.record import spread_record
     from starquant_fx.evaluation.sheets import spread_sheet
 
@@ -48,12 +60,7 @@ def _document(settings: Settings, subject: Subject) -> dict[str, Any]:
         records.append(record)
     if len(comparisons) > 1:
         show(settings, "all seeds", spread_sheet(comparisons))
-    if settings.figures is not None:
-        for path in write_figures(
-            settings.figures, subject.model, subject.recipes, subject.ids, comparisons, followed[0]
-        ):
-            typer.echo(f"wrote {path}")
-    return {
+    document = {
         "format": FORMAT,
         "version": VERSION,
         "model": settings.model,
@@ -62,6 +69,7 @@ def _document(settings: Settings, subject: Subject) -> dict[str, Any]:
         "summary": spread_record(records),
         "seeds": records,
     }
+    return document, comparisons, followed[0]
 
 
 def _one_seed(settings: Settings, subject: Subject, seed: int) -> tuple[Any, Any, dict[str, Any]]:

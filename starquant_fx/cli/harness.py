@@ -52,13 +52,15 @@ def harness_command(
         float, typer.Option("--cfg", help="Strength of classifier-free guidance.")
     ] = 0.0,
     gen_length: Annotated[
-        int | None, typer.Option("--gen-length", help="Tokens to generate. Default: the task's.")
+        int | None,
+        typer.Option("--gen-length", min=1, help="Tokens to generate. Default: the task's."),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option("--steps", help="Denoising steps. Default: one a token.")
+        int | None, typer.Option("--steps", min=1, help="Denoising steps. Default: one a token.")
     ] = None,
     block_length: Annotated[
-        int | None, typer.Option("--block-length", help="LLaDA's block. Default: all in one.")
+        int | None,
+        typer.Option("--block-length", min=1, help="LLaDA's block. Default: all in one."),
     ] = None,
     allow_code_execution: Annotated[
         bool,
@@ -99,7 +101,7 @@ def harness_command(
         raise InputError("--limit is not usable", expected="above 0", got=str(limit))
     names = _listed([tasks])
     check_names(names, allow_code_execution=allow_code_execution)
-    recipes: list[Any] = [get_recipe(name).seeded(seed) for name in _listed(recipe or [])]
+    recipes: list[Any] = [get_recipe(name).seeded(seed) for name in _recipes(recipe or [])]
     version = require_harness()
 
     from starquant_fx.evaluation.corpus import calibration_texts
@@ -133,7 +135,7 @@ def harness_command(
         console.print(plan_table(lm, planned, len(runners)))
         return
     for one in runners:
-        compiled, _ = denoiser(loaded, tokenizer, one, texts=texts, cache=cache)
+        compiled, _ = denoiser(loaded, tokenizer, one, texts=texts, seed=seed, cache=cache)
         lm = StarQuantLM(compiled, tokenizer, **options)
         done = run(
             one.name if one else FULL,
@@ -151,6 +153,13 @@ def harness_command(
     console.print(results_table(runs))
     if output is not None:
         console.print(f"wrote {output}")
+
+
+def _recipes(texts: list[str]) -> list[str]:
+    """The recipes in comma-separated lists, each once."""
+    from starquant_fx.recipes import recipe_names
+
+    return list(dict.fromkeys(name for text in texts for name in recipe_names(text)))
 
 
 def _listed(texts: list[str]) -> list[str]:

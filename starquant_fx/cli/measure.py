@@ -20,7 +20,7 @@ def chosen_recipes(
     Args:
         names: Recipes by name.
         without: Passes; each named recipe that has one is evaluated without it too.
-        replace: Passes with options; each named recipe that has such a pass is evaluated with these options too.
+        replace: Passes with options; each named recipe that has such a pass is evaluated with these changed too.
 
     Returns:
         The recipes, the named ones first.
@@ -41,8 +41,8 @@ def chosen_recipes(
             )
         variants.append((name, [r.without(name) for r in named if _has(r, name)]))
     variants += [
-        (one.name, [r.replacing(one) for r in named if _has(r, one.name)])
-        for one in (parse_pass(text, REGISTRY) for text in replace)
+        (name, [r.replacing(parse_pass(text, REGISTRY, r.passes)) for r in named if _has(r, name)])
+        for name, text in ((parse_pass(text, REGISTRY).name, text) for text in replace)
     ]
     for name, changed in variants:
         if not changed:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from starquant_fx.errors import InputError
+from starquant_fx.recipe import LARGEST_SEED
 
 Model = Annotated[
     str,
@@ -43,10 +44,9 @@ CacheFolder = Annotated[
     Path | None,
     typer.Option(
         "--cache",
-        help="Folder that keeps calibration states and fitted sites; a killed run goes on where it was.",
+        help="Folder that keeps calibration states and fitted bases; a run that was killed takes them from there.",
     ),
 ]
-LARGEST_SEED = 2**63 - 1
 Seed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of every draw.")]
 
 

@@ -151,6 +151,7 @@ def test_the_quick_gate_prints_its_rank_correlation(
         ("abcdefgh" * 40, ("--seed", "1", "--seeds", "2"), "exclude each other"),
         ("abcdefgh" * 40, ("--trajectory", "--new-tokens", "16"), "do not fit the segments"),
         ("abcdefgh" * 40, ("--trajectory", "--prompts", "5"), "do not fit the segments"),
+        ("abcdefgh" * 40, ("--quick", "--rank"), "one recipe cannot be ranked"),
     ],
 )
 def test_bad_input_is_refused_before_the_work_and_leaves_no_file(
@@ -205,6 +206,15 @@ def test_variants_are_added_to_the_recipes_that_have_the_pass() -> None:
     assert "epochs=1" in names[3]
     with pytest.raises(RecipeError, match="did you mean 'insert-tac'"):
         chosen_recipes(["star-w4a4"], ["insert-tca"], [])
+
+
+def test_a_replaced_pass_keeps_its_other_options() -> None:
+    (_, changed) = chosen_recipes(["star-w4a4"], [], ["insert-tac{block=8}"])
+    (tac,) = (one for one in changed.passes if one.name == "insert-tac")
+    assert (tac.block, tac.tune) == (8, True)
+    (_, changed) = chosen_recipes(["quarot-w4a4"], [], ["insert-sgat{seed=3}"])
+    (sgat,) = (one for one in changed.passes if one.name == "insert-sgat")
+    assert (sgat.structure, sgat.seed) == ("hadamard", 3)
 
 
 def test_recipes_of_one_name_need_names_of_their_own() -> None:

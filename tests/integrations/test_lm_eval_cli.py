@@ -9,10 +9,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from starquant_fx.cli.app import app
 from starquant_fx.errors import InputError
+from starquant_fx.integrations.harness import loading
+from starquant_fx.recipe import Recipe
+from starquant_fx.recipes import get_recipe
 from tests.integrations.harness_cases import tokenizer, words, write_nine
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +73,23 @@ def test_recipes_are_compared_task_by_task(tmp_path: Path, small_model: Path) ->
     assert values["settings"]["mc_num"] == 2
     for text in ("rtn-w8a8", "acc_norm", "±"):
         assert text in done.stdout
+
+
+@needs_harness
+def test_the_seed_reaches_the_compilation(
+    tmp_path: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_nine(tmp_path)
+    seen: list[Recipe] = []
+
+    def stop(model: Any, recipe: Recipe, **options: Any) -> Any:
+        seen.append(recipe)
+        raise InputError("far enough")
+
+    monkeypatch.setattr(loading, "compile_model", stop)
+    options = ("--tasks", "piqa", "--data", tmp_path, "--recipe", "star-w4a4", "--no-full")
+    CliRunner().invoke(app, ["harness", str(small_model), *map(str, options), "--seed", "7"])
+    assert seen == [get_recipe("star-w4a4").seeded(7)]
 
 
 @needs_harness
