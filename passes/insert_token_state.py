@@ -32,7 +32,10 @@ class InsertTokenState(Pass):
 
     def check_options(self) -> None:
         """The edges ascend in (0, 1)."""
-        ascending = all(a < b for a, b in zip((0.0, *self.edges), (*self.edges, 1.0), strict=True))
+        numbers = all(isinstance(edge, (int, float)) for edge in self.edges)
+        ascending = numbers and all(
+            a < b for a, b in zip((0.0, *self.edges), (*self.edges, 1.0), strict=True)
+        )
         self.expect(
             ascending,
             "bad bucket edges",

@@ -105,7 +105,8 @@ class LogitDivergence:
         inputs = graph_inputs(program.graph, ids, states)
         q = StraightThroughRun(program.module, tensors).compute(self.span, inputs)
         q = aligned_logits(q, self._data.shifted)[masked].float().log_softmax(-1)
-        return torch.nn.functional.kl_div(q, p, reduction="sum", log_target=True) / len(p)
+        total = torch.nn.functional.kl_div(q, p, reduction="sum", log_target=True)
+        return total / max(len(p), 1)  # without a masked token there is nothing to match
 
 
 @dataclasses.dataclass

@@ -146,14 +146,13 @@ def _tokenized(
     end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
     stream: list[int] = []
     for text in texts:
-        stream += [
-            *tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"],
-            *([] if end is None else [end]),
-        ]
-    if not stream:
+        stream += tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        stream += [] if end is None else [end]
+    if len(stream) - len(texts) * (end is not None) < 2:
         raise CalibrationError(
-            "the calibration texts are empty: the tokenizer makes no tokens of them",
+            "the calibration texts are empty: the tokenizer makes one token of them at most",
             where="calibration",
+            expected="two tokens or more; a few thousand for useful estimates",
             got=f"{len(texts)} texts",
         )
     length = min(length, len(stream))

@@ -6,6 +6,7 @@ import gzip
 import json
 import lzma
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def read_texts(path: Path) -> list[str]:
     try:
         with OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8") as stream:
             text: str = stream.read()
-    except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
+    except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:
         raise InputError(
             "the text file cannot be read",
             where=str(path),

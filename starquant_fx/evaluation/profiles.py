@@ -67,13 +67,20 @@ def activation_profiles(program: Program, batches: Iterable[MaskedBatch]) -> lis
         layer = before.setdefault(site.roles, 0)
         before[site.roles] += 1
         quantiles = torch.stack([_quantiles(part) for part in parts]).cpu()
-        channels = torch.stack([part.abs().amax(0) for part in parts]).cpu()
+        channels = torch.stack([_peaks(part) for part in parts]).cpu()
         profiles.append(Profile(name, site.roles, layer, quantiles, channels))
     return profiles
 
 
+def _peaks(tokens: Tensor) -> Tensor:
+    """Largest magnitude of each channel, NaN without tokens."""
+    return tokens.abs().amax(0) if len(tokens) else torch.full((tokens.shape[1],), torch.nan)
+
+
 def _quantiles(values: Tensor) -> Tensor:
-    """Values at ``LEVELS``; ``torch.quantile`` takes 16 million numbers at most."""
+    """Values at ``LEVELS``, NaN where there are none; ``torch.quantile`` takes 16 million numbers at most."""
+    if not values.numel():
+        return torch.full((len(LEVELS),), torch.nan)
     ordered = values.flatten().sort().values
     at = torch.tensor(LEVELS, dtype=torch.float64) * (len(ordered) - 1)
     return ordered[at.round().long()]

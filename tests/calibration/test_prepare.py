@@ -138,6 +138,12 @@ def test_nothing_but_padding_is_refused() -> None:
         prepared(torch.full((3, 4), PAD))
 
 
+def test_texts_of_one_token_are_refused() -> None:
+    for words in (["one"], ["one", ""]):
+        with pytest.raises(CalibrationError, match="one token of them at most"):
+            prepared(words, tokenizer=Words())
+
+
 def test_texts_without_tokens_are_refused() -> None:
     class Silent(Words):
         eos_token_id = sep_token_id = None

@@ -49,6 +49,7 @@ def test_rows_of_winogrande_are_sentences_with_the_right_option(tmp_path: Path) 
         ("a.txt.gz", b"no archive", "cannot be read"),
         ("a.txt.xz", lzma.compress(b"cut off" * 99)[:-30], "cannot be read"),
         ("a.txt.gz", gzip.compress(b"cut off" * 99)[:-12], "cannot be read"),
+        ("a.txt.gz", gzip.compress(b"flipped")[:10] + b"\xff" * 20, "cannot be read"),
         ("a.jsonl", b'{"text": "a"}\n{"sentence": "b"}\n', "a row holds no text\n.*line 2"),
         ("a.jsonl", b'{"text": "a"}\n{"text":\n', "a row holds no text\n.*line 2"),
         ("a.jsonl", b'{"text": "\\ud800"}\n', "a row holds no text\n.*line 1"),

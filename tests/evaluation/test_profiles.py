@@ -25,3 +25,15 @@ def test_profiles_tell_masked_from_unmasked_tokens_at_every_site() -> None:
         assert torch.equal(down.channels[state], tokens.abs().amax(0))
         expected = tokens.flatten().quantile(torch.tensor(LEVELS), interpolation="nearest")
         assert torch.allclose(down.quantiles[state], expected)
+
+
+def test_a_state_without_tokens_has_no_profile() -> None:
+    program = rewritten("odd", (Canonicalize(), AssignRoles()))
+    plan = mask_plan(4, 10, ratios=(1.0,))
+    batches = list(
+        masked_batches(masked_ids("odd", (4, 10), 0.0), plan.at_ratio, MASK["odd"], batch=3)
+    )
+    for profile in activation_profiles(program, batches):
+        for found in (profile.quantiles, profile.channels):
+            assert found[0].isnan().all()
+            assert found[1].isfinite().all()

@@ -43,7 +43,9 @@ def test_edges_refine_the_state_by_the_mask_ratio() -> None:
     assert label.tolist() == [[0, 0, 0, 0], [3, 3, 2, 2], [5, 5, 5, 4]]
 
 
-@pytest.mark.parametrize("edges", [(0.6, 0.3), (0.0,), (1.0,), (0.5, 0.5), (-0.1,), (0.2, 1.5)])
+@pytest.mark.parametrize(
+    "edges", [(0.6, 0.3), (0.0,), (1.0,), (0.5, 0.5), (-0.1,), (0.2, 1.5), ("a",)]
+)
 def test_edges_that_do_not_ascend_between_zero_and_one_are_refused(edges: tuple[float]) -> None:
     program = rewritten("odd", BEFORE)
     with pytest.raises(PassError, match="insert-token-state: bad bucket edges") as caught:

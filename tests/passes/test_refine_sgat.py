@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from starquant_fx.calibration.activations import FULL_PRECISION_STAGE
+from starquant_fx.calibration.data import CalibrationData
 from starquant_fx.calibration.fit_cache import FitCache
 from starquant_fx.calibration.tac_run import TRANSFORMED_STAGE
 from starquant_fx.errors import PassError
@@ -74,6 +75,18 @@ def test_the_loss_is_the_divergence_of_masked_tokens() -> None:
     ]
     expected = float(torch.stack(parts).mean())
     assert after.findings["model"]["refined_before"] == pytest.approx(expected, rel=1e-3)
+    assert not changed(program, after)
+
+
+def test_a_batch_without_masked_tokens_matches_nothing() -> None:
+    program = rewritten("odd", BEFORE)
+    data, mask = program.calibration, program.mask_token_id
+    assert data is not None
+    assert mask is not None
+    ids = data.batches[0]
+    clean = ids.masked_fill(ids.eq(mask), 0)
+    after = continued(dataclasses.replace(program, calibration=CalibrationData([clean])), SHORT)
+    assert after.findings["model"]["refined_before"] == 0
     assert not changed(program, after)
 
 

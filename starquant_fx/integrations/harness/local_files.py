@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import lzma
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -85,7 +86,10 @@ def _parsed(path: Path, changed: int, size: int) -> list[Row]:
                 cast("BinaryIO", stream), encoding="utf-8-sig", newline=""
             ).read()
         return _rows(text, kind, path)
-    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError, csv.Error) as error:
+    except (
+        *(OSError, EOFError, UnicodeDecodeError),
+        *(lzma.LZMAError, zlib.error, csv.Error),
+    ) as error:
         raise _damaged(path, error) from error
 
 
