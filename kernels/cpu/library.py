@@ -102,7 +102,8 @@ def call(function: str, *values: Tensor | int | float | None) -> int:
 
 def padded(matrix: Tensor, multiple: int) -> Tensor:
     """[..., k] with zeros up to a multiple, contiguous."""
-    return torch.nn.functional.pad(matrix, (0, -matrix.shape[-1] % multiple)).contiguous()
+    missing = -matrix.shape[-1] % multiple  # padding by nothing copies
+    return (torch.nn.functional.pad(matrix, (0, missing)) if missing else matrix).contiguous()
 
 
 def floats(value: Tensor | None) -> Tensor | None:
