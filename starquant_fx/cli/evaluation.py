@@ -21,7 +21,7 @@ def run(settings: Settings) -> None:
     Raises:
         StarQuantError: An option, file, text or model does not fit; files are written whole or not at all.
     """
-    from starquant_fx.files import check_destination, write_atomically
+    from starquant_fx.files import check_destination
 
     if settings.json is not None:
         check_destination(settings.json, ".json")
@@ -29,18 +29,24 @@ def run(settings: Settings) -> None:
         require_figures(settings.figures)
     subject = prepare(settings)
     if settings.quick:
-        document = gate_document(settings, subject)
-    else:
-        document, comparisons, followed = _document(settings, subject)
-    if settings.json is not None:
-        text = json.dumps(document, indent=1, allow_nan=False)
-        write_atomically(settings.json, text + "\n")
-        typer.echo(f"wrote {settings.json}")
+        _write(settings, gate_document(settings, subject))
+        return
+    document, comparisons, followed = _document(settings, subject)
+    _write(settings, document)
     if settings.figures is not None:
         for path in write_figures(
             settings.figures, subject.model, subject.recipes, subject.ids, comparisons, followed
         ):
             typer.echo(f"wrote {path}")
+
+
+def _write(settings: Settings, document: dict[str, Any]) -> None:
+    """Writes the JSON document, if one is asked for."""
+    from starquant_fx.files import write_atomically
+
+    if settings.json is not None:
+        write_atomically(settings.json, json.dumps(document, indent=1, allow_nan=False) + "\n")
+        typer.echo(f"wrote {settings.json}")
 
 
 def _document(settings: Settings, subject: Subject) -> tuple[dict[str, Any], list[Any], Any]:
