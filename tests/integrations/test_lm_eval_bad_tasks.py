@@ -72,6 +72,11 @@ def test_missing_examples_are_named_too(nine: Path) -> None:
         ('{"goal": \n', "line 1"),
         ("[1]\n", "does not hold objects"),
         ("", "holds no rows"),
+        (
+            '{"goal": "w3", "sol1": "a", "sol2": "b", "label": 0}\n'
+            '{"goal": "w3", "sol1": "a", "sol2": "b", "label": "x"}\n',
+            "do not go together",
+        ),
     ],
 )
 def test_damaged_files_are_refused(tmp_path: Path, content: str, message: str) -> None:

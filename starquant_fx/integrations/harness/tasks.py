@@ -11,7 +11,7 @@ import lm_eval.tasks  # pyright: ignore[reportMissingImports]
 from lm_eval.tasks._index import Kind  # pyright: ignore[reportMissingImports]
 from lm_eval.tasks._yaml_loader import load_yaml  # pyright: ignore[reportMissingImports]
 
-from starquant_fx.errors import InputError
+from starquant_fx.errors import InputError, cause
 from starquant_fx.integrations.harness.local_files import find, need, read_rows
 from starquant_fx.integrations.harness.programs import ProgramTests, build_programs
 from starquant_fx.integrations.harness.task_table import (
@@ -154,6 +154,15 @@ def _dataset(
         finished = examples and task.shots_row is not None
         if finished and task.shots_row:
             rows = [task.shots_row(row) for row in rows]
-        found = Dataset.from_list(rows)
+        try:
+            found = Dataset.from_list(rows)
+        except (TypeError, ValueError) as error:  # of Arrow, whose columns have one type each
+            raise InputError(
+                "the rows of the file do not go together",
+                where=file,
+                expected="values of one type in each column",
+                got=cause(error),
+                hint=task.hint,
+            ) from error
         splits[split] = process(found) if process and not finished else found
     return splits
