@@ -223,6 +223,7 @@ def test_peak_memory_is_the_process_own() -> None:
     assert peak_bytes() > held.nbytes
 
 
+@pytest.mark.slow
 def test_from_end_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
