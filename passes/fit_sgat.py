@@ -75,15 +75,15 @@ class FitSgat(Pass):
         if not program.weightless:
             note_missing_states(program, token_labels(program))
             threads = torch.get_num_threads()
+            turned = {s.name for s in program.quantized_sites() if program.site_nodes(s, "rotate")}
             problems = (
                 (site, _problem(program, site, tokens, label))
                 for site, tokens, label in site_activations(program)
-                if program.site_nodes(site, "rotate")
+                if site.name in turned
             )
-            count = sum(bool(program.site_nodes(s, "rotate")) for s in program.quantized_sites())
             workers = threads if program.device.type == "cpu" else 1
             try:
-                fits = track(self._fits(program, problems, workers), "fitting SGAT", count)
+                fits = track(self._fits(program, problems, workers), "fitting SGAT", len(turned))
                 for site, fitted in fits:
                     _store(program, site, fitted)
             finally:

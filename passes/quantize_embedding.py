@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from starquant_fx.kernels.reference import quantize_weight
+from starquant_fx.kernels.reference import quantize_weight, weight_scale
 from starquant_fx.pass_base import Pass, Preserves
 from starquant_fx.program import Program
 
@@ -49,8 +49,12 @@ def _restored(program: Program, node: fx.Node, weight: fx.Node, ids: fx.Node) ->
     """Inserts the lookup of codes and scales before a lookup of the weight; returns their product."""
     graph, dtype = program.graph, node.meta["val"].dtype
     tables = [
-        program.constant(f"{weight.target}.codes", lambda: _quantized(program, weight)[0]),
-        program.constant(f"{weight.target}.scale", lambda: _quantized(program, weight)[1][:, None]),
+        program.constant(
+            f"{weight.target}.codes", lambda: quantize_weight(program.tensor(weight), 8, None)[0]
+        ),
+        program.constant(
+            f"{weight.target}.scale", lambda: weight_scale(program.tensor(weight), 8, None)[:, None]
+        ),
     ]
     with graph.inserting_before(node):
         codes, scale = (graph.call_function(EMBEDDING, (table, ids)) for table in tables)
@@ -58,7 +62,3 @@ def _restored(program: Program, node: fx.Node, weight: fx.Node, ids: fx.Node) ->
         if dtype == torch.float32:
             return product
         return graph.call_function(aten._to_copy.default, (product,), {"dtype": dtype})
-
-
-def _quantized(program: Program, weight: fx.Node) -> tuple[torch.Tensor, torch.Tensor]:
-    return quantize_weight(program.tensor(weight), 8, None)

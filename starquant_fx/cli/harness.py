@@ -101,7 +101,7 @@ def harness_command(
         raise InputError("--limit is not usable", expected="above 0", got=str(limit))
     names = _listed([tasks])
     check_names(names, allow_code_execution=allow_code_execution)
-    recipes: list[Any] = [get_recipe(name).seeded(seed) for name in _recipes(recipe or [])]
+    recipes: list[Any] = [get_recipe(name).seeded(seed) for name in _listed(recipe or [])]
     version = require_harness()
 
     from starquant_fx.evaluation.corpus import calibration_texts
@@ -155,17 +155,11 @@ def harness_command(
         console.print(f"wrote {output}")
 
 
-def _recipes(texts: list[str]) -> list[str]:
-    """The recipes in comma-separated lists, each once."""
+def _listed(texts: list[str]) -> list[str]:
+    """The names in comma-separated lists, each once."""
     from starquant_fx.recipes import recipe_names
 
     return list(dict.fromkeys(name for text in texts for name in recipe_names(text)))
-
-
-def _listed(texts: list[str]) -> list[str]:
-    """The names in comma-separated lists, each once."""
-    names = [name.strip() for text in texts for name in text.split(",")]
-    return list(dict.fromkeys(name for name in names if name))
 
 
 def _quiet() -> None:
