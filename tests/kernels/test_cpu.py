@@ -60,6 +60,33 @@ def test_largest_codes_do_not_overflow() -> None:
     assert torch.equal(cpu.panel_linear(*[*arguments, torch.float32]), expected)
 
 
+@pytest.mark.parametrize("largest", [1, 15, 63, 64, 255])
+@pytest.mark.parametrize(
+    ("rows", "features", "outputs"),
+    [(128, 512, 128), (200, 576, 200), (141, 1024, 330), (530, 512, 128), (161, 4160, 64 * 3)],
+)
+def test_many_tokens_are_the_reference_bit_for_bit(
+    rows: int, features: int, outputs: int, largest: int
+) -> None:
+    """Strassen's algorithm, where it takes over (codes up to 63), with ragged rows, outputs and channels."""
+    arguments = linear_case((rows, features), outputs, 4)
+    arguments[0] = arguments[0].clamp(max=largest)
+    expected = reference.quantized_linear(*[*arguments, torch.float32])
+    assert torch.equal(cpu.panel_linear(*[*arguments, torch.float32]), expected)
+
+
+@pytest.mark.parametrize("weight", [-8, 7])
+def test_extreme_codes_of_many_tokens_are_exact(weight: int) -> None:
+    arguments = linear_case((192, 768), 256, 4)
+    arguments[0] = torch.randint(0, 2, (192, 768), dtype=torch.uint8) * 63
+    codes = torch.full((256, 768), weight, dtype=torch.int8)
+    codes[::3] = -8
+    arguments[3] = reference.pack(codes, 4)
+    arguments[5] = codes.sum(1, dtype=torch.int32)
+    expected = reference.quantized_linear(*[*arguments, torch.float32])
+    assert torch.equal(cpu.panel_linear(*[*arguments, torch.float32]), expected)
+
+
 @pytest.mark.parametrize("rank", [1, 7, 16])
 def test_branch_is_added(rank: int) -> None:
     *arguments, bias, state, state_bias = linear_case((5, 40), 130, 4)
@@ -88,8 +115,11 @@ def test_linear_takes_strided_inputs_and_any_number_of_threads() -> None:
         torch.set_num_threads(before)
 
 
-def test_calls_from_several_threads_do_not_meet() -> None:
-    cases = [linear_case((9, 96), 200 + i, 4) for i in range(4)]
+@pytest.mark.parametrize("shape", [(9, 96), (130, 512)])
+def test_calls_from_several_threads_do_not_meet(shape: tuple[int, ...]) -> None:
+    cases = [linear_case(shape, 200 + i, 4) for i in range(4)]
+    for case in cases:
+        case[0] = case[0] % 16
     expected = [reference.quantized_linear(*[*case, torch.float32]) for case in cases]
     given = [case for case in cases]
 
