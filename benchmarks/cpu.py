@@ -45,6 +45,12 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--threads", default="1", help="threads of a forward; several separated by commas"
     )
+    top.add_argument(
+        "--logits",
+        default="all",
+        choices=("all", "masked"),
+        help="of all tokens, or of the masked ones only; in every variant",
+    )
     top.add_argument("--repeats", type=int, default=7, help="timed forwards of each variant")
     top.add_argument("--patience", type=float, default=900, help="seconds that one step may take")
     top.add_argument(
@@ -114,7 +120,7 @@ def run(arguments: argparse.Namespace) -> None:
     rows: list[Row] = []
     for spec in specs:
         with _folder(arguments.keep, spec.name) as folder:
-            place = Place(folder, spec, counts[0])
+            place = Place(folder, spec, counts[0], arguments.logits == "masked")
             failed = prepare(place, variants, arguments.patience, say)
             for count in [] if arguments.prepare_only else counts:
                 here = dataclasses.replace(place, threads=count)
@@ -146,7 +152,8 @@ def show(rows: Sequence[Row], sizes: Sequence[Shape]) -> None:
         some = [row for row in rows if row.shape == str(shape)]
         first = some[0]
         plural = "" if first.threads == 1 else "s"
-        title = f"{first.model}, {shape} tokens, {first.threads} thread{plural}"
+        logits = ", logits of the masked tokens" if first.masked else ""
+        title = f"{first.model}, {shape} tokens, {first.threads} thread{plural}{logits}"
         print(table(title, some), flush=True)
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from cpu_suite.runner import Runner
 from cpu_suite.specs import Place
+from cpu_suite.weights import wanted_rows
 
 
 def build(place: Place) -> Runner:
@@ -16,11 +17,13 @@ def build(place: Place) -> Runner:
 
     def forward(ids: Tensor) -> None:
         codes = tokens.setdefault(ids.numel(), {})
-        for weight in weights:
-            inputs = weight.shape[0]
+        for inputs, _ in place.spec.products:
             if inputs not in codes:
                 codes[inputs] = _codes(ids.numel(), inputs)
-            torch.ops.aten._int_mm(codes[inputs], weight)
+        for weight in weights[:-1]:
+            torch.ops.aten._int_mm(codes[weight.shape[0]], weight)
+        rows = wanted_rows(place, ids).numel()
+        torch.ops.aten._int_mm(codes[weights[-1].shape[0]][:rows], weights[-1])
 
     return Runner(forward, None, "int8", None, "all linears and the head, nothing else")
 

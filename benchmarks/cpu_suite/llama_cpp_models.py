@@ -87,6 +87,8 @@ def interleaved(weight: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any
 
 def build(place: Place, kind: str) -> Runner:
     """A context without a cache, attention in both directions; sequences are run one after another."""
+    if place.masked:
+        raise InputError("llama.cpp's encoder computes the logits of all tokens", where=kind)
     llama_cpp = importlib.import_module("llama_cpp")
     silent = llama_cpp.llama_log_callback(lambda *_: None)
     llama_cpp.llama_log_set(silent, ctypes.c_void_p(0))

@@ -158,7 +158,10 @@ class Run:
                 variant=variant.name,
                 kind=variant.kind,
                 tokens=shape.tokens,
-                operations=self.place.spec.operations(shape.tokens),
+                operations=self.place.spec.operations(
+                    shape.tokens, shape.masked if self.place.masked else shape.tokens
+                ),
+                masked=self.place.masked,
             )
         return self.rows[key]
 

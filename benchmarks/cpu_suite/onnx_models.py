@@ -8,26 +8,14 @@ from typing import Any
 
 import onnx
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cpu_suite.runner import Runner
+from cpu_suite.runner import Logits, Runner
 from cpu_suite.specs import Place
-from cpu_suite.weights import load
+from cpu_suite.weights import load, wanted_rows
 
 HEADS = {"fp32": "fp32", "int8": "int8", "nbits32": "int4", "nbits128": "int4"}
 """Type of the head's weight; all of these quantize it like the other linears."""
-
-
-class _Logits(nn.Module):
-    """A model whose only result is the logits."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        logits: Tensor = self.model(input_ids).logits
-        return logits
 
 
 def prepare(place: Place, kind: str) -> None:
@@ -54,7 +42,8 @@ def build(place: Place, kind: str) -> Runner:
     held = json.loads(path.with_suffix(".json").read_text())["weight_bytes"]
 
     def forward(ids: Tensor) -> Any:
-        return session.run(None, {"input_ids": ids.numpy()})[0]
+        rows = {"rows": wanted_rows(place, ids).numpy()} if place.masked else {}
+        return session.run(None, {"ids": ids.numpy(), **rows})[0]
 
     return Runner(forward, held, HEADS[kind], torch.from_numpy)
 
@@ -84,11 +73,14 @@ def _bytes(tensor: onnx.TensorProto) -> int:
 
 def _export(place: Place, path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
-    ids = torch.zeros(2, 12, dtype=torch.int64)
-    shape = {"input_ids": {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}}
+    inputs: tuple[Tensor, ...] = (torch.zeros(2, 12, dtype=torch.int64),)
+    sizes: dict[str, Any] = {"ids": {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}}
+    if place.masked:
+        inputs = (*inputs, torch.arange(5))
+        sizes["rows"] = {0: torch.export.Dim("wanted")}
     with torch.no_grad():
         program = torch.onnx.export(
-            _Logits(load(place, "fp32")), (ids,), dynamo=True, dynamic_shapes=shape, verbose=False
+            Logits(load(place, "fp32")), inputs, dynamo=True, dynamic_shapes=sizes, verbose=False
         )
     assert program is not None
     program.save(path, external_data=True)
@@ -113,4 +105,4 @@ def _quantize(plain: Path, path: Path, kind: str) -> None:
 
 def _file(place: Place, kind: str) -> Path:
     """Every kind has a folder of its own, because weights lie beside the file."""
-    return place.folder / f"onnx-{kind}" / "model.onnx"
+    return place.folder / f"onnx-{kind}{'-masked' if place.masked else ''}" / "model.onnx"

@@ -10,7 +10,7 @@ import torch
 import starquant_fx
 from cpu_suite.runner import Runner
 from cpu_suite.specs import Place, Shape
-from cpu_suite.weights import load, token_ids
+from cpu_suite.weights import load, token_ids, wanted_rows
 from starquant_fx.compiled import CompiledModel
 from starquant_fx.evaluation import excerpt
 from starquant_fx.kernels import cpu
@@ -58,7 +58,13 @@ def build(place: Place, recipe: str) -> Runner:
     note = f"reference kernels: {reason}" if reason else ""
     quantized = any("head" in site.roles for site in compiled.program.quantized_sites())
     head = "int8" if quantized else "bf16"
-    return Runner(lambda ids: compiled(ids).logits, held_bytes(compiled), head, note=note)
+
+    def forward(ids: torch.Tensor) -> torch.Tensor:
+        if place.masked:
+            return compiled.logits_at(wanted_rows(place, ids), ids)
+        return compiled(ids).logits
+
+    return Runner(forward, held_bytes(compiled), head, note=note)
 
 
 def held_bytes(compiled: CompiledModel) -> int:

@@ -78,7 +78,8 @@ def _jobs(place: Place, wanted: int) -> int:
 
 def _made(variant: Variant, place: Place, patience: float, running: list[Worker]) -> str:
     """Runs one preparation unless it is done, and adds its worker to a list; returns the reason if it failed."""
-    done = place.folder / f"done-{variant.name.replace(' ', '-')}"
+    apart = "-masked" if place.masked and variant.by_logits else ""
+    done = place.folder / f"done-{variant.name.replace(' ', '-')}{apart}"
     if done.exists():
         return ""
     worker = Worker(variant, place, patience)

@@ -33,6 +33,7 @@ class Row:
         head: Type in which the head is multiplied.
         note: What a reader must know.
         reason: Why there are no figures.
+        masked: Whether logits are of the masked tokens only.
     """
 
     model: str
@@ -51,6 +52,7 @@ class Row:
     head: str = ""
     note: str = ""
     reason: str = ""
+    masked: bool = False
 
     @property
     def median(self) -> float | None:

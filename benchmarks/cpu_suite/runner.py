@@ -1,4 +1,4 @@
-"""What a variant is once it is built, and the bytes of its weights."""
+"""What a variant is once it is built, its logits, and the bytes of its weights."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, nn
+from torch._inductor import config
+
+from cpu_suite.specs import Place
+from cpu_suite.weights import wanted_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,10 +18,10 @@ class Runner:
     """A model that is ready to run.
 
     Attributes:
-        forward: Takes token ids int64 [B, L] and returns logits in the form of its own runtime; this is timed.
+        forward: Takes token ids int64 [B, L] and returns the wanted logits as its runtime gives them; this is timed.
         weight_bytes: Bytes of the blocks' linears as they are held: codes, scales and transforms; None if not known.
         head: Type in which the head is multiplied.
-        tensor: Makes a tensor [B, L, vocab] of what ``forward`` returned; None where there are no logits.
+        tensor: Makes a tensor [..., vocab] of what ``forward`` returned; None where there are no logits.
         note: What a reader of the row must know.
     """
 
@@ -26,6 +30,34 @@ class Runner:
     head: str
     tensor: Callable[[Any], Tensor] | None = lambda logits: logits
     note: str = ""
+
+
+class Logits(nn.Module):
+    """A model whose only result is the logits, of all tokens or of those at some rows of the flattened ids."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Logits [B, L, vocab] of ids [B, L], or [R, vocab] at rows [R]."""
+        model: Any = self.model
+        if rows is None:
+            logits: Tensor = model(ids).logits
+        else:
+            logits = model.get_output_embeddings()(
+                model.forward_hidden(ids)[-1].flatten(0, 1)[rows]
+            )
+        return logits
+
+
+def torch_forward(place: Place, model: nn.Module, compiled: bool) -> Callable[[Tensor], Tensor]:
+    """The wanted logits of a model in PyTorch; compiled for every shape of its own, with weights frozen in."""
+    logits = Logits(model)
+    if compiled:
+        config.freezing = True
+        logits.compile(dynamic=False)
+    return lambda ids: logits(ids, wanted_rows(place, ids)) if place.masked else logits(ids)
 
 
 def block_linears(model: nn.Module) -> Iterable[nn.Linear]:

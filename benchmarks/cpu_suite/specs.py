@@ -50,9 +50,10 @@ class ModelSpec:
         """Bytes of the model in float32."""
         return 4 * (sum(i * o for i, o in self.products) + self.width * self.vocab)
 
-    def operations(self, tokens: int) -> int:
-        """Additions and multiplications of all linears for so many tokens; attention is not counted."""
-        return 2 * tokens * sum(inputs * outputs for inputs, outputs in self.products)
+    def operations(self, tokens: int, rows: int) -> int:
+        """Additions and multiplications of all linears, the head for some rows; attention is not counted."""
+        inside = sum(inputs * outputs for inputs, outputs in self.linears)
+        return 2 * (tokens * inside + rows * self.width * self.vocab)
 
 
 MODELS = {
@@ -85,6 +86,11 @@ class Shape:
         """Tokens of all sequences."""
         return self.batch * self.length
 
+    @property
+    def masked(self) -> int:
+        """Those that are the mask token: half of every sequence."""
+        return self.batch * (self.length // 2)
+
     def __str__(self) -> str:
         """For example ``1x512``."""
         return f"{self.batch}x{self.length}"
@@ -98,11 +104,13 @@ class Place:
         folder: Holds the model as ``fp32`` and ``bf16`` folders, and what preparations leave.
         spec: Its sizes.
         threads: Threads that a forward may use.
+        masked: Whether logits are wanted of the masked tokens only, otherwise of all.
     """
 
     folder: Path
     spec: ModelSpec
     threads: int
+    masked: bool = False
 
 
 def models(text: str) -> list[ModelSpec]:

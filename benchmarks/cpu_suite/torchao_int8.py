@@ -6,9 +6,8 @@ import importlib
 from typing import Any
 
 from torch import Tensor, nn
-from torch._inductor import config
 
-from cpu_suite.runner import Runner, block_linears
+from cpu_suite.runner import Runner, block_linears, torch_forward
 from cpu_suite.specs import Place
 from cpu_suite.weights import load
 
@@ -16,12 +15,10 @@ from cpu_suite.weights import load
 def build(place: Place) -> Runner:
     """All linears, the head too, as torchao quantizes by default; other operators in float32, which was the faster."""
     torchao = importlib.import_module("torchao.quantization")
-    config.freezing = True
     model = load(place, "fp32")
     torchao.quantize_(model, torchao.Int8DynamicActivationInt8WeightConfig())
     held = sum(_bytes(linear.weight) for linear in block_linears(model))
-    model.compile(dynamic=False)
-    return Runner(lambda ids: model(ids).logits, held, "int8")
+    return Runner(torch_forward(place, model, compiled=True), held, "int8")
 
 
 def _bytes(tensor: Any) -> int:

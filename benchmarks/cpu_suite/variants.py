@@ -26,6 +26,7 @@ class Variant:
         size: Most memory of its process, in units of the float32 model, roughly.
         prepared: Whether its module's ``prepare`` must run before.
         needs: Packages that must be installed.
+        by_logits: Whether what is prepared depends on which logits are wanted.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Variant:
     size: float = 1.0
     prepared: bool = False
     needs: tuple[str, ...] = ()
+    by_logits: bool = False
 
     def missing(self) -> str | None:
         """The first package that is needed and not installed."""
@@ -56,11 +58,22 @@ VARIANTS = {
         Variant("fp32", "full", "full_precision", ("fp32", False), 1.2),
         Variant("fp32 compiled", "full", "full_precision", ("fp32", True), 2.3),
         Variant("torchao int8 compiled", "peer", "torchao_int8", (), 2.3, False, ("torchao",)),
-        Variant("onnxruntime fp32", "peer", "onnx_models", ("fp32",), 1.1, True, ORT),
-        Variant("onnxruntime quantize_dynamic", "peer", "onnx_models", ("int8",), 0.5, True, ORT),
-        Variant("onnxruntime MatMulNBits 32", "peer", "onnx_models", ("nbits32",), 0.5, True, ORT),
+        Variant("onnxruntime fp32", "peer", "onnx_models", ("fp32",), 1.1, True, ORT, True),
         Variant(
-            "onnxruntime MatMulNBits 128", "peer", "onnx_models", ("nbits128",), 0.5, True, ORT
+            "onnxruntime quantize_dynamic", "peer", "onnx_models", ("int8",), 0.5, True, ORT, True
+        ),
+        Variant(
+            "onnxruntime MatMulNBits 32", "peer", "onnx_models", ("nbits32",), 0.5, True, ORT, True
+        ),
+        Variant(
+            "onnxruntime MatMulNBits 128",
+            "peer",
+            "onnx_models",
+            ("nbits128",),
+            0.5,
+            True,
+            ORT,
+            True,
         ),
         Variant("llama.cpp Q4_0", "peer", "llama_cpp_models", ("Q4_0",), 0.6, True, LLAMA),
         Variant("llama.cpp Q8_0", "peer", "llama_cpp_models", ("Q8_0",), 0.6, True, LLAMA),

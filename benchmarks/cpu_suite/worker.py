@@ -180,7 +180,7 @@ class _Served:
         peak = peak_bytes()
         if self.runner.tensor is None:
             return {"peak_bytes": peak, "logits": None}
-        logits = self.runner.tensor(self.out).flatten(0, 1).float()
+        logits = self.runner.tensor(self.out).flatten(0, -2).float()
         step = max(1, len(logits) // ROWS)
         np.save(path, logits[::step][:ROWS].numpy())
         return {"peak_bytes": peak, "logits": path}

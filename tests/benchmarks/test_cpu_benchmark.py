@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import tempfile
@@ -21,6 +22,7 @@ from cpu_suite.memory import LIBRARIES, grouped
 from cpu_suite.onnx_models import weight_bytes
 from cpu_suite.ours import short
 from cpu_suite.rows import Row, summary
+from cpu_suite.runner import Logits
 from cpu_suite.specs import MODELS, Place, Shape, models, shapes
 from cpu_suite.tables import line, table
 from cpu_suite.variants import ANCHORS, FULL, QUICK, VARIANTS, Variant, chosen
@@ -75,7 +77,9 @@ def test_sizes_are_those_of_the_model() -> None:
         model = LladaModel(LladaConfig.from_dict(config))
     matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and "wte" not in n]
     assert sorted(p.shape[::-1] for p in matrices) == sorted(TINY.products)
-    assert TINY.operations(3) == 6 * sum(p.numel() for p in matrices)
+    head = TINY.width * TINY.vocab
+    assert TINY.operations(3, 3) == 6 * sum(p.numel() for p in matrices)
+    assert TINY.operations(3, 1) == TINY.operations(3, 3) - 4 * head
     shipped = json.loads((weights.locate("llada-tiny", None) / "config.json").read_text())
     spec = MODELS["llada-tiny"]
     sizes = ("n_layers", "d_model", "n_heads", "mlp_hidden_size", "embedding_size")
@@ -89,6 +93,25 @@ def test_half_of_the_tokens_of_every_sequence_are_masked() -> None:
     assert (ids == TINY.vocab - 1).sum(1).tolist() == [5, 5, 5]
     assert not torch.equal(ids[0] == TINY.vocab - 1, ids[1] == TINY.vocab - 1)
     assert torch.equal(ids, weights.token_ids(TINY, Shape(3, 10)))
+
+
+def test_wanted_rows_are_the_masked_tokens_or_all() -> None:
+    place = Place(Path(), TINY, 1)
+    ids = weights.token_ids(TINY, Shape(2, 6))
+    assert weights.wanted_rows(place, ids).tolist() == list(range(12))
+    rows = weights.wanted_rows(dataclasses.replace(place, masked=True), ids)
+    assert len(rows) == Shape(2, 6).masked
+    assert (ids.flatten()[rows] == TINY.vocab - 1).all()
+
+
+def test_logits_at_rows_are_those_of_all_tokens() -> None:
+    torch.manual_seed(0)
+    model = LladaModel(LladaConfig.from_dict(weights.configuration(TINY))).eval()
+    ids = weights.token_ids(TINY, Shape(2, 6))
+    rows = torch.tensor([1, 4, 11])
+    with torch.no_grad():
+        some, every = Logits(model)(ids, rows), Logits(model)(ids)
+    torch.testing.assert_close(some, every.flatten(0, 1)[rows])
 
 
 def test_variants_have_anchors_and_fp32_and_keep_their_order() -> None:
@@ -224,8 +247,9 @@ def test_peak_memory_is_the_process_own() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("logits", ["all", "masked"])
 def test_from_end_to_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    logits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
@@ -236,6 +260,7 @@ def test_from_end_to_end(
     monkeypatch.setattr(cpu, "chosen", lambda _: [*found, ours, absent])
     file = tmp_path / "rows.json"
     options = ["--models", "2x128", "--tokens", "1x8,1x16", "--repeats", "2", "--json", str(file)]
+    options += ["--logits", logits]
     assert cpu.main(options) == 0
     assert list((tmp_path / "temporary").iterdir()) == []
     rows = json.loads(file.read_text())["rows"]
