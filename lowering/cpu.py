@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
+import operator
+from typing import Any
 
 import torch
 from torch import fx
@@ -18,6 +20,10 @@ from starquant_fx.program import Program, drop_unread_tensors
 
 PAIRS = "pairs"
 """Images of branches in the kernel's layout are named so, below the module that the image belongs to."""
+ARGUMENTS = 13
+"""Of ``panel_linear``; the last two, of a branch, may be left out."""
+SHARED = (0, 1, 2, 6, 8, 10, 11)
+"""Those that linears must have in common to be one product: codes, scale, zero, bits, state, type, coefficients."""
 
 
 def lower(program: Program) -> fx.GraphModule:
@@ -55,6 +61,8 @@ def lower(program: Program) -> fx.GraphModule:
         for node in list(graph.nodes):
             if node.target == op("add_low_rank"):
                 _fuse_branch(module, node)
+        graph.eliminate_dead_code()
+        _join_linears(graph)
         use_attention_kernels(graph)
         graph.eliminate_dead_code()
     drop_unread_tensors(module)
@@ -84,3 +92,26 @@ def _fuse_branch(module: fx.GraphModule, node: fx.Node) -> None:
         *(bias, state, state_bias, dtype, coefficients, pairs),
     )
     become(node, torch.ops.starquant.panel_linear.default, *arguments)
+
+
+def _join_linears(graph: fx.Graph) -> None:
+    """Makes the linears of a site one product: q, k and v, or gate and up."""
+    sites: dict[tuple[Any, ...], list[fx.Node]] = {}
+    for node in graph.nodes:
+        if node.target == torch.ops.starquant.panel_linear.default:
+            given = (*node.args, None, None)
+            sites.setdefault(tuple(given[i] for i in SHARED), []).append(node)
+    for nodes in sites.values():
+        if len(nodes) == 1:
+            continue
+        given = zip(*((*node.args, None, None)[:ARGUMENTS] for node in nodes), strict=True)
+        arguments = [of[0] if i in SHARED else list(of) for i, of in enumerate(given)]
+        first = nodes[0]
+        for source in [s for node in nodes[1:] for s in node.all_input_nodes if s > first]:
+            first.prepend(source)  # their tables
+        with graph.inserting_before(first):
+            joined = graph.call_function(
+                torch.ops.starquant.panel_linears.default, tuple(arguments)
+            )
+        for i, node in enumerate(nodes):
+            become(node, operator.getitem, joined, i)

@@ -25,7 +25,7 @@ BY_POSITION = frozenset(
         *(f"starquant.{name}.default" for name in ("split_low_rank", "add_low_rank")),
         *(f"starquant.{name}.default" for name in ("quantize_activation", "dequantize_activation")),
         *(f"starquant.{name}.default" for name in ("transform_quantize", "quantized_linear")),
-        *(f"starquant.{name}.default" for name in ("site_codes", "panel_linear")),
+        *(f"starquant.{name}.default" for name in ("site_codes", "panel_linear", "panel_linears")),
     ]
 )
 """Operators whose results at a position depend on their inputs at that position only."""

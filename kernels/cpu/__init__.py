@@ -2,7 +2,7 @@
 
 from starquant_fx.kernels.cpu.attention import attention, rotary
 from starquant_fx.kernels.cpu.library import unavailable
-from starquant_fx.kernels.cpu.linear import RANK, branch_image, panel_linear
+from starquant_fx.kernels.cpu.linear import RANK, branch_image, panel_linear, panel_linears
 from starquant_fx.kernels.cpu.site import TABLES, covers, site_codes, site_tables
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "branch_image",
     "covers",
     "panel_linear",
+    "panel_linears",
     "rotary",
     "site_codes",
     "site_tables",

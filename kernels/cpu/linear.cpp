@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <vector>
 
 namespace {
 
@@ -48,8 +49,9 @@ const int8_t* unpack_panel(const uint8_t* packed, int8_t* scratch, int64_t group
 }
 
 template <int kM, bool kHalf>
-void tile(const uint8_t* a, int64_t stride, const int8_t* panel, int64_t groups, const Epilogue& e, int64_t row,
-          int64_t column, int64_t n, void* out) {
+void tile(const Rows& r, const Linear& w, const int8_t* panel, int64_t row, int64_t column) {
+  const uint8_t* a = r.codes + row * r.k;
+  const int64_t stride = r.k, groups = r.k / 4;
   __m512i acc[kM][4];
 #pragma GCC unroll 6
   for (int i = 0; i < kM; ++i) acc[i][0] = acc[i][1] = acc[i][2] = acc[i][3] = _mm512_setzero_si512();
@@ -76,52 +78,54 @@ void tile(const uint8_t* a, int64_t stride, const int8_t* panel, int64_t groups,
     _mm512_store_si512(sums[i] + 32, acc[i][2]);
     _mm512_store_si512(sums[i] + 48, acc[i][3]);
   }
-  finish<kM, kHalf>(sums[0], kColumns, e, row, column, n, out);
+  finish<kM, kHalf>(sums[0], kColumns, r, w, row, column);
 }
 
 template <bool kHalf>
-void tiles(const uint8_t* a, int64_t stride, const int8_t* panel, int64_t groups, const Epilogue& e, int64_t begin,
-           int64_t end, int64_t column, int64_t n, void* out) {
-  int64_t row = begin;
-  for (; row + kRows <= end; row += kRows)
-    tile<kRows, kHalf>(a + row * stride, stride, panel, groups, e, row, column, n, out);
-  switch (end - row) {
-    case 1: tile<1, kHalf>(a + row * stride, stride, panel, groups, e, row, column, n, out); break;
-    case 2: tile<2, kHalf>(a + row * stride, stride, panel, groups, e, row, column, n, out); break;
-    case 3: tile<3, kHalf>(a + row * stride, stride, panel, groups, e, row, column, n, out); break;
-    case 4: tile<4, kHalf>(a + row * stride, stride, panel, groups, e, row, column, n, out); break;
-    case 5: tile<5, kHalf>(a + row * stride, stride, panel, groups, e, row, column, n, out); break;
+void tiles(const Rows& r, const Linear& w, const int8_t* panel, int64_t column) {
+  int64_t row = 0;
+  for (; row + kRows <= r.m; row += kRows) tile<kRows, kHalf>(r, w, panel, row, column);
+  switch (r.m - row) {
+    case 1: tile<1, kHalf>(r, w, panel, row, column); break;
+    case 2: tile<2, kHalf>(r, w, panel, row, column); break;
+    case 3: tile<3, kHalf>(r, w, panel, row, column); break;
+    case 4: tile<4, kHalf>(r, w, panel, row, column); break;
+    case 5: tile<5, kHalf>(r, w, panel, row, column); break;
   }
 }
 
-// Outputs from panel `begin` on.
+// Some outputs of one of several linears.
+struct Part {
+  const Linear* linear;
+  int64_t panel;
+};
+
+// A panel each.
 template <int kBits, bool kHalf>
-void gemm(const uint8_t* a, const uint8_t* packed, const Epilogue& e, int64_t m, int64_t n, int64_t k, void* out,
-          int64_t begin, int threads) {
-  const int64_t panels = (n + kColumns - 1) / kColumns, groups = k / 4;
-  const int64_t bytes = groups * 256 * kBits / 8;
+void gemm(const Rows& r, const std::vector<Part>& parts, int threads) {
+  const int64_t groups = r.k / 4, bytes = groups * 256 * kBits / 8;
 #pragma omp parallel num_threads(threads)
   {
     int8_t* scratch = kBits == 8 ? nullptr : (int8_t*)own_scratch.room(groups * 256);
 #pragma omp for schedule(dynamic)
-    for (int64_t p = begin; p < panels; ++p) {
-      const int8_t* panel = unpack_panel<kBits>(packed + p * bytes, scratch, groups);
-      tiles<kHalf>(a, k, panel, groups, e, 0, m, p * kColumns, n, out);
+    for (size_t i = 0; i < parts.size(); ++i) {
+      const auto [linear, p] = parts[i];
+      const int8_t* panel = unpack_panel<kBits>(linear->panels + p * bytes, scratch, groups);
+      tiles<kHalf>(r, *linear, panel, p * kColumns);
     }
   }
 }
 
-// The same by Strassen's algorithm, for pairs of panels of four-bit weights; returns how many panels it did.
+// The same by Strassen's algorithm, for weights of four bits and two panels each.
 template <bool kHalf>
-int64_t strassen_gemm(const uint8_t* a, const uint8_t* packed, const Epilogue& e, int64_t m, int64_t n, int64_t k,
-                      void* out, int threads) {
+void strassen_gemm(const Rows& r, const std::vector<Part>& parts, int threads) {
   using namespace strassen;
-  const int64_t pairs = (n + ::kColumns - 1) / ::kColumns / 2, panel = k / 8 * 256;
+  const int64_t m = r.m, k = r.k, panel = k / 8 * 256;
   const int64_t chunks = (k / 16 + kDepth - 1) / kDepth, most = (k / 64 + chunks - 1) / chunks * 4;
   const int64_t left = most * strassen::kRows + 64, right = most * strassen::kColumns + 64;  // not a multiple of a page
   const int64_t tiles = std::min(kBlock, (m + strassen::kRows - 1) / strassen::kRows);
   const int64_t turned_bytes = strassen::kRows * most * 16, start_bytes = kProducts * 32 * 4;
-  const int64_t tile_bytes = strassen::kRows * strassen::kColumns * 4, sums_bytes = (chunks > 1 ? tiles : 1) * tile_bytes;
+  const int64_t tile_size = strassen::kRows * strassen::kColumns, sums_bytes = (chunks > 1 ? tiles : 1) * tile_size * 4;
   uint8_t* rows = shared_scratch.room(tiles * chunks * kProducts * left);
 #pragma omp parallel num_threads(threads)
   {
@@ -135,17 +139,19 @@ int64_t strassen_gemm(const uint8_t* a, const uint8_t* packed, const Epilogue& e
 #pragma omp for schedule(dynamic)
       for (int64_t i = 0; i < here * chunks; ++i) {
         const int64_t row = block + i / chunks * strassen::kRows, c = i % chunks;
-        lay_rows(a + row * k + c * most * 16, k, depth(c), size(row), m - row, turned, rows + i * kProducts * left, left);
+        const uint8_t* from = r.codes + row * k + c * most * 16;
+        lay_rows(from, k, depth(c), size(row), m - row, turned, rows + i * kProducts * left, left);
       }
 #pragma omp for schedule(dynamic)
-      for (int64_t pair = 0; pair < pairs; ++pair) {
+      for (size_t i = 0; i < parts.size(); ++i) {
+        const auto [linear, p] = parts[i];
         for (int64_t c = 0; c < chunks; ++c) {
-          lay_columns(packed + pair * 2 * panel + c * most * 512, panel, depth(c), columns, right, start);
+          lay_columns(linear->panels + p * panel + c * most * 512, panel, depth(c), columns, right, start);
           for (int64_t t = 0; t < here; ++t) {
             const int64_t row = block + t * strassen::kRows;
             const uint8_t* from = rows + (t * chunks + c) * kProducts * left;
-            int32_t* to = sums + (chunks > 1 ? t : 0) * strassen::kRows * strassen::kColumns;
-            if (c == 0) std::memset(to, 0, tile_bytes);
+            int32_t* to = sums + (chunks > 1 ? t : 0) * tile_size;
+            if (c == 0) std::memset(to, 0, tile_size * 4);
             switch (size(row)) {
               case 12: multiply<12>(from, left, columns, right, start, depth(c), to); break;
               case 8: multiply<8>(from, left, columns, right, start, depth(c), to); break;
@@ -154,13 +160,12 @@ int64_t strassen_gemm(const uint8_t* a, const uint8_t* packed, const Epilogue& e
             if (c + 1 < chunks) continue;
             const int64_t count = std::min<int64_t>(strassen::kRows, m - row);
             for (int64_t h = 0; h < 2; ++h)
-              finish_rows<kHalf>(to + h * 64, strassen::kColumns, e, row, count, pair * 128 + h * 64, n, out);
+              finish_rows<kHalf>(to + h * 64, strassen::kColumns, r, *linear, row, count, (p + h) * 64);
           }
         }
       }
     }
   }
-  return pairs * 2;
 }
 
 // Eight times the sum of each row's codes; returns the largest code.
@@ -179,23 +184,24 @@ int row_offsets(const uint8_t* a, int64_t m, int64_t k, int32_t* offset, int thr
 
 }  // namespace
 
-// codes [m, k] with k a multiple of 8; panels as above; out [m, n] in bfloat16 (half) or float32; bias, state_bias and
-// branch may be null. The integers are exact, and without a branch the floating-point operations are the reference's in its
-// order; the branch is added before the result is rounded.
-extern "C" int64_t starquant_linear(const uint8_t* codes, const uint8_t* panels, const int32_t* zero, const float* scale,
-                                 const float* weight_scale, const int32_t* column_sum, const float* bias,
-                                 const int64_t* state, const float* state_bias, const uint16_t* branch,
-                                 const uint16_t* image, void* out, int64_t m, int64_t n, int64_t k, int64_t bits,
-                                 int64_t half, int64_t threads) {
-  int32_t* offset = static_cast<int32_t*>(std::calloc(m ? m : 1, sizeof(int32_t)));
-  const int largest = bits == 4 ? row_offsets(codes, m, k, offset, threads) : 255;
-  const int64_t columns = (n + kColumns - 1) / kColumns * kColumns;
-  const Epilogue e{zero, offset, scale, weight_scale, column_sum, bias, state_bias, state, branch, image, columns};
+// Linears that read the same codes [m, k], k a multiple of 8; outputs in bfloat16 (half) or float32; state and branch may be
+// null. The integers are exact, and without a branch the floating-point operations are the reference's in its order; the
+// branch is added before the result is rounded.
+extern "C" int64_t starquant_linears(const uint8_t* codes, const int32_t* zero, const float* scale, const int64_t* state,
+                                     const uint16_t* branch, const Linear* linears, int64_t count, int64_t m, int64_t k,
+                                     int64_t bits, int64_t half, int64_t threads) {
+  std::vector<int32_t> offset(m);
+  const int largest = bits == 4 ? row_offsets(codes, m, k, offset.data(), threads) : 255;
+  const Rows r{codes, zero, offset.data(), scale, state, branch, m, k};
+  std::vector<Part> pairs, single;
+  for (const Linear* w = linears; w < linears + count; ++w) {
+    int64_t p = 0;
+    if (strassen::pays(m, k, largest))
+      for (; p + 2 <= w->count(); p += 2) pairs.push_back({w, p});
+    for (; p < w->count(); ++p) single.push_back({w, p});
+  }
+  if (!pairs.empty()) (half ? strassen_gemm<true> : strassen_gemm<false>)(r, pairs, threads);
   const auto run = bits == 4 ? (half ? gemm<4, true> : gemm<4, false>) : (half ? gemm<8, true> : gemm<8, false>);
-  int64_t done = 0;
-  if (strassen::pays(m, n, k, largest))
-    done = (half ? strassen_gemm<true> : strassen_gemm<false>)(codes, panels, e, m, n, k, out, threads);
-  run(codes, panels, e, m, n, k, out, done, threads);
-  std::free(offset);
+  if (!single.empty()) run(r, single, threads);
   return 0;
 }

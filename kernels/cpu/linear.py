@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from starquant_fx.kernels.reference import GROUP, PANEL
 
 RANK = 16
 """Directions of a state that the branch of the kernel has room for."""
+WORDS = 8
+"""Of a linear's row in the kernel's table."""
 
 
 def panel_linear(
@@ -49,26 +52,73 @@ def panel_linear(
     Returns:
         [..., n].
     """
+    found = panel_linears(
+        *(codes, scale, zero, [packed], [weight_scale], [column_sum], weight_bits, [bias], state),
+        *([state_bias], dtype, coefficients, [image]),
+    )
+    return found[0]
+
+
+def panel_linears(
+    codes: Tensor,
+    scale: Tensor,
+    zero: Tensor,
+    packed: Sequence[Tensor],
+    weight_scale: Sequence[Tensor],
+    column_sum: Sequence[Tensor],
+    weight_bits: int,
+    bias: Sequence[Tensor | None],
+    state: Tensor | None,
+    state_bias: Sequence[Tensor | None],
+    dtype: torch.dtype,
+    coefficients: Tensor | None,
+    image: Sequence[Tensor | None],
+) -> list[Tensor]:
+    """Several linears of one site as one product: ``panel_linear`` of each.
+
+    Args:
+        codes: As there, like all that is not a sequence.
+        scale: As there.
+        zero: As there.
+        packed: Of each linear, like the other sequences.
+        weight_scale: Of each.
+        column_sum: Of each.
+        weight_bits: As there.
+        bias: Of each.
+        state: As there.
+        state_bias: Of each.
+        dtype: As there.
+        coefficients: As there.
+        image: Of each.
+
+    Returns:
+        [..., n] of each.
+    """
     rows, codes = codes.shape[:-1].numel(), padded(codes, GROUP)
     half = dtype == torch.bfloat16
     kept = dtype if half else torch.float32
-    out = torch.empty(*codes.shape[:-1], weight_scale.numel(), dtype=kept, device="cpu")
-    used = [
-        codes,
-        packed,
-        zero.to(torch.int32).contiguous(),
-        floats(scale),
-        floats(weight_scale),
-        column_sum.contiguous(),
-        floats(bias),
+    table, alive = torch.empty(len(packed), WORDS, dtype=torch.int64, device="cpu"), []
+    columns = zip(packed, weight_scale, column_sum, bias, state_bias, image, strict=True)
+    for row, (panels, factors, sums, one, two, pairs) in zip(table, columns, strict=True):
+        out = torch.empty(*codes.shape[:-1], factors.numel(), dtype=kept, device="cpu")
+        used = (
+            *(panels, floats(factors), sums.contiguous(), floats(one)),
+            *(
+                None if state is None else floats(two),
+                None if pairs is None else pairs.to(torch.bfloat16),
+            ),
+            out,
+        )
+        alive.append(used)  # what was converted lives until the kernel is done
+        row.copy_(torch.tensor([*(0 if t is None else t.data_ptr() for t in used), out.shape[-1]]))
+    call(
+        "starquant_linears",
+        *(codes, zero.to(torch.int32).contiguous(), floats(scale)),
         None if state is None else state.contiguous(),
-        None if state is None else floats(state_bias),
         None if coefficients is None else padded(coefficients.to(torch.bfloat16), RANK),
-        None if image is None else image.to(torch.bfloat16),
-    ]
-    sizes = (rows, weight_scale.numel(), codes.shape[-1])
-    call("starquant_linear", *used, out, *sizes, 4 if weight_bits <= 4 else 8, int(half))
-    return out.to(dtype)
+        *(table, len(packed), rows, codes.shape[-1], 4 if weight_bits <= 4 else 8, int(half)),
+    )
+    return [used[-1].to(dtype) for used in alive]
 
 
 def branch_image(image: Tensor) -> Tensor:
@@ -92,3 +142,25 @@ torch.library.custom_op(
     "int weight_bits, Tensor? bias, Tensor? state, Tensor? state_bias, ScalarType dtype, Tensor? coefficients=None, "
     "Tensor? image=None) -> Tensor",
 ).register_fake(_panel_linear_fake)
+
+
+def _panel_linears_fake(
+    codes: Tensor,
+    scale: Tensor,
+    zero: Tensor,
+    packed: Sequence[Tensor],
+    weight_scale: Sequence[Tensor],
+    *rest: Any,
+) -> list[Tensor]:
+    dtype = next(value for value in rest if isinstance(value, torch.dtype))
+    return [codes.new_empty((*codes.shape[:-1], one.shape[0]), dtype=dtype) for one in weight_scale]
+
+
+torch.library.custom_op(
+    "starquant::panel_linears",
+    panel_linears,
+    mutates_args=(),
+    schema="(Tensor codes, Tensor scale, Tensor zero, Tensor[] packed, Tensor[] weight_scale, Tensor[] column_sum, "
+    "int weight_bits, Tensor?[] bias, Tensor? state, Tensor?[] state_bias, ScalarType dtype, Tensor? coefficients, "
+    "Tensor?[] image) -> Tensor[]",
+).register_fake(_panel_linears_fake)

@@ -186,8 +186,8 @@ void multiply(const uint8_t* a, int64_t a_stride, const uint8_t* b, int64_t b_st
   }
 }
 
-inline bool pays(int64_t m, int64_t n, int64_t k, int largest) {
-  return m >= 128 && n >= kColumns && k >= 512 && k % 64 == 0 && largest <= kLargestCode;
+inline bool pays(int64_t m, int64_t k, int largest) {
+  return m >= 128 && k >= 512 && k % 64 == 0 && largest <= kLargestCode;
 }
 
 }  // namespace strassen

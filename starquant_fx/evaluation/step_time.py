@@ -19,6 +19,7 @@ SAMPLER = "sampler"
 PARTS = {
     "quantized_linear": LINEARS,
     "panel_linear": LINEARS,
+    "panel_linears": LINEARS,
     "aten.linear.": LINEARS,
     "attention": ATTENTION,
     "starquant.": TRANSFORMS,

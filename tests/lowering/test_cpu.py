@@ -72,6 +72,18 @@ def test_nothing_of_a_site_is_left_to_the_reference() -> None:
 
 
 @needs_kernels
+@pytest.mark.parametrize("recipe", ["rtn-w4a4", "star-w4a4"])
+def test_linears_of_a_site_are_one_product(recipe: str) -> None:
+    chosen = quick(recipe) if "star" in recipe else get_recipe(recipe)
+    program = run_passes(captured("llada", chosen), chosen.passes)
+    called = [str(node.target) for node in lower(program, "cpu").graph.nodes]
+    layers = sum(name.endswith("ff_out.packed") for name in called)
+    assert layers > 1
+    assert called.count("starquant.panel_linears.default") == 2 * layers  # q, k and v; gate and up
+    assert called.count("starquant.panel_linear.default") == 2 * layers  # o; down
+
+
+@needs_kernels
 @pytest.mark.usefixtures("operators_before_sites")
 def test_every_kind_of_call_and_artifacts_work(tmp_path: Path) -> None:
     given = model("llada")
