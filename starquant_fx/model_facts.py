@@ -161,3 +161,37 @@ def check_mask_token(mask_id: object, model: object) -> int | None:
             hint="tokenizer.mask_token_id, or model.config.mask_token_id, has it",
         )
     return mask_id  # type: ignore[return-value]
+
+
+def check_tokenizer(tokenizer: Any, model: object, mask_id: int | None) -> None:
+    """Checks that a tokenizer can belong to a model.
+
+    A smaller vocabulary than the model's is common (embeddings are padded) and says nothing.
+
+    Args:
+        tokenizer: A transformers tokenizer.
+        model: Its ``config``, where there is one, says the vocabulary.
+        mask_id: The model's mask token; None: not known.
+
+    Raises:
+        InputError: It has more tokens than the model, or another mask token.
+    """
+    where, hint = "tokenizer", "use the tokenizer that belongs to the model"
+    rows, size = vocabulary_size(model), len(tokenizer) if hasattr(tokenizer, "__len__") else 0
+    if rows is not None and size > rows:
+        raise InputError(
+            "the tokenizer does not match the model's vocabulary",
+            where=where,
+            expected=f"at most {rows} tokens",
+            got=f"{size} tokens",
+            hint=hint,
+        )
+    own = getattr(tokenizer, "mask_token_id", None)
+    if own is not None and mask_id is not None and own != mask_id:
+        raise InputError(
+            "the tokenizer's mask token is not the model's",
+            where=where,
+            expected=f"mask token {mask_id}",
+            got=str(own),
+            hint=hint,
+        )

@@ -15,7 +15,7 @@ from starquant_fx.calibration.fit_cache import FitCache, remembered
 from starquant_fx.calibration.states import own_generations, rollout
 from starquant_fx.devices import Draws
 from starquant_fx.errors import CalibrationError, InputError
-from starquant_fx.model_facts import check_ids, is_shifted, maximum_length
+from starquant_fx.model_facts import check_ids, check_tokenizer, is_shifted, maximum_length
 from starquant_fx.recipe import CalibrationOptions
 
 Calibration = Sequence[str] | Tensor | None
@@ -47,7 +47,7 @@ def prepare(
     Raises:
         CalibrationError: The calibration is empty or of another kind, texts come without a tokenizer, or the model's
             logits are not finite.
-        InputError: Token ids are out of range or too long.
+        InputError: Token ids are out of range or too long, or the tokenizer is another model's.
     """
     shifted = is_shifted(model)
     weights = {} if cache is None else {n: p.detach() for n, p in model.named_parameters()}
@@ -84,7 +84,9 @@ def prepare(
         _check_lengths(groups, maximum_length(model))
     else:
         groups = [_tokenized(_texts(calibration), tokenizer, length, options)]
+        check_tokenizer(tokenizer, model, mask_token_id)
         check_ids(groups[0], model, "calibration")
+        _check_unmasked(groups[0], mask_token_id)
     if mask_token_id is None:
         return _with_state_input(groups, options)
     states = [
@@ -158,6 +160,19 @@ def _tokenized(
     length = min(length, len(stream))
     segments = torch.tensor(stream[: len(stream) // length * length]).view(-1, length)
     return segments[Draws(options.seed).permutation(len(segments))[: options.samples]]
+
+
+def _check_unmasked(ids: Tensor, mask_token_id: int | None) -> None:
+    """Raises a CalibrationError for a text that spells the mask token."""
+    found = int((ids == mask_token_id).sum()) if mask_token_id is not None else 0
+    if found:
+        raise CalibrationError(
+            "the calibration texts spell the mask token, which is nothing to predict",
+            where="calibration",
+            expected=f"texts without token {mask_token_id}",
+            got=f"{found} mask tokens",
+            hint="take the mask token out of the texts",
+        )
 
 
 def _one_length(ids: Tensor, pad: int | None, options: CalibrationOptions) -> list[Tensor]:

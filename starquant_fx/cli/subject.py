@@ -68,16 +68,17 @@ class Subject:
 
 def prepare(settings: Settings) -> Subject:
     """Reads and loads everything, and refuses what does not fit before anything is compiled."""
-    from starquant_fx.evaluation.checks import require_fit, require_segments, require_tokenizer
+    from starquant_fx.evaluation.checks import require_fit, require_segments
     from starquant_fx.evaluation.corpus import calibration_texts, read_corpus
     from starquant_fx.evaluation.text import excerpt
     from starquant_fx.evaluation.text import segments as cut
+    from starquant_fx.model_facts import check_tokenizer, mask_token_of
 
     recipes = labelled(chosen_recipes(settings.recipes, settings.without, settings.replace))
     held_out = excerpt(settings.split) if settings.text is None else read_corpus(settings.text)
     texts = calibration_texts(settings.model, settings.calibration)
     model, tokenizer = load(settings.model, settings.device)
-    require_tokenizer(need_tokenizer(tokenizer, settings.model), model)
+    check_tokenizer(need_tokenizer(tokenizer, settings.model), model, mask_token_of(model))
     ids = cut(held_out, tokenizer, settings.length, settings.segments)
     require_segments(ids, least=2)
     for seed in settings.seeds:

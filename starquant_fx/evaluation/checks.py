@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 
 from starquant_fx.errors import InputError
 from starquant_fx.evaluation.alignment import Model
 from starquant_fx.evaluation.masks import MaskPlan
-from starquant_fx.model_facts import check_ids, mask_token_of, maximum_length, vocabulary_size
+from starquant_fx.model_facts import check_ids, mask_token_of, maximum_length
 
 
 def require_fit(models: Mapping[str, Model], segments: Tensor, plan: MaskPlan) -> int:
@@ -72,39 +71,6 @@ def require_segments(segments: Tensor, least: int = 1) -> None:
             expected=f"{least} segments of {segments.shape[1]} tokens or more",
             got=str(len(segments)),
             hint="use a longer text or shorter segments",
-        )
-
-
-def require_tokenizer(tokenizer: Any, model: Model) -> None:
-    """Checks that a tokenizer can belong to a model.
-
-    A smaller vocabulary than the model's is common (embeddings are padded) and says nothing.
-
-    Args:
-        tokenizer: A transformers tokenizer.
-        model: Its ``config``, where there is one, says vocabulary and mask token.
-
-    Raises:
-        InputError: It has more tokens than the model, or another mask token.
-    """
-    where, hint = "tokenizer", "use the tokenizer that belongs to the model"
-    rows, size = vocabulary_size(model), len(tokenizer)
-    if rows is not None and size > rows:
-        raise InputError(
-            "the tokenizer does not match the model's vocabulary",
-            where=where,
-            expected=f"at most {rows} tokens",
-            got=f"{size} tokens",
-            hint=hint,
-        )
-    own, theirs = getattr(tokenizer, "mask_token_id", None), mask_token_of(model)
-    if own is not None and theirs is not None and own != theirs:
-        raise InputError(
-            "the tokenizer's mask token is not the model's",
-            where=where,
-            expected=f"mask token {theirs}",
-            got=str(own),
-            hint=hint,
         )
 
 

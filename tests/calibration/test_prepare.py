@@ -155,6 +155,28 @@ def test_texts_without_tokens_are_refused() -> None:
         prepared(["words"], tokenizer=Silent())
 
 
+def test_a_tokenizer_of_another_model_is_refused() -> None:
+    class Large(Words):
+        def __len__(self) -> int:
+            return 5000
+
+    class OtherMask(Words):
+        mask_token_id = MASK["llada"] - 1
+
+    for tokenizer, told in ((Large(), "5000 tokens"), (OtherMask(), "mask token")):
+        with pytest.raises(InputError, match=told):
+            prepared(["once upon a time"], tokenizer=tokenizer)
+
+
+def test_texts_that_spell_the_mask_token_are_refused() -> None:
+    class Spelling(Words):
+        def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+            return {"input_ids": [5, MASK["llada"], 6]}
+
+    with pytest.raises(CalibrationError, match="spell the mask token"):
+        prepared(["once upon a time"], tokenizer=Spelling())
+
+
 def test_texts_without_a_tokenizer_are_refused() -> None:
     with pytest.raises(CalibrationError, match="need a tokenizer") as caught:
         prepared(["once upon a time"])
