@@ -26,17 +26,34 @@ BEFORE_CORRECTION = (op("partition"), operator.getitem)
 
 
 @dataclasses.dataclass(frozen=True)
+class Correction:
+    """The arguments of a correction, of tokens in their order.
+
+    Attributes:
+        matrix: Reads the matrix, or one for each of several maps.
+        offset: Reads the offset, or one for each.
+        state: The tokens' states; None with one map for all.
+        index: Which map each state takes.
+    """
+
+    matrix: fx.Node
+    offset: fx.Node
+    state: fx.Node | None = None
+    index: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class LayerTaps:
     """Nodes of one layer.
 
     Attributes:
         attention: The attention output, heads side by side.
-        correction: Matrix and offset that the graph corrects it with before anything else reads it; None without.
+        correction: What the graph corrects it by before anything else reads it; None without.
         hidden: The residual stream [B, L, d] after the layer.
     """
 
     attention: fx.Node
-    correction: tuple[fx.Node, fx.Node] | None
+    correction: Correction | None
     hidden: fx.Node
 
 
@@ -114,16 +131,25 @@ def _is_residual(node: fx.Node) -> bool:
     return len(shapes[0]) == 3 and all(shape == shapes[0] for shape in shapes)
 
 
-def _output(attention: fx.Node) -> tuple[fx.Node, tuple[fx.Node, fx.Node] | None]:
+def _output(attention: fx.Node) -> tuple[fx.Node, Correction | None]:
     """Follows an attention's result to what reads it: (value, its correction)."""
     value = _last(attention, LAYOUT)
-    for reader in _last(value, BEFORE_CORRECTION).users:
+    before = _last(value, BEFORE_CORRECTION)
+    for reader in before.users:
         schema = getattr(reader.target, "_schema", None)
         names = [argument.name for argument in schema.arguments] if schema else []
         given = dict(zip(names, reader.args, strict=False))
         matrix, offset = given.get("matrix"), given.get("offset", given.get("bias"))
-        if isinstance(matrix, fx.Node) and isinstance(offset, fx.Node):
-            return value, (matrix, offset)
+        if not (isinstance(matrix, fx.Node) and isinstance(offset, fx.Node)):
+            continue
+        if reader.target != op("compensate_by_state"):
+            return value, Correction(matrix, offset)
+        state: Any = given["state"]
+        if (
+            before.target == operator.getitem
+        ):  # a partition's, which has the states in the tokens' order
+            state = before.args[0].args[1]  # type: ignore[union-attr]
+        return value, Correction(matrix, offset, state, tuple(given["index"]))  # type: ignore[arg-type]
     return value, None
 
 
@@ -147,7 +173,8 @@ class Tapped(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule, taps: list[LayerTaps]) -> None:
         super().__init__(module)
-        self._kept = {node for t in taps for node in (t.hidden, t.attention)}
+        states = {t.correction.state for t in taps if t.correction and t.correction.state}
+        self._kept = {node for t in taps for node in (t.hidden, t.attention)} | states
         self._taps = taps
         self._values: dict[fx.Node, Tensor] = {}
 
@@ -179,5 +206,12 @@ class Tapped(fx.Interpreter):
         value = self._values[tap.attention]
         if tap.correction is None:
             return value
-        matrix, offset = (operator.attrgetter(str(n.target))(self.module) for n in tap.correction)
-        return reference.compensate(value, matrix, offset)
+        by = tap.correction
+        matrix, offset = (
+            operator.attrgetter(str(n.target))(self.module) for n in (by.matrix, by.offset)
+        )
+        if by.state is None:
+            return reference.compensate(value, matrix, offset)
+        return reference.compensate_by_state(
+            value, self._values[by.state], by.index, matrix, offset
+        )
