@@ -37,7 +37,7 @@ def get_recipe(name: str | Recipe) -> Recipe:
         return _from_file(Path(name))
     base, overrides = _overrides(name) if isinstance(name, str) else ("", ())
     text, _, bits = base.rpartition("-")
-    method, extras = _split(text)
+    method, extras = split_method(text)
     if method is None:
         raise RecipeError(
             f"unknown recipe {name!r}",
@@ -75,7 +75,7 @@ def _overrides(name: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     return match[1], tuple((pattern, bits) for pattern, _, bits in pairs)
 
 
-def _split(text: str) -> tuple[str | None, list[str]]:
+def split_method(text: str) -> tuple[str | None, list[str]]:
     """Splits ``quarot+center`` into method and extras; the longest method wins, because two end in a plus."""
     for method in sorted(METHODS, key=len, reverse=True):
         if text == method:

@@ -28,7 +28,7 @@ def recipes_command(
     A recipe is <method>-w<bits>a<bits>, bits 2..8 or 16, for example quarot-w4a8; quarot+center-w4a4 adds an extra.
     """
     from starquant_fx.methods import EXTRAS, METHODS
-    from starquant_fx.recipes import get_recipe
+    from starquant_fx.recipes import get_recipe, split_method
 
     if as_json:
         if name is None:
@@ -42,7 +42,7 @@ def recipes_command(
         typer.echo(entries(rows, indent="  "))
         return
     chosen = get_recipe(name if "-w" in name or name.endswith(".json") else f"{name}-w4a4")
-    method = max((m for m in METHODS if chosen.method.startswith(m)), key=len, default=None)
+    method, _ = split_method(chosen.method.partition("(")[0])
     if method is not None:  # a file's can have any name
         typer.echo(wrapped(paragraphs(METHODS[method])) + "\n")
     typer.echo(f"{chosen.name}:")

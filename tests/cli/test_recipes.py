@@ -38,6 +38,12 @@ def test_one_recipe_with_its_source_and_passes(name: str) -> None:
     assert all(f"  {one}" in text for one in recipe.passes)
 
 
+def test_an_extra_does_not_change_whose_source_is_shown() -> None:
+    plain, extended = shown("dllmquant+"), shown("dllmquant++center")  # DLLMQuant+ with centring
+    source = plain[: plain.index("dllmquant+-w4a4:")]
+    assert extended.startswith(source)
+
+
 def test_every_baseline_names_its_source() -> None:
     own = {"rtn", "sgat", "star", "star-paper"}
     for method in set(METHODS) - own:
