@@ -208,6 +208,23 @@ def structure() -> list[Variant]:
     return [Variant(n, _with_options("star-w4a4", "insert-sgat", rank=0, **o)) for n, o in rows]
 
 
+def fit() -> list[Variant]:
+    """How the basis is found: its start, where gates start, and what is learned after the sites one by one."""
+    rows = [
+        ("star-w4a4", get_recipe("star-w4a4")),
+        ("gaussian start", _with_options("star-w4a4", "insert-sgat", start="gaussian")),
+        ("gates start anywhere", _with_options("star-w4a4", "fit-sgat", aim=False)),
+        ("Hadamard matrices, not learned", _with_options("star-w4a4", "fit-sgat", epochs=0)),
+    ]
+    for label, options in (
+        ("then block outputs, inputs of full precision", "objective=block,inputs=full"),
+        ("then block outputs, inputs of the quantized model", "objective=block"),
+        ("then the logits", "objective=model"),
+    ):
+        rows.append((label, changed("star-w4a4", f"refine-sgat{{{options}}}")))
+    return [Variant(label, recipe) for label, recipe in rows]
+
+
 def calibration() -> list[Variant]:
     """Calibration sequences of 256 tokens."""
     star = get_recipe("star-w4a4")
@@ -292,6 +309,7 @@ TABLES: dict[str, Callable[[], list[Variant]]] = {
     "tac-form": tac_form,
     "gates": gates,
     "structure": structure,
+    "fit": fit,
     "calibration": calibration,
     "centring": centring,
     "low-rank": low_rank,
