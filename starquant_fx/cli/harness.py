@@ -129,10 +129,11 @@ def harness_command(
     }
     console, runs = Console(), []
     runners = [None, *recipes] if full or not recipes else recipes
-    if plan:
+    if plan or limit is None:  # whole tasks can take days: how long is said before they start
         lm = StarQuantLM(loaded, tokenizer, **options)
         planned = plan_tasks(lm, tasks_loaded, names, limit)
         console.print(plan_table(lm, planned, len(runners)))
+    if plan:
         return
     for one in runners:
         compiled, _ = denoiser(loaded, tokenizer, one, texts=texts, seed=seed, cache=cache)
@@ -149,7 +150,8 @@ def harness_command(
         console.print(f"{done.name}: {done.seconds:.0f} s", highlight=False)
         if output is not None:  # after every model, which can take days
             settings = {"model": model, "limit": limit, "num_fewshot": num_fewshot, **options}
-            write_atomically(output, results_json(runs, settings, version))
+            complete = len(runs) == len(runners)
+            write_atomically(output, results_json(runs, settings, version, complete))
     console.print(results_table(runs))
     if output is not None:
         console.print(f"wrote {output}")

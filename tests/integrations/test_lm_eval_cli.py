@@ -71,6 +71,7 @@ def test_recipes_are_compared_task_by_task(tmp_path: Path, small_model: Path) ->
     assert [run["name"] for run in values["runs"]] == ["full precision", "rtn-w8a8"]
     assert {figure["task"] for figure in values["runs"][1]["figures"]} == {"arc_challenge", "piqa"}
     assert values["settings"]["mc_num"] == 2
+    assert values["complete"] is True
     for text in ("rtn-w8a8", "acc_norm", "±"):
         assert text in done.stdout
 

@@ -173,7 +173,8 @@ def test_results_as_a_table_and_as_json(nine: Path) -> None:
     names = ["gsm8k", "piqa"]
     loaded = load(names, nine)
     runs = [run(name, small_lm(seed=i), loaded, names) for i, name in enumerate(("one", "two"))]
-    content = json.loads(results_json(runs, {"seed": 0}, "0"))
+    content = json.loads(results_json(runs, {"seed": 0}, "0", complete=False))
+    assert content["complete"] is False
     assert [r["name"] for r in content["runs"]] == ["one", "two"]
     assert content["runs"][0]["figures"][0]["task"] == "gsm8k"
     table = results_table(runs)

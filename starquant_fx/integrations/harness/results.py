@@ -38,10 +38,13 @@ def results_table(runs: Sequence[Run]) -> Table:
     return table
 
 
-def results_json(runs: Sequence[Run], settings: Mapping[str, Any], harness_version: str) -> bytes:
-    """What the table says, and how it came about, as JSON."""
+def results_json(
+    runs: Sequence[Run], settings: Mapping[str, Any], harness_version: str, complete: bool = True
+) -> bytes:
+    """What the table says, and how it came about, as JSON; ``complete`` says whether more runs were to come."""
     content = {
         "format": 1,
+        "complete": complete,
         "harness": harness_version,
         "settings": dict(settings),
         "runs": [dataclasses.asdict(run) | {"figures": _rows(run)} for run in runs],
