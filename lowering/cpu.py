@@ -104,8 +104,8 @@ def _join_linears(graph: fx.Graph) -> None:
     for nodes in sites.values():
         if len(nodes) == 1:
             continue
-        given = zip(*((*node.args, None, None)[:ARGUMENTS] for node in nodes), strict=True)
-        arguments = [of[0] if i in SHARED else list(of) for i, of in enumerate(given)]
+        columns = zip(*((*node.args, None, None)[:ARGUMENTS] for node in nodes), strict=True)
+        arguments = [of[0] if i in SHARED else list(of) for i, of in enumerate(columns)]
         first = nodes[0]
         for source in [s for node in nodes[1:] for s in node.all_input_nodes if s > first]:
             first.prepend(source)  # their tables

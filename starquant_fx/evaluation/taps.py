@@ -145,11 +145,11 @@ def _output(attention: fx.Node) -> tuple[fx.Node, Correction | None]:
         if reader.target != op("compensate_by_state"):
             return value, Correction(matrix, offset)
         state: Any = given["state"]
-        if (
-            before.target == operator.getitem
-        ):  # a partition's, which has the states in the tokens' order
-            state = before.args[0].args[1]  # type: ignore[union-attr]
-        return value, Correction(matrix, offset, state, tuple(given["index"]))  # type: ignore[arg-type]
+        index: Any = given["index"]
+        partition: Any = before.args[0] if before.target == operator.getitem else None
+        if partition is not None:
+            state = partition.args[1]  # in the tokens' order
+        return value, Correction(matrix, offset, state, tuple(index))
     return value, None
 
 

@@ -10,7 +10,7 @@ from starquant_fx.errors import CaptureError
 from starquant_fx.evaluation.taps import Tapped, layer_taps
 from starquant_fx.kernels import reference
 from starquant_fx.operators import op
-from starquant_fx.passes import Fuse, InsertTokenState
+from starquant_fx.passes import Fuse, InsertTac, InsertTokenState
 from starquant_fx.program import Program
 from starquant_fx.recipes import get_recipe
 from tests.small_models import KINDS, MASK, masked_ids, model
@@ -76,13 +76,14 @@ def test_no_form_of_the_graph_hides_a_tap_or_a_correction(form: str | None) -> N
 @pytest.mark.parametrize("per", ["state", "both"])
 def test_a_correction_by_state_is_seen_in_every_form(per: str, form: str | None) -> None:
     ids = masked_ids("odd", (2, 11), 0.5)
-    *before, insert = until("insert-tac")
+    *before, last = until("insert-tac")
+    assert isinstance(last, InsertTac)
     edges = (0.5,) if per == "both" else ()
     before = [
         dataclasses.replace(p, edges=edges) if isinstance(p, InsertTokenState) else p
         for p in before
     ]
-    program = rewritten("odd", [*before, dataclasses.replace(insert, per=per)])
+    program = rewritten("odd", [*before, dataclasses.replace(last, per=per)])
     given = program if form is None else continued(program, Fuse(form=form))
     (node,) = given.nodes(op("compensate_by_state"))
     (taps,) = layer_taps(given.graph)
@@ -99,7 +100,8 @@ def test_a_correction_by_state_is_seen_in_every_form(per: str, form: str | None)
         Run(given.module).run(ids)
     expected = kept[node.name]
     if expected.dim() == 2:  # in the order of a partition
-        order = next(kept[n.name] for n in node.all_input_nodes[0].args[0].users if n.args[1] == 2)
+        partition: Any = node.all_input_nodes[0].args[0]
+        order = next(kept[n.name] for n in partition.users if n.args[1] == 2)
         expected = reference.scatter(expected, order, ids)
     assert relative(corrected, expected) < 1e-6
     raw = Tapped(given.module, [dataclasses.replace(taps, correction=None)]).states(ids)[2][0]
