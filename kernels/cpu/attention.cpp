@@ -58,27 +58,12 @@ void copy_row(const uint16_t* from, int64_t channels, uint32_t* to) {
   }
 }
 
-// Transposes sixteen rows of sixteen words: blocks off the diagonal change places, of eight words down to one.
+// Transposes sixteen rows of sixteen words in memory.
 void transpose(const uint32_t* from, int64_t from_stride, uint32_t* to, int64_t to_stride) {
-  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  const __m512i second = _mm512_set1_epi32(16);
   __m512i row[16];
 #pragma GCC unroll 16
   for (int i = 0; i < 16; ++i) row[i] = _mm512_loadu_si512(from + i * from_stride);
-#pragma GCC unroll 4
-  for (int size = 8; size; size /= 2) {
-    const __m512i by = _mm512_set1_epi32(size);
-    const __mmask16 upper = _mm512_test_epi32_mask(lane, by);
-    const __m512i low = _mm512_mask_add_epi32(lane, upper, _mm512_sub_epi32(lane, by), second);
-    const __m512i high = _mm512_mask_add_epi32(_mm512_add_epi32(lane, by), upper, lane, second);
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) {
-      if (i & size) continue;
-      const __m512i a = row[i], b = row[i + size];
-      row[i] = _mm512_permutex2var_epi32(a, low, b);
-      row[i + size] = _mm512_permutex2var_epi32(a, high, b);
-    }
-  }
+  transpose(row);
 #pragma GCC unroll 16
   for (int i = 0; i < 16; ++i) _mm512_storeu_si512(to + i * to_stride, row[i]);
 }

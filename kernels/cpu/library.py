@@ -22,7 +22,7 @@ SOURCES = tuple(sorted(FOLDER.glob("*.cpp")))
 HEADERS = tuple(sorted(FOLDER.glob("*.h")))
 EXTENSIONS = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512bf16")
 FLAGS = (
-    *("-O3", "-std=c++17", "-ffp-contract=off", "-fopenmp", "-shared", "-fPIC"),
+    *("-O3", "-std=c++17", "-ffp-contract=off", "-fopenmp", "-shared", "-fPIC", "-mprfchw"),
     *(f"-m{name}" for name in EXTENSIONS),
 )
 COMPILERS = ("g++", "clang++", "c++")

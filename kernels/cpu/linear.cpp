@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <numeric>
 #include <vector>
 
 namespace {
@@ -48,8 +49,9 @@ const int8_t* unpack_panel(const uint8_t* packed, int8_t* scratch, int64_t group
   return scratch;
 }
 
-template <int kM, bool kHalf>
-void tile(const Rows& r, const Linear& w, const int8_t* panel, int64_t row, int64_t column) {
+// sums [kM, 64] of the tokens from `row` on.
+template <int kM>
+void tile(const Rows& r, const int8_t* panel, int64_t row, int32_t* sums) {
   const uint8_t* a = r.codes + row * r.k;
   const int64_t stride = r.k, groups = r.k / 4;
   __m512i acc[kM][4];
@@ -70,27 +72,25 @@ void tile(const Rows& r, const Linear& w, const int8_t* panel, int64_t row, int6
       acc[i][3] = _mm512_dpbusd_epi32(acc[i][3], x, b3);
     }
   }
-  alignas(64) int32_t sums[kM][kColumns];
 #pragma GCC unroll 6
   for (int i = 0; i < kM; ++i) {
-    _mm512_store_si512(sums[i], acc[i][0]);
-    _mm512_store_si512(sums[i] + 16, acc[i][1]);
-    _mm512_store_si512(sums[i] + 32, acc[i][2]);
-    _mm512_store_si512(sums[i] + 48, acc[i][3]);
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) _mm512_store_si512(sums + i * kColumns + v * 16, acc[i][v]);
   }
-  finish<kM, kHalf>(sums[0], kColumns, r, w, row, column);
 }
 
-template <bool kHalf>
-void tiles(const Rows& r, const Linear& w, const int8_t* panel, int64_t column) {
-  int64_t row = 0;
-  for (; row + kRows <= r.m; row += kRows) tile<kRows, kHalf>(r, w, panel, row, column);
-  switch (r.m - row) {
-    case 1: tile<1, kHalf>(r, w, panel, row, column); break;
-    case 2: tile<2, kHalf>(r, w, panel, row, column); break;
-    case 3: tile<3, kHalf>(r, w, panel, row, column); break;
-    case 4: tile<4, kHalf>(r, w, panel, row, column); break;
-    case 5: tile<5, kHalf>(r, w, panel, row, column); break;
+// sums [48, 64] of the tokens of a block, as many as there are.
+void tiles(const Rows& r, const int8_t* panel, int64_t block, int32_t* sums) {
+  const int64_t end = std::min(r.m, block + kBlockRows);
+  for (int64_t row = block; row < end; row += kRows, sums += kRows * kColumns) {
+    switch (end - row) {
+      case 1: tile<1>(r, panel, row, sums); break;
+      case 2: tile<2>(r, panel, row, sums); break;
+      case 3: tile<3>(r, panel, row, sums); break;
+      case 4: tile<4>(r, panel, row, sums); break;
+      case 5: tile<5>(r, panel, row, sums); break;
+      default: tile<kRows>(r, panel, row, sums);
+    }
   }
 }
 
@@ -111,7 +111,11 @@ void gemm(const Rows& r, const std::vector<Part>& parts, int threads) {
     for (size_t i = 0; i < parts.size(); ++i) {
       const auto [linear, p] = parts[i];
       const int8_t* panel = unpack_panel<kBits>(linear->panels + p * bytes, scratch, groups);
-      tiles<kHalf>(r, *linear, panel, p * kColumns);
+      for (int64_t block = 0; block < r.m; block += kBlockRows) {
+        alignas(64) int32_t sums[kBlockRows * kColumns];
+        tiles(r, panel, block, sums);
+        finish_rows<kHalf>(sums, kColumns, r, *linear, block, p * kColumns);
+      }
     }
   }
 }
@@ -124,7 +128,7 @@ void strassen_gemm(const Rows& r, const std::vector<Part>& parts, int threads) {
   const int64_t chunks = (k / 16 + kDepth - 1) / kDepth, most = (k / 64 + chunks - 1) / chunks * 4;
   const int64_t left = most * strassen::kRows + 64, right = most * strassen::kColumns + 64;  // not a multiple of a page
   const int64_t tiles = std::min(kBlock, (m + strassen::kRows - 1) / strassen::kRows);
-  const int64_t turned_bytes = strassen::kRows * most * 16, start_bytes = kProducts * 32 * 4;
+  const int64_t turned_bytes = strassen::kRows * most * 16 + 64, start_bytes = kProducts * 32 * 4;
   const int64_t tile_size = strassen::kRows * strassen::kColumns, sums_bytes = (chunks > 1 ? tiles : 1) * tile_size * 4;
   uint8_t* rows = shared_scratch.room(tiles * chunks * kProducts * left);
 #pragma omp parallel num_threads(threads)
@@ -152,15 +156,16 @@ void strassen_gemm(const Rows& r, const std::vector<Part>& parts, int threads) {
             const uint8_t* from = rows + (t * chunks + c) * kProducts * left;
             int32_t* to = sums + (chunks > 1 ? t : 0) * tile_size;
             if (c == 0) std::memset(to, 0, tile_size * 4);
+            const char* out = (const char*)linear->out + (row * linear->n + p * 64) * (kHalf ? 2 : 4);
+            const Later next{out, linear->n * (kHalf ? 2 : 4), c + 1 == chunks ? std::min<int64_t>(m - row, 48) : 0};
             switch (size(row)) {
-              case 12: multiply<12>(from, left, columns, right, start, depth(c), to); break;
-              case 8: multiply<8>(from, left, columns, right, start, depth(c), to); break;
-              default: multiply<4>(from, left, columns, right, start, depth(c), to);
+              case 12: multiply<12>(from, left, columns, right, start, depth(c), to, next); break;
+              case 8: multiply<8>(from, left, columns, right, start, depth(c), to, next); break;
+              default: multiply<4>(from, left, columns, right, start, depth(c), to, next);
             }
             if (c + 1 < chunks) continue;
-            const int64_t count = std::min<int64_t>(strassen::kRows, m - row);
             for (int64_t h = 0; h < 2; ++h)
-              finish_rows<kHalf>(to + h * 64, strassen::kColumns, r, *linear, row, count, (p + h) * 64);
+              finish_rows<kHalf>(to + h * 64, strassen::kColumns, r, *linear, row, (p + h) * 64);
           }
         }
       }
@@ -182,6 +187,17 @@ int row_offsets(const uint8_t* a, int64_t m, int64_t k, int32_t* offset, int thr
   return largest;
 }
 
+// Places of the tokens of each block, those of one state beside each other.
+std::vector<int32_t> by_state(const int64_t* state, int64_t m) {
+  std::vector<int32_t> order(m);
+  for (int64_t block = 0; block < m; block += kBlockRows) {
+    const auto begin = order.begin() + block, end = order.begin() + std::min(m, block + kBlockRows);
+    std::iota(begin, end, 0);
+    if (state) std::stable_sort(begin, end, [&](int32_t a, int32_t b) { return state[block + a] < state[block + b]; });
+  }
+  return order;
+}
+
 }  // namespace
 
 // Linears that read the same codes [m, k], k a multiple of 8; outputs in bfloat16 (half) or float32; state and branch may be
@@ -192,7 +208,8 @@ extern "C" int64_t starquant_linears(const uint8_t* codes, const int32_t* zero, 
                                      int64_t bits, int64_t half, int64_t threads) {
   std::vector<int32_t> offset(m);
   const int largest = bits == 4 ? row_offsets(codes, m, k, offset.data(), threads) : 255;
-  const Rows r{codes, zero, offset.data(), scale, state, branch, m, k};
+  const std::vector<int32_t> order = by_state(state, m);
+  const Rows r{codes, zero, offset.data(), scale, state, branch, order.data(), m, k};
   std::vector<Part> pairs, single;
   for (const Linear* w = linears; w < linears + count; ++w) {
     int64_t p = 0;

@@ -6,6 +6,7 @@
 #pragma once
 #include "vector.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -89,22 +90,25 @@ inline void add_up(const __m512i (&quarters)[4][4], uint8_t* to, int64_t stride)
 }
 
 // Lays out the activations of a tile. codes [4 * rows, 16 * depth], the first `valid` of them there, `k` bytes apart; turned:
-// room for as many bytes; to: four codes a word, [product][depth][rows], products `stride` bytes apart, differences lifted.
+// room for as many bytes and a vector; to: four codes a word, [product][depth][rows], products `stride` bytes apart, differences
+// lifted.
 inline void lay_rows(const uint8_t* codes, int64_t k, int64_t depth, int rows, int64_t valid, uint8_t* turned, uint8_t* to,
                      int64_t stride) {
   const int64_t quarter = depth * rows * 4;
-  for (int r = 0; r < 4; ++r) {
-    for (int c = 0; c < 4; ++c) {
-      for (int row = 0; row < rows; ++row) {
-        const uint8_t* from = codes + (r * rows + row) * k + c * depth * 4;
-        uint8_t* at = turned + (r * 4 + c) * quarter + row * 4;
-        const bool there = r * rows + row < valid;
-        for (int64_t g = 0; g < depth; ++g) {
-          int32_t four = 0;
-          if (there) std::memcpy(&four, from + g * 4, 4);
-          std::memcpy(at + g * rows * 4, &four, 4);
-        }
+  uint8_t* at = turned;
+  for (int q = 0; q < 16; ++q) {
+    const uint8_t* from = codes + q / 4 * rows * k + q % 4 * depth * 4;
+    for (int64_t g = 0; g < depth; g += 16) {
+      const int words = static_cast<int>(std::min<int64_t>(16, depth - g));
+      __m512i block[16];
+#pragma GCC unroll 16
+      for (int row = 0; row < 16; ++row) {
+        const bool there = row < rows && q / 4 * rows + row < valid;
+        block[row] = _mm512_maskz_loadu_epi32(there ? first(words) : 0, from + row * k + g * 4);
       }
+      transpose(block);
+      // A vector reaches beyond its rows, into the place of the next one.
+      for (int word = 0; word < words; ++word, at += rows * 4) _mm512_storeu_si512(at, block[word]);
     }
   }
   for (int64_t i = 0; i < quarter; i += 64) {
@@ -120,21 +124,29 @@ inline void lay_rows(const uint8_t* codes, int64_t k, int64_t depth, int rows, i
 inline void lay_columns(const uint8_t* packed, int64_t panel, int64_t depth, uint8_t* to, int64_t stride, int32_t* start) {
   const __m512i ones = _mm512_set1_epi8(1), low = _mm512_set1_epi8(15);
   for (int half = 0; half < 2; ++half) {
+    const auto quarter = [&](int q) {
+      return packed + (q % 4 / 2) * panel + q / 4 * depth * 128 + (q % 2) * 128 + half * 64;
+    };
     __m512i totals[4][4];
-    for (int q = 0; q < 16; ++q) totals[q / 4][q % 4] = _mm512_setzero_si512();
-    for (int64_t g = 0; g < depth; g += 2) {
-      __m512i even[4][4], odd[4][4];
+    for (int q = 0; q < 16; ++q) {
+      const uint8_t* from = quarter(q);
+      __m512i total = _mm512_setzero_si512();
+      for (int64_t g = 0; g < depth; g += 2) {
+        const __m512i both = _mm512_loadu_si512(from + g * 128);
+        const __m512i high = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+        total = _mm512_dpbusd_epi32(total, ones, _mm512_add_epi8(_mm512_and_si512(both, low), high));
+      }
+      totals[q / 4][q % 4] = total;
+    }
+    for (int64_t g = 0; g < depth; ++g) {
+      const __m128i shift = _mm_cvtsi32_si128(g % 2 * 4);
+      __m512i codes[4][4];
 #pragma GCC unroll 16
       for (int q = 0; q < 16; ++q) {
-        const int r = q / 4, c = q % 4;
-        const uint8_t* from = packed + (c / 2) * panel + (r * depth + g) * 128 + (c % 2) * 128 + half * 64;
-        const __m512i both = _mm512_loadu_si512(from);
-        even[r][c] = _mm512_and_si512(both, low);
-        odd[r][c] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
-        totals[r][c] = _mm512_dpbusd_epi32(totals[r][c], ones, _mm512_add_epi8(even[r][c], odd[r][c]));
+        const __m512i both = _mm512_loadu_si512(quarter(q) + g / 2 * 256);
+        codes[q / 4][q % 4] = _mm512_and_si512(_mm512_srl_epi16(both, shift), low);
       }
-      add_up<kRight, 0>(even, to + g * 128 + half * 64, stride);
-      add_up<kRight, 0>(odd, to + (g + 1) * 128 + half * 64, stride);
+      add_up<kRight, 0>(codes, to + g * 128 + half * 64, stride);
     }
     for (int p = 0; p < kProducts; ++p) {
       const Terms& terms = kPlan.terms[kRight][p];
@@ -149,11 +161,19 @@ inline void lay_columns(const uint8_t* packed, int64_t panel, int64_t depth, uin
   }
 }
 
-// Adds the product of laid out operands to sums [4 * kM, 128].
+// Rows of memory, `pitch` bytes apart, that will be written soon.
+struct Later {
+  const char* at;
+  int64_t pitch, rows;
+};
+
+// Adds the product of laid out operands to sums [4 * kM, 128]; asks for what is written next meanwhile, a row a product.
 template <int kM>
 void multiply(const uint8_t* a, int64_t a_stride, const uint8_t* b, int64_t b_stride, const int32_t* start, int64_t depth,
-              int32_t* sums) {
+              int32_t* sums, const Later& next) {
   for (int p = 0; p < kProducts; ++p, a += a_stride, b += b_stride) {
+    if (p < next.rows)
+      for (int i = 0; i < 4; ++i) __builtin_prefetch(next.at + p * next.pitch + i * 64, 1);
     __m512i acc[kM][2];
     const __m512i start0 = _mm512_loadu_si512(start + p * 32), start1 = _mm512_loadu_si512(start + p * 32 + 16);
 #pragma GCC unroll 12

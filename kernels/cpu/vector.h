@@ -43,4 +43,24 @@ inline __m512 power_of_two(__m512 x) {
   return _mm512_scalef_ps(p, x);  // p * 2^floor(x)
 }
 
+// Transposes sixteen rows of sixteen words: blocks off the diagonal change places, of eight words down to one.
+inline void transpose(__m512i (&row)[16]) {
+  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i second = _mm512_set1_epi32(16);
+#pragma GCC unroll 4
+  for (int size = 8; size; size /= 2) {
+    const __m512i by = _mm512_set1_epi32(size);
+    const __mmask16 upper = _mm512_test_epi32_mask(lane, by);
+    const __m512i low = _mm512_mask_add_epi32(lane, upper, _mm512_sub_epi32(lane, by), second);
+    const __m512i high = _mm512_mask_add_epi32(_mm512_add_epi32(lane, by), upper, lane, second);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) {
+      if (i & size) continue;
+      const __m512i a = row[i], b = row[i + size];
+      row[i] = _mm512_permutex2var_epi32(a, low, b);
+      row[i + size] = _mm512_permutex2var_epi32(a, high, b);
+    }
+  }
+}
+
 }  // namespace
