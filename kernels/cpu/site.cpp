@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <vector>
 
 namespace {
 
@@ -47,7 +48,9 @@ inline __m512i paired(__m512 low, __m512 high) {
 inline __m512 silu(__m512 x) {
   const __m512 e = power_of_two(_mm512_mul_ps(_mm512_abs_ps(x), _mm512_set1_ps(-1.44269504f)));
   const __m512 top = _mm512_mask_mov_ps(x, _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ), _mm512_mul_ps(x, e));
-  return _mm512_div_ps(top, _mm512_add_ps(_mm512_set1_ps(1), e));
+  // Divides by a reciprocal of fourteen bits that one of Newton's steps makes exact to 2^-27.
+  const __m512 below = _mm512_add_ps(_mm512_set1_ps(1), e), near = _mm512_rcp14_ps(below);
+  return _mm512_mul_ps(top, _mm512_mul_ps(near, _mm512_fnmadd_ps(below, near, _mm512_set1_ps(2))));
 }
 
 // What the site reads of one token, and the centring unless TAC stands before it. Like the operators in whose place it is,
@@ -75,28 +78,42 @@ void read(const Site& s, int64_t token, const float* mean, float* row) {
   }
 }
 
-// TAC, and the centring after it.
-void correct(const Site& s, const float* mean, float* row) {
+// TAC of a group, and the centring after it.
+void correct(const Site& s, const float* mean, float* rows) {
   const __mmask16 mask = first(s.block);
   for (int64_t start = 0; start < s.features; start += s.block) {
-    const float* m = s.matrix + start * s.block;
-    __m512 sum = _mm512_maskz_loadu_ps(mask, s.offset + start);
-    for (int64_t i = 0; i < s.block; ++i)
-      sum = _mm512_fmadd_ps(_mm512_set1_ps(row[start + i]), _mm512_maskz_loadu_ps(mask, m + i * s.block), sum);
-    if (mean) sum = _mm512_sub_ps(sum, _mm512_maskz_loadu_ps(mask, mean + start));
-    _mm512_mask_storeu_ps(row + start, mask, sum);
+    __m512 sum[kTokens];
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) sum[t] = _mm512_maskz_loadu_ps(mask, s.offset + start);
+    for (int64_t i = 0; i < s.block; ++i) {
+      const __m512 row = _mm512_maskz_loadu_ps(mask, s.matrix + (start + i) * s.block);
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; ++t)
+        sum[t] = _mm512_fmadd_ps(_mm512_set1_ps(rows[t * s.width() + start + i]), row, sum[t]);
+    }
+    const __m512 less = mean ? _mm512_maskz_loadu_ps(mask, mean + start) : _mm512_setzero_ps();
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t)
+      _mm512_mask_storeu_ps(rows + t * s.width() + start, mask, _mm512_sub_ps(sum[t], less));
   }
 }
 
-// out [kM, columns] (+)= a [kM, pairs] b [pairs, columns], one tile of 64 columns.
-template <int kM, bool kAdd>
-void tile(const uint16_t* a, int64_t pairs, const uint16_t* b, int64_t b_columns, float* out, int64_t out_columns) {
+// Where products go: rows of float32, and in a row either all columns in order or each eight at a place of their own.
+struct Target {
+  float* at;
+  int64_t pitch;
+  const int64_t* places;
+};
+
+// to [kM, 64 columns] (+)= a [kM, pairs] b [pairs, columns].
+template <int kM, bool kAdd, bool kSpread>
+void tile(const uint16_t* a, int64_t pairs, const uint16_t* b, int64_t b_columns, const Target& to) {
   __m512 acc[kM][4];
 #pragma GCC unroll 6
   for (int i = 0; i < kM; ++i) {
 #pragma GCC unroll 4
     for (int v = 0; v < 4; ++v)
-      acc[i][v] = kAdd ? _mm512_loadu_ps(out + i * out_columns + v * 16) : _mm512_setzero_ps();
+      acc[i][v] = kAdd ? _mm512_loadu_ps(to.at + i * to.pitch + v * 16) : _mm512_setzero_ps();
   }
   for (int64_t p = 0; p < pairs; ++p) {
     const uint16_t* from = b + p * b_columns * 2;
@@ -115,20 +132,31 @@ void tile(const uint16_t* a, int64_t pairs, const uint16_t* b, int64_t b_columns
   }
 #pragma GCC unroll 6
   for (int i = 0; i < kM; ++i) {
+    float* row = to.at + i * to.pitch;
 #pragma GCC unroll 4
-    for (int v = 0; v < 4; ++v) _mm512_storeu_ps(out + i * out_columns + v * 16, acc[i][v]);
+    for (int v = 0; v < 4; ++v) {
+      if (kSpread) {
+        _mm256_storeu_ps(row + to.places[v * 2], _mm512_castps512_ps256(acc[i][v]));
+        _mm256_storeu_ps(row + to.places[v * 2 + 1], _mm512_extractf32x8_ps(acc[i][v], 1));
+      } else {
+        _mm512_storeu_ps(row + v * 16, acc[i][v]);
+      }
+    }
   }
 }
 
-template <bool kAdd>
-void product(const uint16_t* a, int64_t rows, int64_t pairs, const uint16_t* b, int64_t columns, float* out) {
+template <bool kAdd, bool kSpread>
+void product(const uint16_t* a, int64_t rows, int64_t pairs, const uint16_t* b, int64_t columns, const Target& to) {
   for (int64_t c = 0; c < columns; c += kColumns) {
+    const auto from = [&](int64_t i) {
+      return kSpread ? Target{to.at + i * to.pitch, to.pitch, to.places + c / 8}
+                     : Target{to.at + i * to.pitch + c, to.pitch, nullptr};
+    };
     int64_t i = 0;
     for (; i + kRows <= rows; i += kRows)
-      tile<kRows, kAdd>(a + i * pairs * 2, pairs, b + c * 2, columns, out + i * columns + c, columns);
-    for (; i + 2 <= rows; i += 2)
-      tile<2, kAdd>(a + i * pairs * 2, pairs, b + c * 2, columns, out + i * columns + c, columns);
-    for (; i < rows; ++i) tile<1, kAdd>(a + i * pairs * 2, pairs, b + c * 2, columns, out + i * columns + c, columns);
+      tile<kRows, kAdd, kSpread>(a + i * pairs * 2, pairs, b + c * 2, columns, from(i));
+    for (; i + 2 <= rows; i += 2) tile<2, kAdd, kSpread>(a + i * pairs * 2, pairs, b + c * 2, columns, from(i));
+    for (; i < rows; ++i) tile<1, kAdd, kSpread>(a + i * pairs * 2, pairs, b + c * 2, columns, from(i));
   }
 }
 
@@ -156,7 +184,8 @@ void split(const Site& s, int64_t state, const int64_t* tokens, float* rows, uin
   for (int t = 0; t < kTokens; ++t) _mm256_store_si256((__m256i*)found[t], rounded(acc[t]));
   for (int64_t t = 0; t < kTokens; ++t)
     if (tokens[t] >= 0) std::memcpy(coefficients + tokens[t] * s.rank, found[t], s.rank * sizeof(uint16_t));
-  product<true>(found[0], kTokens, kRank / 2, s.back + state * kRank * s.width(), s.width(), rows);
+  const uint16_t* back = s.back + state * kRank * s.width();
+  product<true, false>(found[0], kTokens, kRank / 2, back, s.width(), {rows, s.width(), nullptr});
 }
 
 // Multiplies the right factor onto kMany consecutive rows of a token and lays the result out for the left one.
@@ -198,11 +227,13 @@ using Right = void (*)(const Site&, const float*, uint16_t*, int64_t);
 constexpr Right kRight[] = {turn_right<1>, turn_right<2>, turn_right<3>, turn_right<4>,
                             turn_right<5>, turn_right<6>, turn_right<7>, turn_right<8>};
 
-void rotate(const Site& s, float* rows, uint16_t* panel, float* turned) {
+// places: see Target, of the columns of a group; null where a token's columns are no multiple of eight.
+void rotate(const Site& s, const int64_t* places, float* rows, uint16_t* panel, float* turned) {
   const int64_t columns = s.columns(), pairs = (s.a + 1) / 2;
   const Right right = kRight[(s.b + 15) / 16 - 1];
   for (int64_t t = 0; t < kTokens; ++t) right(s, rows + t * s.width(), panel + t * s.b * 2, columns * 2);
-  product<false>(s.left, s.a, pairs, panel, columns, turned);
+  if (places) return product<false, true>(s.left, s.a, pairs, panel, columns, {rows, s.b, places});
+  product<false, false>(s.left, s.a, pairs, panel, columns, {turned, columns, nullptr});
   for (int64_t i = 0; i < s.a; ++i)
     for (int64_t t = 0; t < kTokens; ++t)
       for (int64_t r = 0; r < s.b; r += 16) {
@@ -295,6 +326,8 @@ extern "C" int64_t starquant_site(const void* x, const void* other, const int64_
     std::free(order);
     return 1;
   }
+  std::vector<int64_t> columns;  // of each eight columns that the left factor gives
+  for (int64_t c = 0; b % 8 == 0 && c < kTokens * b; c += 8) columns.push_back(c / b * s.width() + c % b);
   bool finite = true;
 #pragma omp parallel num_threads(threads) reduction(&& : finite)
   {
@@ -310,13 +343,13 @@ extern "C" int64_t starquant_site(const void* x, const void* other, const int64_
       for (int64_t t = 0; t < kTokens; ++t) {
         float* row = rows + t * s.width();
         (half ? read<uint16_t> : read<float>)(s, group[t] < 0 ? group[0] : group[t], mean, row);
-        if (matrix) correct(s, mean, row);
       }
+      if (matrix) correct(s, mean, rows);
       if (directions) split(s, z, group, rows, half_rows, coefficients);
       if (signs)
         for (int64_t t = 0; t < kTokens; ++t)
           for (int64_t i = 0; i < features; ++i) rows[t * s.width() + i] *= signs[i];
-      if (left) rotate(s, rows, panel, turned);
+      if (left) rotate(s, columns.empty() ? nullptr : columns.data(), rows, panel, turned);
       for (int64_t t = 0; t < kTokens && group[t] >= 0; ++t)
         finite = quantize(s, z, group[t], rows + t * s.width(), codes, scale, zero) && finite;
     }
