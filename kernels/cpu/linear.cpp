@@ -1,7 +1,7 @@
 // Integer matrix product of activation codes and packed weight codes with the whole epilogue, for AVX512-VNNI.
 //
 // Weights come in panels of 64 outputs, byte [k / 4][output][k % 4], as vpdpbusd reads them. Codes of up to four bits are
-// stored plus eight, two groups of four channels a byte, and unpacked once a panel into a buffer of the thread's own.
+// stored plus eight, two groups of four channels a byte; a panel's first tile unpacks them into a buffer of the thread's own.
 #include "epilogue.h"
 #include "strassen.h"
 
@@ -35,41 +35,34 @@ class Scratch {
 
 thread_local Scratch shared_scratch, own_scratch;  // of a call, of each of its threads
 
-template <int kBits>
-const int8_t* unpack_panel(const uint8_t* packed, int8_t* scratch, int64_t groups) {
-  if (kBits == 8) return reinterpret_cast<const int8_t*>(packed);
-  const __m512i low = _mm512_set1_epi8(15);
-  for (int64_t g = 0; g < groups; g += 2) {
-    for (int v = 0; v < 4; ++v) {
-      const __m512i both = _mm512_loadu_si512(packed + (g / 2) * 256 + v * 64);
-      _mm512_store_si512(scratch + g * 256 + v * 64, _mm512_and_si512(both, low));
-      _mm512_store_si512(scratch + (g + 1) * 256 + v * 64, _mm512_and_si512(_mm512_srli_epi16(both, 4), low));
-    }
-  }
-  return scratch;
-}
-
-// sums [kM, 64] of the tokens from `row` on.
-template <int kM>
-void tile(const Rows& r, const int8_t* panel, int64_t row, int32_t* sums) {
+// sums [kM, 64] of the tokens from `row` on. kUnpack: the panel's codes are unpacked on the way, into where later tiles read them.
+template <int kM, bool kUnpack>
+void tile(const Rows& r, const uint8_t* packed, int8_t* panel, int64_t row, int32_t* sums) {
   const uint8_t* a = r.codes + row * r.k;
   const int64_t stride = r.k, groups = r.k / 4;
   __m512i acc[kM][4];
 #pragma GCC unroll 6
   for (int i = 0; i < kM; ++i) acc[i][0] = acc[i][1] = acc[i][2] = acc[i][3] = _mm512_setzero_si512();
   for (int64_t g = 0; g < groups; ++g) {
-    const int8_t* b = panel + g * 256;
-    const __m512i b0 = _mm512_loadu_si512(b), b1 = _mm512_loadu_si512(b + 64);
-    const __m512i b2 = _mm512_loadu_si512(b + 128), b3 = _mm512_loadu_si512(b + 192);
+    __m512i b[4];
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) {
+      int8_t* at = panel + g * 256 + v * 64;
+      if (kUnpack) {
+        const __m512i both = _mm512_loadu_si512(packed + g / 2 * 256 + v * 64);
+        b[v] = _mm512_and_si512(_mm512_srl_epi16(both, _mm_cvtsi32_si128(g % 2 * 4)), _mm512_set1_epi8(15));
+        _mm512_storeu_si512(at, b[v]);
+      } else {
+        b[v] = _mm512_loadu_si512(at);
+      }
+    }
 #pragma GCC unroll 6
     for (int i = 0; i < kM; ++i) {
       int32_t four;
       std::memcpy(&four, a + i * stride + g * 4, 4);
       const __m512i x = _mm512_set1_epi32(four);
-      acc[i][0] = _mm512_dpbusd_epi32(acc[i][0], x, b0);
-      acc[i][1] = _mm512_dpbusd_epi32(acc[i][1], x, b1);
-      acc[i][2] = _mm512_dpbusd_epi32(acc[i][2], x, b2);
-      acc[i][3] = _mm512_dpbusd_epi32(acc[i][3], x, b3);
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; ++v) acc[i][v] = _mm512_dpbusd_epi32(acc[i][v], x, b[v]);
     }
   }
 #pragma GCC unroll 6
@@ -79,17 +72,22 @@ void tile(const Rows& r, const int8_t* panel, int64_t row, int32_t* sums) {
   }
 }
 
-// sums [48, 64] of the tokens of a block, as many as there are.
-void tiles(const Rows& r, const int8_t* panel, int64_t block, int32_t* sums) {
+template <int kM>
+void tile(const Rows& r, const uint8_t* packed, int8_t* panel, int64_t row, int32_t* sums) {
+  (packed && row == 0 ? tile<kM, true> : tile<kM, false>)(r, packed, panel, row, sums);
+}
+
+// sums [48, 64] of the tokens of a block, as many as there are. packed: null if the panel needs no unpacking.
+void tiles(const Rows& r, const uint8_t* packed, int8_t* panel, int64_t block, int32_t* sums) {
   const int64_t end = std::min(r.m, block + kBlockRows);
   for (int64_t row = block; row < end; row += kRows, sums += kRows * kColumns) {
     switch (end - row) {
-      case 1: tile<1>(r, panel, row, sums); break;
-      case 2: tile<2>(r, panel, row, sums); break;
-      case 3: tile<3>(r, panel, row, sums); break;
-      case 4: tile<4>(r, panel, row, sums); break;
-      case 5: tile<5>(r, panel, row, sums); break;
-      default: tile<kRows>(r, panel, row, sums);
+      case 1: tile<1>(r, packed, panel, row, sums); break;
+      case 2: tile<2>(r, packed, panel, row, sums); break;
+      case 3: tile<3>(r, packed, panel, row, sums); break;
+      case 4: tile<4>(r, packed, panel, row, sums); break;
+      case 5: tile<5>(r, packed, panel, row, sums); break;
+      default: tile<kRows>(r, packed, panel, row, sums);
     }
   }
 }
@@ -110,10 +108,13 @@ void gemm(const Rows& r, const std::vector<Part>& parts, int threads) {
 #pragma omp for schedule(dynamic)
     for (size_t i = 0; i < parts.size(); ++i) {
       const auto [linear, p] = parts[i];
-      const int8_t* panel = unpack_panel<kBits>(linear->panels + p * bytes, scratch, groups);
+      const uint8_t* packed = linear->panels + p * bytes;
       for (int64_t block = 0; block < r.m; block += kBlockRows) {
         alignas(64) int32_t sums[kBlockRows * kColumns];
-        tiles(r, panel, block, sums);
+        if (kBits == 8)
+          tiles(r, nullptr, (int8_t*)packed, block, sums);
+        else
+          tiles(r, packed, scratch, block, sums);
         finish_rows<kHalf>(sums, kColumns, r, *linear, block, p * kColumns);
       }
     }
