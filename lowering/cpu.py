@@ -14,14 +14,15 @@ from starquant_fx.errors import LoweringError
 from starquant_fx.kernels import cpu
 from starquant_fx.lowering.cpu_attention import use_attention_kernels
 from starquant_fx.lowering.cpu_site import use_site_kernel
-from starquant_fx.lowering.matching import add_tensor, become, tensors_of
+from starquant_fx.lowering.matching import add_tensor, alike, arguments_of, become, tensors_of
 from starquant_fx.operators import op
 from starquant_fx.program import Program, drop_unread_tensors
 
+PANEL_LINEAR = torch.ops.starquant.panel_linear.default
 PAIRS = "pairs"
 """Images of branches in the kernel's layout are named so, below the module that the image belongs to."""
-ARGUMENTS = 13
-"""Of ``panel_linear``; the last two, of a branch, may be left out."""
+ARGUMENTS = 14
+"""Of ``panel_linear``; the last three, of a branch and a residual, may be left out."""
 SHARED = (0, 1, 2, 6, 8, 10, 11)
 """Those that linears must have in common to be one product: codes, scale, zero, bits, state, type, coefficients."""
 
@@ -55,12 +56,16 @@ def lower(program: Program) -> fx.GraphModule:
     else:
         for node in list(graph.nodes):
             if node.target == op("quantized_linear"):
-                become(node, torch.ops.starquant.panel_linear.default, *node.args)
+                become(node, PANEL_LINEAR, *node.args)
             elif node.target in (op("transform_quantize"), op("quantize_activation")):
                 use_site_kernel(module, node)
         for node in list(graph.nodes):
             if node.target == op("add_low_rank"):
                 _fuse_branch(module, node)
+        graph.eliminate_dead_code()
+        for node in graph.nodes:
+            if node.target == torch.ops.aten.add.Tensor:
+                _fuse_residual(node)
         graph.eliminate_dead_code()
         _join_linears(graph)
         use_attention_kernels(graph)
@@ -81,7 +86,7 @@ def _fuse_branch(module: fx.GraphModule, node: fx.Node) -> None:
     assert isinstance(linear, fx.Node)
     assert isinstance(image, fx.Node)
     tensor = tensors_of(module, image)
-    alone = linear.target == torch.ops.starquant.panel_linear.default and len(linear.users) == 1
+    alone = linear.target == PANEL_LINEAR and len(linear.users) == 1
     if not alone or tensor.shape[1] > cpu.RANK:
         return
     codes, scale, zero, laid, weight_scale, sums, bits, bias, _, state_bias, dtype = linear.args
@@ -91,20 +96,35 @@ def _fuse_branch(module: fx.GraphModule, node: fx.Node) -> None:
         *(codes, scale, zero, laid, weight_scale, sums, bits),
         *(bias, state, state_bias, dtype, coefficients, pairs),
     )
-    become(node, torch.ops.starquant.panel_linear.default, *arguments)
+    become(node, PANEL_LINEAR, *arguments)
+
+
+def _fuse_residual(node: fx.Node) -> None:
+    """Lets an integer linear add the residual that its outputs are added to."""
+    for linear, residual in (node.args, node.args[::-1]):
+        given = arguments_of(linear, PANEL_LINEAR)
+        alone = isinstance(linear, fx.Node) and len(linear.users) == 1
+        if given and alone and not node.kwargs and alike(node, linear, residual):
+            become(node, PANEL_LINEAR, *_all(given)[:-1], residual)
+            break
+
+
+def _all(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Those of ``panel_linear``, the ones that were left out too."""
+    return (*arguments, *[None] * (ARGUMENTS - len(arguments)))
 
 
 def _join_linears(graph: fx.Graph) -> None:
     """Makes the linears of a site one product: q, k and v, or gate and up."""
     sites: dict[tuple[Any, ...], list[fx.Node]] = {}
     for node in graph.nodes:
-        if node.target == torch.ops.starquant.panel_linear.default:
-            given = (*node.args, None, None)
+        if node.target == PANEL_LINEAR:
+            given = _all(node.args)
             sites.setdefault(tuple(given[i] for i in SHARED), []).append(node)
     for nodes in sites.values():
         if len(nodes) == 1:
             continue
-        columns = zip(*((*node.args, None, None)[:ARGUMENTS] for node in nodes), strict=True)
+        columns = zip(*(_all(node.args) for node in nodes), strict=True)
         arguments = [of[0] if i in SHARED else list(of) for i, of in enumerate(columns)]
         first = nodes[0]
         for source in [s for node in nodes[1:] for s in node.all_input_nodes if s > first]:

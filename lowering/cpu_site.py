@@ -6,10 +6,10 @@ import operator
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from starquant_fx.kernels import cpu
-from starquant_fx.lowering.matching import add_tensor, arguments_of, become, same, tensors_of
+from starquant_fx.lowering.matching import add_tensor, alike, arguments_of, become, tensors_of
 from starquant_fx.operators import op
 from starquant_fx.program import facts
 
@@ -68,28 +68,15 @@ def _source(x: fx.Node) -> tuple[fx.Node, fx.Node | None, float | None]:
     factors = arguments_of(x, aten.mul.Tensor)
     for activated, other in (factors, factors[::-1]) if factors else ():
         gate = arguments_of(activated, aten.silu.default)
-        if gate and len(activated.users) == 1 and _alike(x, *gate, other):
+        if gate and len(activated.users) == 1 and alike(x, *gate, other):
             return gate[0], other, None
     normed = (arguments_of(x, aten._to_copy.default) or (x,))[0]
     match arguments_of(normed, aten.rms_norm.default):
         case (wide, [_], None, float(eps)) if len(normed.users) == 1:
             source = (arguments_of(wide, aten._to_copy.default) or (wide,))[0]
-            if wide.meta["val"].dtype == torch.float32 and _alike(x, source):
+            if wide.meta["val"].dtype == torch.float32 and alike(x, source):
                 return source, None, eps
     return x, None, None
-
-
-def _alike(x: fx.Node, *others: Any) -> bool:
-    """Whether others are tensors of x's sizes and type, one that the kernel keeps as it is."""
-    value = x.meta["val"]
-    found = [o.meta["val"] if isinstance(o, fx.Node) else None for o in others]
-    return value.dtype in (torch.bfloat16, torch.float32) and all(
-        isinstance(v, Tensor)
-        and v.dtype == value.dtype
-        and v.dim() == value.dim()
-        and all(same(a, b) for a, b in zip(v.shape, value.shape, strict=True))
-        for v in found
-    )
 
 
 def _first_of(value: object) -> object:

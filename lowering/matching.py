@@ -25,6 +25,19 @@ def same(a: Any, b: Any) -> bool:
     return statically_known_true(a == b)
 
 
+def alike(*nodes: Any) -> bool:
+    """Whether all are nodes whose tensors have the same sizes and type, one that the CPU's kernels keep as it is."""
+    values = [node.meta.get("val") if isinstance(node, fx.Node) else None for node in nodes]
+    first = values[0]
+    return isinstance(first, torch.Tensor) and all(
+        isinstance(v, torch.Tensor)
+        and v.dtype == first.dtype in (torch.bfloat16, torch.float32)
+        and v.dim() == first.dim()
+        and all(same(a, b) for a, b in zip(v.shape, first.shape, strict=True))
+        for v in values
+    )
+
+
 def tensors_of(module: fx.GraphModule, value: Any) -> Any:
     """The tensors that nodes in an argument read."""
     return fx.map_arg(value, lambda n: operator.attrgetter(str(n.target))(module))

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 namespace {
 
@@ -26,7 +27,7 @@ struct Rows {
   bool same(int64_t block, int32_t a, int32_t b) const { return !state || state[block + a] == state[block + b]; }
 };
 
-// A linear: eight words, as Python lays them out.
+// A linear: nine words, as Python lays them out.
 struct Linear {
   const uint8_t* panels;
   const float* weight_scale;  // [N]
@@ -34,18 +35,20 @@ struct Linear {
   const float* bias;          // [N] or null
   const float* state_bias;    // [S, N] or null
   const uint16_t* image;      // outputs of the branch, bfloat16 [S, 8, N up to a whole panel, 2], or null
+  const void* residual;       // [M, N] or null: added to the rounded outputs
   void* out;                  // [M, N]
   int64_t n;
 
   int64_t count() const { return (n + kColumns - 1) / kColumns; }
 };
-static_assert(sizeof(Linear) == 8 * 8, "Python fills it");
+static_assert(sizeof(Linear) == 9 * 8, "Python fills it");
 
 // sums, rows `stride` apart, of the kM tokens block + order[i], which are of one state, to their outputs from `column` on, 32 of
 // a panel at a time. What is read for a column or a pair of the branch's coefficients is read once for all of the tokens.
 template <int kM, bool kHalf>
 void finish(const int32_t* sums, int64_t stride, const Rows& r, const Linear& w, int64_t block, const int32_t* order,
             int64_t column) {
+  using T = std::conditional_t<kHalf, uint16_t, float>;
   const int64_t n = w.n, columns = w.count() * kColumns, z = r.state ? r.state[block + order[0]] : 0;
   const uint16_t* image = w.image ? w.image + z * 8 * columns * 2 : nullptr;
   for (int64_t c = column; c < std::min(column + kColumns, n); c += 32) {
@@ -91,6 +94,7 @@ void finish(const int32_t* sums, int64_t stride, const Rows& r, const Linear& w,
         if (w.bias) y[v] = _mm512_add_ps(y[v], bias[v]);
         if (w.state_bias) y[v] = _mm512_add_ps(y[v], shift[v]);
         if (image) y[v] = _mm512_add_ps(y[v], added[i][v]);
+        if (w.residual) y[v] = _mm512_add_ps(kept<T>(y[v]), load((const T*)w.residual + m * n + c + v * 16, mask[v]));
       }
       if (kHalf) {
         const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(y[1], y[0]);

@@ -3,35 +3,16 @@
 // Weights come in panels of 64 outputs, byte [k / 4][output][k % 4], as vpdpbusd reads them. Codes of up to four bits are
 // stored plus eight, two groups of four channels a byte; a panel's first tile unpacks them into a buffer of the thread's own.
 #include "epilogue.h"
+#include "scratch.h"
 #include "strassen.h"
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <numeric>
 #include <vector>
 
 namespace {
-
-// Memory that a thread keeps from call to call: fresh pages would cost more than what is written to them.
-class Scratch {
- public:
-  ~Scratch() { std::free(memory_); }
-
-  uint8_t* room(int64_t bytes) {
-    if (bytes > bytes_) {
-      std::free(memory_);
-      memory_ = static_cast<uint8_t*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64));
-      bytes_ = bytes;
-    }
-    return memory_;
-  }
-
- private:
-  uint8_t* memory_ = nullptr;
-  int64_t bytes_ = 0;
-};
 
 thread_local Scratch shared_scratch, own_scratch;  // of a call, of each of its threads
 

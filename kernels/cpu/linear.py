@@ -13,7 +13,7 @@ from starquant_fx.kernels.reference import GROUP, PANEL
 
 RANK = 16
 """Directions of a state that the branch of the kernel has room for."""
-WORDS = 8
+WORDS = 9
 """Of a linear's row in the kernel's table."""
 
 
@@ -31,8 +31,9 @@ def panel_linear(
     dtype: torch.dtype,
     coefficients: Tensor | None = None,
     image: Tensor | None = None,
+    residual: Tensor | None = None,
 ) -> Tensor:
-    """``reference.quantized_linear``, bit for bit unless there is a branch.
+    """``reference.quantized_linear``, bit for bit unless there is a branch, and the sum with a residual.
 
     Args:
         codes: Activation codes uint8 [..., d].
@@ -48,13 +49,14 @@ def panel_linear(
         dtype: float32, or another float type, which float32 is rounded to.
         coefficients: Of the low-rank branch, [..., k] with k <= 16, or None; needs the state.
         image: See ``branch_image``.
+        residual: [..., n] of type ``dtype``, float32 or bfloat16, or None. Added after the rounding to ``dtype``.
 
     Returns:
         [..., n].
     """
     found = panel_linears(
         *(codes, scale, zero, [packed], [weight_scale], [column_sum], weight_bits, [bias], state),
-        *([state_bias], dtype, coefficients, [image]),
+        *([state_bias], dtype, coefficients, [image], [residual]),
     )
     return found[0]
 
@@ -73,6 +75,7 @@ def panel_linears(
     dtype: torch.dtype,
     coefficients: Tensor | None,
     image: Sequence[Tensor | None],
+    residual: Sequence[Tensor | None],
 ) -> list[Tensor]:
     """Several linears of one site as one product: ``panel_linear`` of each.
 
@@ -90,6 +93,7 @@ def panel_linears(
         dtype: As there.
         coefficients: As there.
         image: Of each.
+        residual: Of each.
 
     Returns:
         [..., n] of each.
@@ -98,14 +102,15 @@ def panel_linears(
     half = dtype == torch.bfloat16
     kept = dtype if half else torch.float32
     table, alive = torch.empty(len(packed), WORDS, dtype=torch.int64, device="cpu"), []
-    columns = zip(packed, weight_scale, column_sum, bias, state_bias, image, strict=True)
-    for row, (panels, factors, sums, one, two, pairs) in zip(table, columns, strict=True):
+    columns = zip(packed, weight_scale, column_sum, bias, state_bias, image, residual, strict=True)
+    for row, (panels, factors, sums, one, two, pairs, before) in zip(table, columns, strict=True):
         out = torch.empty(*codes.shape[:-1], factors.numel(), dtype=kept, device="cpu")
         used = (
             *(panels, floats(factors), sums.contiguous(), floats(one)),
             *(
                 None if state is None else floats(two),
                 None if pairs is None else pairs.to(torch.bfloat16),
+                None if before is None else before.contiguous(),
             ),
             out,
         )
@@ -140,7 +145,7 @@ torch.library.custom_op(
     mutates_args=(),
     schema="(Tensor codes, Tensor scale, Tensor zero, Tensor packed, Tensor weight_scale, Tensor column_sum, "
     "int weight_bits, Tensor? bias, Tensor? state, Tensor? state_bias, ScalarType dtype, Tensor? coefficients=None, "
-    "Tensor? image=None) -> Tensor",
+    "Tensor? image=None, Tensor? residual=None) -> Tensor",
 ).register_fake(_panel_linear_fake)
 
 
@@ -162,5 +167,5 @@ torch.library.custom_op(
     mutates_args=(),
     schema="(Tensor codes, Tensor scale, Tensor zero, Tensor[] packed, Tensor[] weight_scale, Tensor[] column_sum, "
     "int weight_bits, Tensor?[] bias, Tensor? state, Tensor?[] state_bias, ScalarType dtype, Tensor? coefficients, "
-    "Tensor?[] image) -> Tensor[]",
+    "Tensor?[] image, Tensor?[] residual) -> Tensor[]",
 ).register_fake(_panel_linears_fake)

@@ -2,12 +2,12 @@
 //
 // Tokens of one state are taken eight at a time, so that tables of the state are read once for all of them. Products with
 // the left Kronecker factor and with the branch's directions are in bfloat16, summed in float32; all else is float32.
+#include "scratch.h"
 #include "vector.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <vector>
 
@@ -300,12 +300,25 @@ int64_t grouped(const Site& s, int64_t states, int64_t* order) {
   return found == s.tokens ? count : -1;
 }
 
-template <typename T>
-T* room(int64_t count) {
-  T* made = static_cast<T*>(std::aligned_alloc(64, (count * sizeof(T) + 127) / 64 * 64));
-  std::memset(made, 0, count * sizeof(T));
-  return made;
-}
+thread_local Scratch scratch;
+
+// Where a group is worked on.
+struct Room {
+  float *rows, *turned;
+  uint16_t *half_rows, *panel;
+
+  explicit Room(const Site& s) {
+    const int64_t row_bytes = (kTokens * s.width() + s.b) * 4, turned_bytes = s.a * s.columns() * 4;
+    const int64_t half_bytes = kTokens * s.width() * 2, panel_bytes = (s.a + 1) / 2 * s.columns() * 4 + 512;
+    const auto whole = [](int64_t bytes) { return (bytes + 63) / 64 * 64; };
+    uint8_t* at = scratch.room(whole(row_bytes) + turned_bytes + half_bytes + panel_bytes);
+    rows = (float*)at;
+    turned = (float*)(at += whole(row_bytes));
+    half_rows = (uint16_t*)(at += turned_bytes);
+    panel = (uint16_t*)(at += half_bytes);
+    std::memset(rows, 0, row_bytes);  // what lies past the end of a row is read, and has no weight
+  }
+};
 
 }  // namespace
 
@@ -320,24 +333,18 @@ extern "C" int64_t starquant_site(const void* x, const void* other, const int64_
                                int64_t symmetric, double eps, int64_t threads) {
   const Site s{x,      other,  state,    matrix, offset, means, directions, back, signs,  left,   right, bounds,
                clip,   tokens,   features, block, rank,  a,          b,    shared, half,  bits, symmetric, eps};
-  int64_t* order = room<int64_t>(tokens + states * kTokens);
-  const int64_t places = grouped(s, states, order);
-  if (places < 0) {
-    std::free(order);
-    return 1;
-  }
+  std::vector<int64_t> order(tokens + states * kTokens);
+  const int64_t places = grouped(s, states, order.data());
+  if (places < 0) return 1;
   std::vector<int64_t> columns;  // of each eight columns that the left factor gives
   for (int64_t c = 0; b % 8 == 0 && c < kTokens * b; c += 8) columns.push_back(c / b * s.width() + c % b);
   bool finite = true;
 #pragma omp parallel num_threads(threads) reduction(&& : finite)
   {
-    float* rows = room<float>(kTokens * s.width() + b);
-    float* turned = room<float>(a * s.columns());
-    uint16_t* half_rows = room<uint16_t>(kTokens * s.width());
-    uint16_t* panel = room<uint16_t>((a + 1) / 2 * s.columns() * 2 + 256);
+    const auto [rows, turned, half_rows, panel] = Room(s);
 #pragma omp for schedule(static)
     for (int64_t start = 0; start < places; start += kTokens) {
-      const int64_t* group = order + start;
+      const int64_t* group = order.data() + start;
       const int64_t z = state ? state[group[0]] : 0;
       const float* mean = means ? means + z * features : nullptr;
       for (int64_t t = 0; t < kTokens; ++t) {
@@ -353,11 +360,6 @@ extern "C" int64_t starquant_site(const void* x, const void* other, const int64_
       for (int64_t t = 0; t < kTokens && group[t] >= 0; ++t)
         finite = quantize(s, z, group[t], rows + t * s.width(), codes, scale, zero) && finite;
     }
-    std::free(rows);
-    std::free(turned);
-    std::free(half_rows);
-    std::free(panel);
   }
-  std::free(order);
   return finite ? 0 : 2;
 }

@@ -101,6 +101,19 @@ def test_branch_is_added(rank: int) -> None:
     torch.testing.assert_close(cpu.panel_linear(*given), expected, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("rows", "features", "outputs"), [(1, 33, 7), (13, 40, 130), (150, 512, 200)]
+)
+def test_a_residual_is_added_to_the_rounded_outputs(
+    dtype: torch.dtype, rows: int, features: int, outputs: int
+) -> None:
+    arguments = [*linear_case((rows, features), outputs, 4), dtype]
+    residual = torch.randn(outputs, rows).to(dtype).T  # not contiguous
+    expected = cpu.panel_linear(*arguments) + residual
+    assert torch.equal(cpu.panel_linear(*arguments, residual=residual), expected)
+
+
 def test_linear_takes_strided_inputs_and_any_number_of_threads() -> None:
     arguments = linear_case((6, 40), 130, 4)
     arguments[0] = arguments[0].repeat_interleave(2, 1)[:, ::2]

@@ -84,6 +84,16 @@ def test_linears_of_a_site_are_one_product(recipe: str) -> None:
 
 
 @needs_kernels
+@pytest.mark.parametrize("recipe", ["rtn-w4a4", "star-w4a4"])
+def test_residuals_are_added_by_the_linears_before_them(recipe: str) -> None:
+    chosen = quick(recipe) if "star" in recipe else get_recipe(recipe)
+    program = run_passes(captured("llada", chosen), chosen.passes)
+    called = [str(node.target) for node in lower(program, "cpu").graph.nodes]
+    assert program.nodes(torch.ops.aten.add.Tensor)
+    assert "aten.add.Tensor" not in called
+
+
+@needs_kernels
 @pytest.mark.usefixtures("operators_before_sites")
 def test_every_kind_of_call_and_artifacts_work(tmp_path: Path) -> None:
     given = model("llada")
