@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cpu
@@ -20,7 +21,7 @@ from cpu_suite import measure, weights
 from cpu_suite.llama_cpp_models import gguf_name, interleaved
 from cpu_suite.memory import LIBRARIES, grouped
 from cpu_suite.onnx_models import weight_bytes
-from cpu_suite.ours import short
+from cpu_suite.ours import held_bytes, short
 from cpu_suite.rows import Row, summary
 from cpu_suite.runner import Logits
 from cpu_suite.specs import MODELS, Place, Shape, models, shapes
@@ -162,6 +163,26 @@ def test_weights_of_an_onnx_model_leave_out_embedding_and_head() -> None:
     ]
     model = helper.make_model(helper.make_graph(nodes, "g", [], [], constants))
     assert weight_bytes(model, 50) == 4 * 6 + 4 * 6
+
+
+def test_weights_of_ours_are_all_that_is_resident_once() -> None:
+    kept, laid = torch.zeros(10, dtype=torch.uint8), torch.zeros(8)
+    tables = {
+        "starquant.blocks.0.q_proj.packed": kept,
+        "starquant_cpu.blocks_0.left": laid,
+        "starquant_cpu.model_transformer_ff_out.clip": torch.zeros(2),
+        "model.transformer.wte.weight": torch.zeros(100),
+    }
+    originals = {
+        "starquant.blocks.0.q_proj.packed": kept,
+        "starquant.blocks.0.q_proj.row": kept[3:5],
+        "starquant.blocks.0.basis": torch.zeros(4),
+    }
+    compiled: Any = SimpleNamespace(
+        graph=SimpleNamespace(state_dict=lambda **_: tables),
+        program=SimpleNamespace(tensors=lambda: originals),
+    )
+    assert held_bytes(compiled) == 10 + 8 * 4 + 4 * 4
 
 
 def test_llama_cpp_gets_the_same_rotary_embedding() -> None:
