@@ -7,7 +7,6 @@ from torch import Tensor
 
 from cpu_suite.runner import Runner
 from cpu_suite.specs import Place
-from cpu_suite.weights import wanted_rows
 
 
 def build(place: Place) -> Runner:
@@ -15,17 +14,17 @@ def build(place: Place) -> Runner:
     weights = [_codes(inputs, outputs) for inputs, outputs in place.spec.products]
     tokens: dict[int, dict[int, Tensor]] = {}
 
-    def forward(ids: Tensor) -> None:
+    def forward(ids: Tensor, rows: Tensor | None) -> None:
         codes = tokens.setdefault(ids.numel(), {})
         for inputs, _ in place.spec.products:
             if inputs not in codes:
                 codes[inputs] = _codes(ids.numel(), inputs)
         for weight in weights[:-1]:
             torch.ops.aten._int_mm(codes[weight.shape[0]], weight)
-        rows = wanted_rows(place, ids).numel()
-        torch.ops.aten._int_mm(codes[weights[-1].shape[0]][:rows], weights[-1])
+        count = ids.numel() if rows is None else rows.numel()
+        torch.ops.aten._int_mm(codes[weights[-1].shape[0]][:count], weights[-1])
 
-    return Runner(forward, None, "int8", None, "all linears and the head, nothing else")
+    return Runner(forward, None, "int8", None, lambda: "all linears and the head, nothing else")
 
 
 def _codes(rows: int, columns: int) -> Tensor:

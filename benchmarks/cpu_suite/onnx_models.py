@@ -14,7 +14,7 @@ from torch import Tensor
 from cpu_suite.runner import Logits, Runner
 from cpu_suite.sources import code_hash
 from cpu_suite.specs import Place
-from cpu_suite.weights import load, wanted_rows
+from cpu_suite.weights import load
 
 HEADS = {"fp32": "fp32", "int8": "int8", "nbits32": "int4", "nbits128": "int4"}
 """Type of the head's weight; all of these quantize it like the other linears."""
@@ -45,9 +45,9 @@ def build(place: Place, kind: str) -> Runner:
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     held = json.loads(path.with_suffix(".json").read_text())["weight_bytes"]
 
-    def forward(ids: Tensor) -> Any:
-        rows = {"rows": wanted_rows(place, ids).numpy()} if place.masked else {}
-        return session.run(None, {"ids": ids.numpy(), **rows})[0]
+    def forward(ids: Tensor, rows: Tensor | None) -> Any:
+        wanted = {} if rows is None else {"rows": rows.numpy()}
+        return session.run(None, {"ids": ids.numpy(), **wanted})[0]
 
     return Runner(forward, held, HEADS[kind], torch.from_numpy)
 

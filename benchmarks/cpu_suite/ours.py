@@ -10,7 +10,7 @@ import torch
 import starquant_fx
 from cpu_suite.runner import Runner
 from cpu_suite.specs import Place, Shape
-from cpu_suite.weights import load, token_ids, wanted_rows
+from cpu_suite.weights import load, token_ids
 from starquant_fx.compiled import CompiledModel
 from starquant_fx.evaluation import excerpt
 from starquant_fx.kernels import cpu
@@ -59,12 +59,10 @@ def build(place: Place, recipe: str) -> Runner:
     quantized = any("head" in site.roles for site in compiled.program.quantized_sites())
     head = "int8" if quantized else "bf16"
 
-    def forward(ids: torch.Tensor) -> torch.Tensor:
-        if place.masked:
-            return compiled.logits_at(wanted_rows(place, ids), ids)
-        return compiled(ids).logits
+    def forward(ids: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+        return compiled(ids).logits if rows is None else compiled.logits_at(rows, ids)
 
-    return Runner(forward, held_bytes(compiled), head, note=note)
+    return Runner(forward, held_bytes(compiled), head, note=lambda: note)
 
 
 def held_bytes(compiled: CompiledModel) -> int:

@@ -49,7 +49,7 @@ def prepare(
         if missing is not None:
             failed[variant.name] = f"{missing} is not installed"
         elif variant.prepared:
-            chains.setdefault(variant.module if variant.by_logits else variant.name, []).append(
+            chains.setdefault(variant.module if variant.exported else variant.name, []).append(
                 variant
             )
     jobs = _jobs(place, len(chains))
@@ -81,7 +81,7 @@ def _jobs(place: Place, wanted: int) -> int:
 
 def _made(variant: Variant, place: Place, patience: float, running: list[Worker]) -> str:
     """Runs one preparation unless this code did, and adds its worker to a list; returns the reason if it failed."""
-    apart = "-masked" if place.masked and variant.by_logits else ""
+    apart = "-masked" if place.masked and variant.exported else ""
     done = place.folder / f"done-{variant.name.replace(' ', '-')}{apart}"
     if done.exists() and done.read_text() == code_hash():
         return ""
