@@ -54,7 +54,7 @@ LLAMA = ("llama_cpp", "gguf")
 VARIANTS = {
     one.name: one
     for one in (
-        Variant(LIMIT, "limit", "int8_limit", (), 0.2),
+        Variant(LIMIT, "limit", "int8_limit", (), 0.5),
         Variant("bf16", "full", "full_precision", ("bf16", False), 0.7),
         Variant("bf16 compiled", "full", "full_precision", ("bf16", True), 1.8),
         Variant("fp32", "full", "full_precision", ("fp32", False), 1.2),

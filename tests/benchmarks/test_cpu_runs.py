@@ -14,7 +14,7 @@ import cpu
 import pytest
 import torch
 
-from cpu_suite import measure, options, prepare, sources
+from cpu_suite import int8_limit, measure, options, prepare, sources
 from cpu_suite.served import Served
 from cpu_suite.specs import MODELS, Place
 from cpu_suite.variants import FULL, HEADLINE, LIMIT, VARIANTS, Variant
@@ -116,6 +116,28 @@ def test_the_hash_is_of_all_sources_also_behind_links(tmp_path: Path) -> None:
     found = [str(path.relative_to(folder)) for path in sources.sources(folder)]
     assert found == ["a.py", "kernels/k.cpp", "kernels/k.h"]
     assert len(sources.code_hash()) == 64
+
+
+def test_the_limit_takes_the_faster_product_of_each_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.randint(-9, 10, (32, 16), dtype=torch.int8)
+    exact = int8_limit._tokens(8, 32).int() @ weight.int()
+    assert torch.equal(int8_limit.plain(8, weight)(), exact)
+    if int8_limit.prepacks():
+        unsigned = int8_limit._tokens(8, 32).view(torch.uint8).int() @ weight.int()
+        torch.testing.assert_close(
+            int8_limit.prepacked(8, weight)().float(), unsigned.float(), rtol=0.01, atol=1
+        )
+    by_size = {16: int8_limit.PLAIN, 8: int8_limit.PREPACKED}
+    monkeypatch.setattr(int8_limit, "_fastest", lambda rows, _: by_size[rows])
+    monkeypatch.setattr(
+        int8_limit, "WAYS", dict.fromkeys(int8_limit.WAYS, lambda *_: lambda: weight)
+    )
+    runner = int8_limit.build(Place(Path(), TINY, 1))
+    runner.forward(torch.zeros(1, 16, dtype=torch.int64), torch.arange(8))
+    assert "14 by _int_mm, 1 by onednn" in runner.note()
+    monkeypatch.undo()
+    monkeypatch.setattr(int8_limit, "prepacks", lambda: False)
+    assert int8_limit._fastest(8, weight) == int8_limit.PLAIN
 
 
 @pytest.mark.slow
