@@ -11,4 +11,4 @@ def build(place: Place, dtype: str, compiled: bool) -> Runner:
     """The model in ``fp32`` or ``bf16``; compiled for every shape of its own, with weights frozen in."""
     model = load(place, dtype)
     held = linear_bytes(model)
-    return Runner(torch_forward(place, model, compiled), held, dtype)
+    return Runner(torch_forward(model, compiled), held, dtype)

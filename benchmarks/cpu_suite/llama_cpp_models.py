@@ -115,20 +115,20 @@ def build(place: Place, kind: str) -> Runner:
             batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
         return made, batch
 
-    def forward(ids: Tensor) -> Tensor:
+    def forward(ids: Tensor, _: Tensor | None) -> Tensor:
         length = ids.shape[1]
         if length not in contexts:
             contexts[length] = context(length)
         state, batch = contexts[length]
-        rows = []
+        found = []
         for sequence in ids:
             np.ctypeslib.as_array(batch.token, (length,))[:] = sequence
             if llama_cpp.llama_encode(state, batch):
                 raise InputError("llama.cpp refuses the batch", where=kind, got=str(ids.shape))
             logits = llama_cpp.llama_get_logits(state)
             size = (length, place.spec.vocab)
-            rows.append(torch.from_numpy(np.ctypeslib.as_array(logits, size).copy()))
-        return torch.stack(rows)
+            found.append(torch.from_numpy(np.ctypeslib.as_array(logits, size).copy()))
+        return torch.stack(found)
 
     held = json.loads(path.with_suffix(".json").read_text())["weight_bytes"]
     build.keep = silent  # type: ignore[attr-defined]  # the library calls it as long as it lives

@@ -15,7 +15,7 @@ import numpy as np
 from cpu_suite.memory import free_bytes, grouped
 from cpu_suite.rows import Row
 from cpu_suite.specs import Place, Shape
-from cpu_suite.variants import ANCHORS, FULL, HALVES, LIMIT, Variant
+from cpu_suite.variants import ANCHORS, FULL, HALVES, LIMIT, LOGITS, Variant, logits_of
 from cpu_suite.worker import Worker, WorkerError, interrupting
 
 PAUSE = 0.03
@@ -28,16 +28,18 @@ class Run:
 
     Args:
         place: The model's folder, sizes and threads.
-        repeats: Timed forwards of each variant and shape.
+        logits: ``all``, ``masked`` or ``both``: whose logits are computed.
+        repeats: Timed forwards of each variant, shape and kind of logits.
         patience: Seconds that one request may take.
         say: Told what is being done.
     """
 
-    def __init__(self, place: Place, repeats: int, patience: float, say: Say) -> None:
-        self.place, self.repeats, self.patience = place, repeats, patience
+    def __init__(self, place: Place, logits: str, repeats: int, patience: float, say: Say) -> None:
+        self.place, self.logits = place, logits
+        self.repeats, self.patience = repeats, patience
         self.say = say
-        self.rows: dict[tuple[str, str], Row] = {}
-        self._reference: dict[str, np.ndarray[Any, Any]] = {}
+        self.rows: dict[tuple[str, bool, str], Row] = {}
+        self._reference: dict[tuple[str, str], np.ndarray[Any, Any]] = {}
 
     def measure(
         self, variants: Sequence[Variant], shapes: Sequence[Shape], failed: dict[str, str]
@@ -50,11 +52,14 @@ class Run:
             failed: Reasons of variants that could not be prepared, by name.
 
         Returns:
-            A row for every shape and variant.
+            A row for every shape, kind of logits and variant that runs so.
         """
-        for variant in variants:
-            for shape in shapes:
-                self._row(variant, shape).reason = failed.get(variant.name, "")
+        for shape in shapes:
+            for masked in LOGITS[self.logits]:
+                for variant in variants:
+                    if masked in logits_of(variant, self.logits):
+                        self._row(variant, shape, masked).reason = failed.get(variant.name, "")
+        order = list(self.rows)
         anchors = [v for v in variants if v.name in ANCHORS and v.name not in failed]
         others = [v for v in variants if v.name not in ANCHORS and v.name not in failed]
         others.sort(key=lambda v: v.name != FULL)  # what the others' logits are compared with
@@ -66,9 +71,7 @@ class Run:
                     workers = [*near, *(self._started(v, holding) for v in group)]
                     for shape in shapes:
                         self._measure(workers, shape)
-        for variant in anchors:
-            self._pool(variant, shapes)
-        order = [(str(shape), variant.name) for shape in shapes for variant in variants]
+        self._pool(order)
         return [self.rows[key] for key in order]
 
     def _started(self, variant: Variant, stack: contextlib.ExitStack) -> Worker:
@@ -79,78 +82,87 @@ class Run:
     def _measure(self, workers: Sequence[Worker], shape: Shape) -> None:
         """Times one shape; every worker's turn comes once a round, and each round begins with another."""
         self.say(f"{self._title(shape)}: building {', '.join(w.variant.name for w in workers)}")
-        alive = [w for w in workers if not self._row(w.variant, shape).reason]
-        with ThreadPoolExecutor(os.cpu_count()) as pool, interrupting(alive):
-            built = list(pool.map(lambda w: self._asked(w, shape, "ready", shape), alive))
-        times: dict[str, list[float]] = {}
-        for worker, found in zip(alive, built, strict=True):
-            if found is not None:
-                row, times[worker.variant.name] = self._row(worker.variant, shape), []
-                row.weight_bytes, row.head = found["weight_bytes"], found["head"]
-                row.note = found["note"]
+        with ThreadPoolExecutor(os.cpu_count()) as pool, interrupting(workers):
+            list(pool.map(lambda worker: self._ready(worker, shape), workers))
+        turns = [
+            (worker, masked)
+            for masked in LOGITS[self.logits]
+            for worker in workers
+            if masked in logits_of(worker.variant, self.logits)
+        ]
+        times: dict[tuple[bool, str], list[float]] = {}
         for turn in range(self.repeats):
             self.say(f"{self._title(shape)}: round {turn + 1} of {self.repeats}")
-            first = turn % len(alive) if alive else 0
-            for worker in [*alive[first:], *alive[:first]]:
-                if worker.variant.name in times:
+            first = turn % len(turns)
+            for worker, masked in [*turns[first:], *turns[:first]]:
+                if not self._row(worker.variant, shape, masked).reason:
                     time.sleep(PAUSE)
-                    seconds = self._asked(worker, shape, "run")
-                    if seconds is None:
-                        del times[worker.variant.name]
-                    else:
-                        times[worker.variant.name].append(seconds)
-        medians = {name: statistics.median(seconds) for name, seconds in times.items()}
-        halves = [medians[name] for name in HALVES if name in medians]
-        for worker in alive:
-            name = worker.variant.name
-            if name in times:
-                row = self._row(worker.variant, shape)
-                row.seconds += times[name]
-                row.bf16_seconds = min(halves, default=None)
-                row.limit_seconds = medians.get(LIMIT)
-        for worker in sorted(alive, key=lambda w: w.variant.name != FULL):
-            if worker.variant.name in times:
-                self._finish(worker, shape)
+                    seconds = self._asked(worker, shape, masked, "run")
+                    if seconds is not None:
+                        times.setdefault((masked, worker.variant.name), []).append(seconds)
+        medians = {key: statistics.median(seconds) for key, seconds in times.items()}
+        turns.sort(key=lambda turn: turn[0].variant.name != FULL)
+        for worker, masked in turns:
+            row = self._row(worker.variant, shape, masked)
+            if not row.reason:
+                row.seconds += times[masked, row.variant]
+                halves = (medians.get((masked, name)) for name in HALVES)
+                row.bf16_seconds = min((h for h in halves if h is not None), default=None)
+                row.limit_seconds = medians.get((masked, LIMIT))
+                self._compare(worker, shape, row)
 
-    def _pool(self, anchor: Variant, shapes: Sequence[Shape]) -> None:
-        """Compares an anchor, which ran beside every group, over the rounds of all of them."""
-        for shape in shapes:
-            keys = {name: (str(shape), name) for name in ANCHORS}
-            pooled = {n: self.rows[key].median for n, key in keys.items() if key in self.rows}
-            halves = [pooled.get(name) for name in HALVES]
-            row = self._row(anchor, shape)
-            row.bf16_seconds = min((h for h in halves if h is not None), default=None)
-            row.limit_seconds = pooled.get(LIMIT)
+    def _ready(self, worker: Worker, shape: Shape) -> None:
+        """Has a variant built and run; the figures of an anchor's first group, in which it was built, stay."""
+        for masked in logits_of(worker.variant, self.logits):
+            row = self._row(worker.variant, shape, masked)
+            found = None if row.reason else self._asked(worker, shape, masked, "ready", shape)
+            if found is None:
+                continue
+            if masked and self.logits == "both":
+                del found["peak_bytes"]  # the logits of all tokens came before
+            for name, value in found.items():
+                if getattr(row, name) in (None, ""):
+                    setattr(row, name, value)
 
-    def _finish(self, worker: Worker, shape: Shape) -> None:
-        """Adds memory and the distance of the logits from fp32's."""
-        row = self._row(worker.variant, shape)
-        if row.peak_bytes is not None:  # an anchor that an earlier group measured
+    def _pool(self, keys: Sequence[tuple[str, bool, str]]) -> None:
+        """Compares the anchors, which ran beside every group, over the rounds of all of them."""
+        for shape, masked, name in keys:
+            if name in ANCHORS:
+                rows = {n: self.rows.get((shape, masked, n)) for n in ANCHORS}
+                pooled = {n: row.median for n, row in rows.items() if row is not None}
+                halves = (pooled.get(name) for name in HALVES)
+                row = self.rows[shape, masked, name]
+                row.bf16_seconds = min((h for h in halves if h is not None), default=None)
+                row.limit_seconds = pooled.get(LIMIT)
+
+    def _compare(self, worker: Worker, shape: Shape, row: Row) -> None:
+        """Adds the distance of the logits from fp32's, which come first."""
+        path = self.place.folder / "logits.npz"
+        if row.error is not None or not self._asked(worker, shape, row.masked, "finish", path):
             return
-        path = self.place.folder / "logits.npy"
-        found = self._asked(worker, shape, "finish", path)
-        if found is None:
-            return
-        row.peak_bytes = found["peak_bytes"]
-        if found["logits"] is not None:
-            logits = np.load(path)
+        with np.load(path) as found:
             if row.variant == FULL:
-                self._reference[str(shape)] = logits
-            if (reference := self._reference.get(str(shape))) is not None:
-                row.error = float(np.linalg.norm(logits - reference) / np.linalg.norm(reference))
+                self._reference |= {(row.shape, part): found[part] for part in found}
+            part = "masked" if row.masked else "all"
+            if (reference := self._reference.get((row.shape, part))) is not None:
+                apart = np.linalg.norm(found[part] - reference)
+                row.error = float(apart / np.linalg.norm(reference))
 
-    def _asked(self, worker: Worker, shape: Shape, request: str, *arguments: Any) -> Any:
+    def _asked(
+        self, worker: Worker, shape: Shape, masked: bool, request: str, *arguments: Any
+    ) -> Any:
         """The answer; None if there is none, in which case the row says why."""
         try:
-            return worker.ask(request, *arguments)
+            return worker.ask(request, masked, *arguments)
         except WorkerError as error:
-            self._row(worker.variant, shape).reason = str(error)
+            self._row(worker.variant, shape, masked).reason = str(error)
             return None
 
-    def _row(self, variant: Variant, shape: Shape) -> Row:
-        """The row of a variant and a shape; a variant whose process ended has its reason in the later ones too."""
-        key = (str(shape), variant.name)
+    def _row(self, variant: Variant, shape: Shape, masked: bool) -> Row:
+        """The row of a variant; one whose process ended has its reason in the later ones too."""
+        key = (str(shape), masked, variant.name)
         if key not in self.rows:
+            rows = shape.masked if masked else shape.tokens
             self.rows[key] = Row(
                 model=self.place.spec.name,
                 shape=str(shape),
@@ -158,10 +170,8 @@ class Run:
                 variant=variant.name,
                 kind=variant.kind,
                 tokens=shape.tokens,
-                operations=self.place.spec.operations(
-                    shape.tokens, shape.masked if self.place.masked else shape.tokens
-                ),
-                masked=self.place.masked,
+                operations=self.place.spec.operations(shape.tokens, rows),
+                masked=masked,
             )
         return self.rows[key]
 

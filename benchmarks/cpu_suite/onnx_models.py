@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor
 
 from cpu_suite.runner import Logits, Runner
+from cpu_suite.sources import code_hash
 from cpu_suite.specs import Place
-from cpu_suite.weights import load, wanted_rows
+from cpu_suite.weights import load
 
 HEADS = {"fp32": "fp32", "int8": "int8", "nbits32": "int4", "nbits128": "int4"}
 """Type of the head's weight; all of these quantize it like the other linears."""
@@ -21,8 +23,10 @@ HEADS = {"fp32": "fp32", "int8": "int8", "nbits32": "int4", "nbits128": "int4"}
 def prepare(place: Place, kind: str) -> None:
     """Exports the float32 model once, and quantizes it."""
     plain = _file(place, "fp32")
-    if not plain.exists():
+    made_by = plain.with_suffix(".code")
+    if not made_by.exists() or made_by.read_text() != code_hash():
         _export(place, plain)
+        made_by.write_text(code_hash())
     if kind != "fp32":
         _quantize(plain, _file(place, kind), kind)
     path = _file(place, kind)
@@ -41,9 +45,9 @@ def build(place: Place, kind: str) -> Runner:
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     held = json.loads(path.with_suffix(".json").read_text())["weight_bytes"]
 
-    def forward(ids: Tensor) -> Any:
-        rows = {"rows": wanted_rows(place, ids).numpy()} if place.masked else {}
-        return session.run(None, {"ids": ids.numpy(), **rows})[0]
+    def forward(ids: Tensor, rows: Tensor | None) -> Any:
+        wanted = {} if rows is None else {"rows": rows.numpy()}
+        return session.run(None, {"ids": ids.numpy(), **wanted})[0]
 
     return Runner(forward, held, HEADS[kind], torch.from_numpy)
 
@@ -72,7 +76,7 @@ def _bytes(tensor: onnx.TensorProto) -> int:
 
 
 def _export(place: Place, path: Path) -> None:
-    path.parent.mkdir(exist_ok=True)
+    _empty(path.parent)
     inputs: tuple[Tensor, ...] = (torch.zeros(2, 12, dtype=torch.int64),)
     sizes: dict[str, Any] = {"ids": {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}}
     if place.masked:
@@ -90,7 +94,7 @@ def _quantize(plain: Path, path: Path, kind: str) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-    path.parent.mkdir(exist_ok=True)
+    _empty(path.parent)
     if kind == "int8":
         quantize_dynamic(plain, path, weight_type=QuantType.QInt8, use_external_data_format=True)
         return
@@ -101,6 +105,12 @@ def _quantize(plain: Path, path: Path, kind: str) -> None:
     quantizer.process()
     made: Any = quantizer.model
     made.save_model_to_file(str(path), use_external_data_format=True)
+
+
+def _empty(folder: Path) -> None:
+    """An empty folder; writers of external data append to what is there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
 
 
 def _file(place: Place, kind: str) -> Path:

@@ -10,7 +10,7 @@ import torch
 import starquant_fx
 from cpu_suite.runner import Runner
 from cpu_suite.specs import Place, Shape
-from cpu_suite.weights import load, token_ids, wanted_rows
+from cpu_suite.weights import load, token_ids
 from starquant_fx.compiled import CompiledModel
 from starquant_fx.evaluation import excerpt
 from starquant_fx.kernels import cpu
@@ -19,7 +19,7 @@ from starquant_fx.recipe import Recipe
 
 SEQUENCES, LENGTH, KEPT = 4, 64, 256
 """Calibration of random models: sequences, tokens of each, and tokens kept a site."""
-APART = ("wte", "ln_f", "transformer.ff_out", "_norm")
+APART = ("wte", "ln_f", "transformer.ff_out", "transformer_ff_out", "_norm")
 """What stands in the names of tensors that belong to no linear of a block."""
 
 
@@ -59,21 +59,24 @@ def build(place: Place, recipe: str) -> Runner:
     quantized = any("head" in site.roles for site in compiled.program.quantized_sites())
     head = "int8" if quantized else "bf16"
 
-    def forward(ids: torch.Tensor) -> torch.Tensor:
-        if place.masked:
-            return compiled.logits_at(wanted_rows(place, ids), ids)
-        return compiled(ids).logits
+    def forward(ids: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+        return compiled(ids).logits if rows is None else compiled.logits_at(rows, ids)
 
-    return Runner(forward, held_bytes(compiled), head, note=note)
+    return Runner(forward, held_bytes(compiled), head, note=lambda: note)
 
 
 def held_bytes(compiled: CompiledModel) -> int:
-    """Bytes of what the target reads for the blocks' linears: codes, scales, sums, transforms, branches and biases."""
-    found: dict[int, torch.Tensor] = {}
-    for name, tensor in compiled.graph.state_dict(keep_vars=True).items():
+    """Bytes that are resident for the blocks' linears: codes, scales, sums, transforms, branches and biases.
+
+    What the target reads counts, and so does what it was laid out from, as long as the program keeps that.
+    """
+    found: dict[int, int] = {}
+    read = compiled.graph.state_dict(keep_vars=True)
+    for name, tensor in (*read.items(), *compiled.program.tensors().items()):
         if not any(part in name for part in APART):
-            found[tensor.data_ptr()] = tensor
-    return sum(tensor.nbytes for tensor in found.values())
+            storage = tensor.untyped_storage()
+            found[storage.data_ptr()] = storage.nbytes()
+    return sum(found.values())
 
 
 def _artifact(place: Place, recipe: str) -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from cpu_suite.memory import LIBRARIES, free_bytes
+from cpu_suite.sources import code_hash
 from cpu_suite.specs import Place
 from cpu_suite.variants import Variant
 from cpu_suite.worker import Worker, WorkerError, interrupting
@@ -20,10 +21,10 @@ COPIES = 5
 def prepare(
     place: Place, variants: Sequence[Variant], patience: float, say: Callable[[str], None]
 ) -> dict[str, str]:
-    """Writes the weights, then what the variants load; those of one module one after another.
+    """Writes the weights, then what the variants load; what is made from one export is made one after another.
 
     Args:
-        place: The model, and a folder; what an earlier call made in it is not made again.
+        place: The model, and a folder; what an earlier call of the same code made in it is not made again.
         variants: What will run.
         patience: Seconds that one preparation may take.
         say: Told what is being done.
@@ -42,14 +43,16 @@ def prepare(
     if reason:
         raise StarQuantError("the model's weights cannot be written", where=name, got=reason)
     failed: dict[str, str] = {}
-    modules: dict[str, list[Variant]] = {}
+    chains: dict[str, list[Variant]] = {}
     for variant in variants:
         missing = variant.missing()
         if missing is not None:
             failed[variant.name] = f"{missing} is not installed"
         elif variant.prepared:
-            modules.setdefault(variant.module, []).append(variant)
-    jobs = _jobs(place, len(modules))
+            chains.setdefault(variant.module if variant.exported else variant.name, []).append(
+                variant
+            )
+    jobs = _jobs(place, len(chains))
     share = max(1, (os.cpu_count() or 1) // jobs)
     inside = dataclasses.replace(place, threads=share)
 
@@ -64,7 +67,7 @@ def prepare(
 
     with ThreadPoolExecutor(jobs) as pool, interrupting(running):
         try:
-            list(pool.map(make, modules.values()))
+            list(pool.map(make, chains.values()))
         finally:
             stopped.append(True)
     return failed
@@ -77,10 +80,10 @@ def _jobs(place: Place, wanted: int) -> int:
 
 
 def _made(variant: Variant, place: Place, patience: float, running: list[Worker]) -> str:
-    """Runs one preparation unless it is done, and adds its worker to a list; returns the reason if it failed."""
-    apart = "-masked" if place.masked and variant.by_logits else ""
+    """Runs one preparation unless this code did, and adds its worker to a list; returns the reason if it failed."""
+    apart = "-masked" if place.masked and variant.exported else ""
     done = place.folder / f"done-{variant.name.replace(' ', '-')}{apart}"
-    if done.exists():
+    if done.exists() and done.read_text() == code_hash():
         return ""
     worker = Worker(variant, place, patience)
     running.append(worker)
@@ -90,5 +93,5 @@ def _made(variant: Variant, place: Place, patience: float, running: list[Worker]
         return str(error)
     finally:
         worker.stop()
-    done.touch()
+    done.write_text(code_hash())
     return ""

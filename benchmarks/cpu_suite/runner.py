@@ -9,8 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch._inductor import config
 
-from cpu_suite.specs import Place
-from cpu_suite.weights import wanted_rows
+Forward = Callable[[Tensor, Tensor | None], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,18 +17,19 @@ class Runner:
     """A model that is ready to run.
 
     Attributes:
-        forward: Takes token ids int64 [B, L] and returns the wanted logits as its runtime gives them; this is timed.
+        forward: Takes token ids int64 [B, L], and places [R] in the flattened ids or None; returns the logits there, or
+            all, as its runtime gives them; this is timed.
         weight_bytes: Bytes of the blocks' linears as they are held: codes, scales and transforms; None if not known.
         head: Type in which the head is multiplied.
         tensor: Makes a tensor [..., vocab] of what ``forward`` returned; None where there are no logits.
-        note: What a reader of the row must know.
+        note: What a reader of the row must know, once a forward of its shape has run.
     """
 
-    forward: Callable[[Tensor], Any]
+    forward: Forward
     weight_bytes: int | None
     head: str
     tensor: Callable[[Any], Tensor] | None = lambda logits: logits
-    note: str = ""
+    note: Callable[[], str] = str
 
 
 class Logits(nn.Module):
@@ -45,19 +45,19 @@ class Logits(nn.Module):
         if rows is None:
             logits: Tensor = model(ids).logits
         else:
-            logits = model.get_output_embeddings()(
-                model.forward_hidden(ids)[-1].flatten(0, 1)[rows]
-            )
+            chosen = model.forward_hidden(ids)[-1].flatten(0, 1)[rows]
+            # As a batch: a product of two matrices is exported as Gemm, which onnxruntime's quantizers leave out.
+            logits = model.get_output_embeddings()(chosen[None])[0]
         return logits
 
 
-def torch_forward(place: Place, model: nn.Module, compiled: bool) -> Callable[[Tensor], Tensor]:
-    """The wanted logits of a model in PyTorch; compiled for every shape of its own, with weights frozen in."""
+def torch_forward(model: nn.Module, compiled: bool) -> Forward:
+    """The logits of a model in PyTorch; compiled for every shape and kind of its own, with weights frozen in."""
     logits = Logits(model)
     if compiled:
         config.freezing = True
         logits.compile(dynamic=False)
-    return lambda ids: logits(ids, wanted_rows(place, ids)) if place.masked else logits(ids)
+    return logits
 
 
 def block_linears(model: nn.Module) -> Iterable[nn.Linear]:

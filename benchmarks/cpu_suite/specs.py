@@ -104,7 +104,7 @@ class Place:
         folder: Holds the model as ``fp32`` and ``bf16`` folders, and what preparations leave.
         spec: Its sizes.
         threads: Threads that a forward may use.
-        masked: Whether logits are wanted of the masked tokens only, otherwise of all.
+        masked: Whether what is exported gives logits of the masked tokens only, otherwise of all.
     """
 
     folder: Path

@@ -18,7 +18,7 @@ def build(place: Place) -> Runner:
     model = load(place, "fp32")
     torchao.quantize_(model, torchao.Int8DynamicActivationInt8WeightConfig())
     held = sum(_bytes(linear.weight) for linear in block_linears(model))
-    return Runner(torch_forward(place, model, compiled=True), held, "int8")
+    return Runner(torch_forward(model, compiled=True), held, "int8")
 
 
 def _bytes(tensor: Any) -> int:

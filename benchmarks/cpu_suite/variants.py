@@ -10,6 +10,7 @@ from starquant_fx.errors import InputError, nearest
 
 FULL = "fp32"
 LIMIT = "int8 limit"
+HEADLINE = "star-w4a4"
 HEAD8 = "star-w4a4 int8 head"
 
 
@@ -26,7 +27,8 @@ class Variant:
         size: Most memory of its process, in units of the float32 model, roughly.
         prepared: Whether its module's ``prepare`` must run before.
         needs: Packages that must be installed.
-        by_logits: Whether what is prepared depends on which logits are wanted.
+        exported: Whether it is prepared from an export that its module's variants share, and that depends on which
+            logits are wanted.
     """
 
     name: str
@@ -36,7 +38,7 @@ class Variant:
     size: float = 1.0
     prepared: bool = False
     needs: tuple[str, ...] = ()
-    by_logits: bool = False
+    exported: bool = False
 
     def missing(self) -> str | None:
         """The first package that is needed and not installed."""
@@ -52,9 +54,9 @@ LLAMA = ("llama_cpp", "gguf")
 VARIANTS = {
     one.name: one
     for one in (
-        Variant(LIMIT, "limit", "int8_limit", (), 0.2),
+        Variant(LIMIT, "limit", "int8_limit", (), 0.5),
         Variant("bf16", "full", "full_precision", ("bf16", False), 0.7),
-        Variant("bf16 compiled", "full", "full_precision", ("bf16", True), 1.3),
+        Variant("bf16 compiled", "full", "full_precision", ("bf16", True), 1.8),
         Variant("fp32", "full", "full_precision", ("fp32", False), 1.2),
         Variant("fp32 compiled", "full", "full_precision", ("fp32", True), 2.3),
         Variant("torchao int8 compiled", "peer", "torchao_int8", (), 2.3, False, ("torchao",)),
@@ -77,7 +79,7 @@ VARIANTS = {
         ),
         Variant("llama.cpp Q4_0", "peer", "llama_cpp_models", ("Q4_0",), 0.6, True, LLAMA),
         Variant("llama.cpp Q8_0", "peer", "llama_cpp_models", ("Q8_0",), 0.6, True, LLAMA),
-        Variant("star-w4a4", "ours", "ours", ("star-w4a4",), 1.1, True),
+        Variant(HEADLINE, "ours", "ours", ("star-w4a4",), 1.1, True),
         Variant(HEAD8, "ours", "ours", ("star-w4a4[role:head=w8a8]",), 1.1, True),
         Variant("star-w4a8", "ours", "ours", ("star-w4a8",), 1.1, True),
         Variant("star-w8a8", "ours", "ours", ("star-w8a8",), 1.4, True),
@@ -87,7 +89,16 @@ HALVES = ("bf16", "bf16 compiled")
 """The faster of these is what ratios are taken of."""
 ANCHORS = (LIMIT, *HALVES)
 """Measured beside every group of variants: what ratios and shares are taken of."""
-QUICK = (*ANCHORS, FULL, "onnxruntime quantize_dynamic", "star-w4a4", HEAD8)
+QUICK = (*ANCHORS, FULL, "onnxruntime quantize_dynamic", HEADLINE, HEAD8)
+PAIRED = (*ANCHORS, HEADLINE, HEAD8)
+"""Measured with the logits of the masked tokens too, where both kinds are asked for."""
+LOGITS = {"all": (False,), "masked": (True,), "both": (False, True)}
+"""Whether logits are of the masked tokens only, by what is asked for."""
+
+
+def logits_of(variant: Variant, logits: str) -> tuple[bool, ...]:
+    """Whether a variant's logits are of the masked tokens only; no and then yes where it runs both ways."""
+    return LOGITS[logits if logits != "both" or variant.name in PAIRED else "all"]
 
 
 def chosen(text: str) -> list[Variant]:

@@ -71,11 +71,9 @@ def token_ids(spec: ModelSpec, shape: Shape, seed: int = 0) -> Tensor:
     return ids.masked_fill(ranks < shape.length // 2, spec.vocab - 1)
 
 
-def wanted_rows(place: Place, ids: Tensor) -> Tensor:
-    """Places in the flattened ids of the tokens whose logits are wanted: int64 [R]."""
-    if not place.masked:
-        return torch.arange(ids.numel())
-    return (ids.flatten() == place.spec.vocab - 1).nonzero()[:, 0]
+def masked_rows(spec: ModelSpec, ids: Tensor) -> Tensor:
+    """Places of the masked tokens in the flattened ids: int64 [R]."""
+    return (ids.flatten() == spec.vocab - 1).nonzero()[:, 0]
 
 
 def load(place: Place, dtype: str) -> nn.Module:

@@ -1,30 +1,27 @@
-"""One variant in a process of its own: it is built, computes one forward when asked, and reports what it took."""
+"""One variant in a process of its own: it is built, computes one forward when asked, and reports what it took.
+
+It computes the logits of all tokens or of the masked ones, as each request says.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
 import os
-import resource
+import shutil
 import signal
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from cpu_suite.specs import Place, Shape
+from cpu_suite.served import Served
+from cpu_suite.specs import Place
 from cpu_suite.variants import Variant
 from starquant_fx.errors import StarQuantError, cause
 
-ROWS = 128
-"""Rows of the logits, spread over all tokens, that are compared with full precision's."""
-SMALL = 0.05
-"""Seconds; a faster forward is run once more before the timed one, because other processes emptied the caches."""
 GRACE = 5
 """Seconds that a process has to end when nothing is asked of it any more."""
-STATUS = Path("/proc/self/status")
 
 
 class WorkerError(Exception):
@@ -113,11 +110,16 @@ def _serve(pipe: Connection, variant: Variant, place: Place, log: Path) -> None:
     os.environ.update(
         OMP_NUM_THREADS=count, MKL_NUM_THREADS=count, TORCHINDUCTOR_COMPILE_THREADS="1"
     )
+    cache = log.with_suffix(
+        ".inductor"
+    )  # an empty one, or the first call would depend on earlier runs
+    shutil.rmtree(cache, ignore_errors=True)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers itself
     with log.open("w") as out:
         for stream in (1, 2):
             os.dup2(out.fileno(), stream)
-    served = _Served(variant, place)
+    served = Served(variant, place)
     with contextlib.suppress(EOFError, OSError):
         while True:
             request, arguments = pipe.recv()
@@ -127,73 +129,3 @@ def _serve(pipe: Connection, variant: Variant, place: Place, log: Path) -> None:
                 text = str(error) if isinstance(error, StarQuantError) else cause(error)
                 answer = (False, " ".join(text.split())[:400])
             pipe.send(answer)
-
-
-class _Served:
-    """The requests, on the worker's side.
-
-    Args:
-        variant: What to run.
-        place: The model.
-    """
-
-    def __init__(self, variant: Variant, place: Place) -> None:
-        self.variant, self.place = variant, place
-        self.runner: Any = None
-
-    def prepare(self) -> None:
-        """Makes what the variant's process loads; this process ends afterwards, so its memory is not counted."""
-        self.variant.load().prepare(self.place, *self.variant.options)
-
-    def ready(self, shape: Shape) -> dict[str, Any]:
-        """Builds the variant if it is not yet, and runs it twice on a shape."""
-        import torch
-
-        from cpu_suite.weights import token_ids
-
-        torch.set_num_threads(self.place.threads)
-        torch.set_grad_enabled(False)
-        if self.runner is None:
-            self.runner = self.variant.load().build(self.place, *self.variant.options)
-        self.ids = token_ids(self.place.spec, shape)
-        self.run()
-        self.seconds = self.run()
-        return {
-            "weight_bytes": self.runner.weight_bytes,
-            "head": self.runner.head,
-            "note": self.runner.note,
-        }
-
-    def run(self) -> float:
-        """Seconds of one forward."""
-        if getattr(self, "seconds", SMALL) < SMALL:
-            self.runner.forward(self.ids)
-        start = time.perf_counter()
-        self.out = self.runner.forward(self.ids)
-        self.seconds = time.perf_counter() - start
-        return self.seconds
-
-    def finish(self, path: Path) -> dict[str, Any]:
-        """Peak memory so far, and some rows of the logits as a file; its path stays None without logits."""
-        import numpy as np
-
-        peak = peak_bytes()
-        if self.runner.tensor is None:
-            return {"peak_bytes": peak, "logits": None}
-        logits = self.runner.tensor(self.out).flatten(0, -2).float()
-        step = max(1, len(logits) // ROWS)
-        np.save(path, logits[::step][:ROWS].numpy())
-        return {"peak_bytes": peak, "logits": path}
-
-
-def peak_bytes() -> int:
-    """Most memory that this process has had resident.
-
-    Linux's ``ru_maxrss`` starts at what the parent had when it started the process; ``VmHWM`` does not.
-    """
-    if STATUS.exists():
-        for line in STATUS.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

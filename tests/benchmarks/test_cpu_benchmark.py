@@ -1,12 +1,11 @@
-"""The CPU benchmark: its arithmetic, its processes, a run from end to end, and what it refuses."""
+"""The CPU benchmark: its models and variants, its processes, and what it refuses."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cpu
@@ -16,59 +15,22 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from cpu_suite import measure, weights
+from cpu_suite import weights
 from cpu_suite.llama_cpp_models import gguf_name, interleaved
 from cpu_suite.memory import LIBRARIES, grouped
 from cpu_suite.onnx_models import weight_bytes
-from cpu_suite.ours import short
-from cpu_suite.rows import Row, summary
+from cpu_suite.ours import held_bytes, short
 from cpu_suite.runner import Logits
+from cpu_suite.served import peak_bytes
 from cpu_suite.specs import MODELS, Place, Shape, models, shapes
-from cpu_suite.tables import line, table
-from cpu_suite.variants import ANCHORS, FULL, QUICK, VARIANTS, Variant, chosen
-from cpu_suite.worker import Worker, WorkerError, peak_bytes
+from cpu_suite.variants import ANCHORS, PAIRED, QUICK, VARIANTS, Variant, chosen, logits_of
+from cpu_suite.worker import Worker, WorkerError
 from starquant_fx.errors import InputError
 from starquant_fx.models.layers import apply_rotary, rotary_tables
 from starquant_fx.models.llada import LladaConfig, LladaModel
 from starquant_fx.recipes import get_recipe
 
 TINY = MODELS["2x128"]
-
-
-def row(variant: str, *seconds: float, **more: Any) -> Row:
-    kind = VARIANTS[variant].kind
-    base = {"model": "m", "shape": "1x10", "threads": 1, "tokens": 10, "operations": 1000}
-    return Row(**{**base, "variant": variant, "kind": kind, "seconds": list(seconds), **more})
-
-
-def test_the_summary_by_hand() -> None:
-    rows = [
-        row("int8 limit", 0.2, 0.1, 0.3),
-        row("bf16", 2.0, weight_bytes=400),
-        row("bf16 compiled", 1.0, weight_bytes=400),
-        row("fp32", 4.0),
-        row("onnxruntime quantize_dynamic", 0.8),
-        row("torchao int8 compiled", 0.1, reason="failed in the middle"),
-        row("star-w4a4", 0.5, 0.4, 9.0, weight_bytes=100),
-    ]
-    assert summary(rows) == {
-        "w4a4_vs_bf16": 2.0,
-        "w4a4_vs_fp32": 8.0,
-        "w4a4_vs_best_peer": 1.6,
-        "weights_vs_bf16": 0.25,
-        "time_vs_int8_ceiling": 2.5,  # 1000 operations at 1000 / 0.2 a second take 0.2 s
-    }
-    assert summary([row("star-w4a4", 1.0)])["w4a4_vs_best_peer"] is None
-
-
-def test_a_line_by_hand() -> None:
-    one = row("star-w4a4", 0.5, 0.4, 1.0, bf16_seconds=1.0, limit_seconds=0.2, head="bf16")
-    one.weight_bytes, one.peak_bytes, one.error = 1_500_000, 250_000_000, 0.125
-    assert line(one) == "| star-w4a4 | 20 | 10-25 | 2.00 | 40 | 1.5 | 250 | 0.12 | bf16 |"
-    bad = row("bf16", reason="it fell over")
-    assert line(bad).startswith("| bf16 | not measured: it fell over |")
-    assert line(bad).count("|") == line(one).count("|")
-    assert "- bf16: slow" in table("t", [row("bf16", 1.0, note="slow")])
 
 
 def test_sizes_are_those_of_the_model() -> None:
@@ -95,11 +57,9 @@ def test_half_of_the_tokens_of_every_sequence_are_masked() -> None:
     assert torch.equal(ids, weights.token_ids(TINY, Shape(3, 10)))
 
 
-def test_wanted_rows_are_the_masked_tokens_or_all() -> None:
-    place = Place(Path(), TINY, 1)
+def test_masked_rows_are_the_places_of_masked_tokens() -> None:
     ids = weights.token_ids(TINY, Shape(2, 6))
-    assert weights.wanted_rows(place, ids).tolist() == list(range(12))
-    rows = weights.wanted_rows(dataclasses.replace(place, masked=True), ids)
+    rows = weights.masked_rows(TINY, ids)
     assert len(rows) == Shape(2, 6).masked
     assert (ids.flatten()[rows] == TINY.vocab - 1).all()
 
@@ -123,6 +83,13 @@ def test_variants_have_anchors_and_fp32_and_keep_their_order() -> None:
         module = variant.load()
         assert callable(module.build)
         assert hasattr(module, "prepare") == variant.prepared
+
+
+def test_both_kinds_of_logits_are_of_the_variants_that_decide() -> None:
+    of = {name: logits_of(variant, "both") for name, variant in VARIANTS.items()}
+    assert {name for name, found in of.items() if found == (False, True)} == set(PAIRED)
+    assert {found for name, found in of.items() if name not in PAIRED} == {(False,)}
+    assert {logits_of(variant, "masked") for variant in VARIANTS.values()} == {(True,)}
 
 
 def test_the_short_recipe_makes_the_same_graph() -> None:
@@ -164,6 +131,26 @@ def test_weights_of_an_onnx_model_leave_out_embedding_and_head() -> None:
     assert weight_bytes(model, 50) == 4 * 6 + 4 * 6
 
 
+def test_weights_of_ours_are_all_that_is_resident_once() -> None:
+    kept, laid = torch.zeros(10, dtype=torch.uint8), torch.zeros(8)
+    tables = {
+        "starquant.blocks.0.q_proj.packed": kept,
+        "starquant_cpu.blocks_0.left": laid,
+        "starquant_cpu.model_transformer_ff_out.clip": torch.zeros(2),
+        "model.transformer.wte.weight": torch.zeros(100),
+    }
+    originals = {
+        "starquant.blocks.0.q_proj.packed": kept,
+        "starquant.blocks.0.q_proj.row": kept[3:5],
+        "starquant.blocks.0.basis": torch.zeros(4),
+    }
+    compiled: Any = SimpleNamespace(
+        graph=SimpleNamespace(state_dict=lambda **_: tables),
+        program=SimpleNamespace(tensors=lambda: originals),
+    )
+    assert held_bytes(compiled) == 10 + 8 * 4 + 4 * 4
+
+
 def test_llama_cpp_gets_the_same_rotary_embedding() -> None:
     heads, size, tokens = 2, 8, 3
     generator = torch.Generator().manual_seed(0)
@@ -196,7 +183,9 @@ def test_llama_cpp_gets_the_same_rotary_embedding() -> None:
         (["--threads", "0"], "--threads"),
         (["--threads", str(10 * (os.cpu_count() or 1))], "--threads"),
         (["--repeats", "0"], "--repeats"),
-        (["--quick", "--models", "2x128"], "--quick"),
+        (["--quick", "--models", "2x128,llada-tiny"], "--quick"),
+        (["--quick", "--tokens", "1x32,1x128"], "--quick"),
+        (["--tokens", "1x1"], "--logits all"),
         (["--prepare-only"], "--keep"),
         (["--json", "rows.txt"], ".json"),
     ],
@@ -223,7 +212,7 @@ def test_a_worker_says_why_it_failed_and_goes_on_saying_so(tmp_path: Path) -> No
     try:
         for _ in range(2):
             with pytest.raises(WorkerError, match="no_such_module"):
-                worker.ask("ready", Shape(1, 4))
+                worker.ask("ready", False, Shape(1, 4))
     finally:
         worker.stop()
 
@@ -233,10 +222,10 @@ def test_a_worker_that_ends_or_is_late_is_told_apart(tmp_path: Path) -> None:
     ended = Worker(Variant("ended", "peer", "x"), place, patience=60)
     ended.interrupt()
     with pytest.raises(WorkerError, match="ended with exit code"):
-        ended.ask("run")
+        ended.ask("run", False)
     late = Worker(Variant("late", "peer", "x"), place, patience=0.01)
     with pytest.raises(WorkerError, match=r"no answer to 'run' within"):
-        late.ask("run")
+        late.ask("run", False)
 
 
 def test_peak_memory_is_the_process_own() -> None:
@@ -244,43 +233,3 @@ def test_peak_memory_is_the_process_own() -> None:
     held = np.ones(40_000_000 // 8)
     assert peak_bytes() >= before
     assert peak_bytes() > held.nbytes
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("logits", ["all", "masked"])
-def test_from_end_to_end(
-    logits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr(measure, "ANCHORS", ("int8 limit", "bf16"))  # without torch.compile
-    absent = Variant("absent peer", "peer", "nothing", needs=("no_such_package_at_all",))
-    found = [VARIANTS[n] for n in ("int8 limit", "bf16", FULL)]
-    ours = Variant("rtn", "ours", "ours", ("rtn-w4a4",), prepared=True)  # star's fits take longer
-    monkeypatch.setattr(cpu, "chosen", lambda _: [*found, ours, absent])
-    file = tmp_path / "rows.json"
-    options = ["--models", "2x128", "--tokens", "1x8,1x16", "--repeats", "2", "--json", str(file)]
-    options += ["--logits", logits]
-    assert cpu.main(options) == 0
-    assert list((tmp_path / "temporary").iterdir()) == []
-    rows = json.loads(file.read_text())["rows"]
-    assert [(r["shape"], r["variant"]) for r in rows] == [
-        (shape, name)
-        for shape in ("1x8", "1x16")
-        for name in ("int8 limit", "bf16", "fp32", "rtn", "absent peer")
-    ]
-    out = capsys.readouterr()
-    assert "| absent peer | not measured: no_such_package_at_all is not installed |" in out.out
-    assert "round 2 of 2" in out.err
-    plain = sum(i * o for i, o in TINY.linears)
-    for some in (rows[:5], rows[5:]):
-        limit, bf16, full, ours, _ = some
-        assert all(len(r["seconds"]) == 2 and not r["reason"] for r in some[:4]), some
-        assert limit["error"] is None
-        assert full["error"] == 0
-        assert 0 < bf16["error"] < 0.02 < ours["error"] < 0.5
-        assert (bf16["weight_bytes"], full["weight_bytes"]) == (2 * plain, 4 * plain)
-        assert plain / 2 < ours["weight_bytes"] < plain
-        assert bf16["ratio"] == pytest.approx(1)
-        assert 0 < ours["share"] < 1
-        assert min(r["peak_bytes"] for r in some[:4]) > 50e6
