@@ -19,6 +19,7 @@ from starquant_fx.compiled import CompiledModel, spare_tensors
 from starquant_fx.devices import making_tensors_on, usable_device
 from starquant_fx.diffusion.stepping import evaluating
 from starquant_fx.errors import CaptureError, InputError
+from starquant_fx.fingerprint import fingerprint
 from starquant_fx.lowering import choose_target, stand_in
 from starquant_fx.model_facts import check_mask_token, check_module, mask_token_of, model_device
 from starquant_fx.pass_manager import Observer, check_order, run_passes
@@ -109,7 +110,8 @@ def compile(
         report = dataclasses.replace(report, notes=(*report.notes, note))
     program.calibration = program.cache = None
     program.stages.clear()
-    return CompiledModel(twin, program, report, spare_tensors(model, program), model)
+    spare, found = spare_tensors(model, program), fingerprint(dict(model.named_parameters()))
+    return CompiledModel(twin, program, report, spare, model, found)
 
 
 def _check_arguments(model: Any, tokenizer: Any, token_state_input: Any, observe: Any) -> None:

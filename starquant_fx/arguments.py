@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from starquant_fx.errors import InputError
+from starquant_fx.mapped import not_finite
 from starquant_fx.model_facts import check_ids, check_padding, maximum_length
 
 CaptureKey = tuple[tuple[Any, ...], ...]
@@ -163,11 +163,11 @@ def call_signature(model: nn.Module) -> inspect.Signature:
 def check_parameters(model: nn.Module) -> None:
     """Raises an InputError that names the first parameter holding NaN or Inf."""
     for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
+        if parameter.is_floating_point() and (bad := not_finite(parameter)):
             raise InputError(
                 "the model's weights are not finite",
                 where=name,
                 expected="finite numbers",
-                got=f"{int((~torch.isfinite(parameter)).sum())} NaN or Inf",
+                got=f"{bad} NaN or Inf",
                 hint="the checkpoint is damaged or was saved after a diverged training",
             )

@@ -90,6 +90,9 @@ def save_artifact(compiled: CompiledModel, path: str | Path) -> Path:
 def load_artifact(model: nn.Module, path: str | Path) -> CompiledModel:
     """Rebuilds a compiled model: captures the model without its weights, applies the recipe, binds the artifact.
 
+    The artifact stays mapped to its file. Of a model that ``from_pretrained`` left mapped, too, the weights that the
+    artifact replaces are compared by reading their files and never take memory (on Linux).
+
     Args:
         model: The model that the artifact was made from.
         path: The file.
@@ -129,7 +132,8 @@ def _load(model: nn.Module, file: Any, path: Path) -> CompiledModel:
     recipe: Recipe = _entry(metadata, "recipe", from_dict, path)
     mask_id = _entry(metadata, "mask_token_id", lambda value: check_mask_token(value, model), path)
     report: Report = _entry(metadata, "report", _report, path)
-    _check_fingerprint(model, metadata.get("fingerprint", "none"), path)
+    made_from = metadata.get("fingerprint", "none")
+    _check_fingerprint(model, made_from, path)
     twin = skeleton(model)
     try:
         program = run_passes(capture(twin, recipe, mask_token_id=mask_id), recipe.passes)
@@ -145,7 +149,7 @@ def _load(model: nn.Module, file: Any, path: Path) -> CompiledModel:
     program.stages.clear()
     if report.target == "cpu" and program.device.type != "cpu":
         report = dataclasses.replace(report, target=choose_target(AUTO, program.device))
-    return CompiledModel(twin, program, report, spare_tensors(model, program), model)
+    return CompiledModel(twin, program, report, spare_tensors(model, program), model, made_from)
 
 
 def _entry(metadata: dict[str, str], key: str, read: Callable[[Any], Any], path: Path) -> Any:

@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from starquant_fx.errors import CheckpointError
 from starquant_fx.kernels import reference
+from starquant_fx.mapped import not_finite
 from starquant_fx.models.tensor_names import mismatch
 from starquant_fx.operators import op
 from starquant_fx.program import CONSTANTS, Program
@@ -27,6 +28,8 @@ STORED = {
     torch.float64: "F64",
 }
 """How safetensors spells a dtype."""
+PANELS = 4
+"""Panels of codes that are unpacked at once."""
 AGAIN = "save the artifact again, or copy it again from where it was saved"
 
 
@@ -73,12 +76,12 @@ def check_values(program: Program, path: Path) -> None:
     """
     for name, tensor in program.tensors().items():
         made = name.startswith(f"{CONSTANTS}.") and tensor.is_floating_point()
-        if made and not bool(torch.isfinite(tensor).all()):
+        if made and (bad := not_finite(tensor)):
             raise CheckpointError(
                 f"{name} is not finite",
                 where=str(path),
                 expected=f"{tensor.numel()} finite numbers",
-                got=f"{int((~torch.isfinite(tensor)).sum())} NaN or Inf",
+                got=f"{bad} NaN or Inf",
                 hint=AGAIN,
             )
     for node in program.nodes(op("quantized_linear")):
@@ -89,8 +92,7 @@ def check_values(program: Program, path: Path) -> None:
         assert isinstance(bits, int)
         features = int(codes.meta["val"].shape[-1])
         found = program.tensor(sums)
-        weight = reference.unpack(program.tensor(packed), bits, found.numel(), features)
-        right = weight.sum(-1, dtype=found.dtype)
+        right = _column_sums(program.tensor(packed), bits, found, features)
         if not torch.equal(found, right):
             raise CheckpointError(
                 f"{sums.target} is not the sum of the codes",
@@ -99,3 +101,12 @@ def check_values(program: Program, path: Path) -> None:
                 got=f"{int((found != right).sum())} of {right.numel()} that differ",
                 hint=AGAIN,
             )
+
+
+def _column_sums(packed: Tensor, bits: int, like: Tensor, features: int) -> Tensor:
+    """Sums of packed codes by output channel, unpacked a few panels at a time; as many and of the dtype as ``like``."""
+    parts = (
+        reference.unpack(panels, bits, len(panels) * reference.PANEL, features)
+        for panels in packed.split(PANELS)
+    )
+    return torch.cat([codes.sum(-1, dtype=like.dtype) for codes in parts])[: like.numel()]

@@ -12,7 +12,6 @@ from starquant_fx.arguments import bind, call_signature, capture_key
 from starquant_fx.capture import capture
 from starquant_fx.diffusion import generate
 from starquant_fx.errors import InputError, LoweringError
-from starquant_fx.fingerprint import fingerprint
 from starquant_fx.lowering import lower
 from starquant_fx.lowering.rows import at_rows
 from starquant_fx.models.layers import DenoiserOutput
@@ -26,6 +25,8 @@ class CompiledModel(nn.Module):
 
     Calls take the original model's arguments and return an object with ``.logits``. The first call with a new kind of
     arguments (a padding mask, position ids) captures the model once more from fake tensors and binds the same weights.
+
+    It does not hold the original model; of its tensors it keeps those that no pass replaced.
 
     Attributes:
         config: The original model's configuration.
@@ -41,13 +42,14 @@ class CompiledModel(nn.Module):
         report: Report,
         spare: dict[str, Tensor],
         signature_of: nn.Module,
+        fingerprint: str,
     ) -> None:
         super().__init__()
         self.config: Any = getattr(signature_of, "config", None)
         self.program = program
         self.report = report
         self.graph = lower(program, report.target)
-        self.fingerprint = fingerprint(dict(signature_of.named_parameters()))
+        self.fingerprint = fingerprint
         self._plain_inputs = [str(n.target) for n in program.graph.nodes if n.op == "placeholder"]
         self._signature: inspect.Signature = call_signature(signature_of)
         self._skeleton = [skeleton]

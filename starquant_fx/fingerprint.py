@@ -7,6 +7,8 @@ import hashlib
 import torch
 from torch import Tensor
 
+from starquant_fx.mapped import pieces
+
 
 def fingerprint(parameters: dict[str, Tensor]) -> str:
     """BLAKE2b over names, dtypes, shapes and all values of a model's parameters.
@@ -19,7 +21,8 @@ def fingerprint(parameters: dict[str, Tensor]) -> str:
     """
     digest = hashlib.blake2b(digest_size=32)
     for name in sorted(parameters):
-        tensor = parameters[name].detach().cpu().contiguous()
+        tensor = parameters[name]
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+        for piece in pieces(tensor):
+            digest.update(piece.cpu().view(torch.uint8).numpy().data)
     return digest.hexdigest()

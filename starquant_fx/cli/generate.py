@@ -71,7 +71,8 @@ def generate_command(
     loaded, tokenizer = load(model, device)
     need_tokenizer(tokenizer, model)
     check_names(options, [name for name in argument_names(loaded) if name != "generator"])
-    denoiser = _denoiser(loaded, tokenizer, model, recipe, artifact, calibration, seed, target)
+    # Under the same name, so that weights that an artifact or a recipe replaced are not kept.
+    loaded = _denoiser(loaded, tokenizer, model, recipe, artifact, calibration, seed, target)
     ids = torch.tensor([tokenizer(prompt, add_special_tokens=False)["input_ids"]], dtype=torch.long)
     torch.manual_seed(seed)
     view = tokenizer if live and console.is_terminal else None
@@ -79,9 +80,9 @@ def generate_command(
     if timing:
         from starquant_fx.evaluation.step_time import timed_generation
 
-        out, times = timed_generation(denoiser, ids, live=view, **arguments)
+        out, times = timed_generation(loaded, ids, live=view, **arguments)
     else:
-        out, times = generate(denoiser, ids, live=view, **arguments), None
+        out, times = generate(loaded, ids, live=view, **arguments), None
     typer.echo(tokenizer.decode(out[0], skip_special_tokens=True))
     if times is not None:
         console.print(times.sheet().table())

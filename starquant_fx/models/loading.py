@@ -38,8 +38,8 @@ def from_pretrained(
     accept the published folders; LLaDA also under Llama's tensor names. Any other model must be one that transformers
     knows as ``...ForMaskedLM`` with SDPA attention. Only safetensors are read, and no code from a repository is run.
 
-    On the CPU, weights that need no conversion stay mapped to their files: do not overwrite these in place while the
-    model is in use (replacing them is harmless).
+    On the CPU, weights that need no conversion stay mapped to their files, and take memory once they are used: do not
+    overwrite these in place while the model is in use (replacing them is harmless).
 
     Args:
         name_or_folder: ``"llada-tiny"`` or ``"dream-tiny"``, a local folder, or a hub id ``owner/name``.

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from starquant_fx.errors import CheckpointError
+from starquant_fx.mapped import copied, not_finite, pieces
 from starquant_fx.models.folder import contained, read_json
 
 SINGLE_FILE = "model.safetensors"
@@ -126,9 +127,10 @@ class TensorFiles:
         except (SafetensorError, OSError, RuntimeError) as error:
             raise _unusable(entry.file, str(error)) from error
         _check_values(tensor, name, entry.file, dtype)
-        if tensor.data_ptr() % tensor.element_size():
-            tensor = tensor.clone()  # an odd header length leaves the values unaligned
-        return tensor.to(device=device, dtype=dtype)
+        aligned = tensor.data_ptr() % tensor.element_size() == 0  # not after a header of odd length
+        if aligned and (tensor.dtype, tensor.device) == (dtype, device):
+            return tensor
+        return copied(tensor, dtype, device)
 
     def _add(self, name: str, listed: set[str] | None = None) -> None:
         """Opens a file and takes over its header; ``listed`` is what the index says it holds."""
@@ -223,13 +225,13 @@ def _check_values(tensor: Tensor, name: str, file: Path, dtype: torch.dtype) -> 
     if not tensor.numel():
         return
     # One pass without a copy; NaN and infinity both survive it.
-    low, high = (float(end) for end in torch.aminmax(tensor))
-    largest = max(abs(low), abs(high))
+    ends = torch.stack([torch.stack(torch.aminmax(piece)) for piece in pieces(tensor)])
+    largest = float(ends.abs().max())
     if largest <= torch.finfo(dtype).max:
         return
     where = f"{name} in {file}"
-    nan, infinite = int(tensor.isnan().sum()), int(tensor.isinf().sum())
-    if nan or infinite:
+    if not_finite(tensor):
+        nan, infinite = int(tensor.isnan().sum()), int(tensor.isinf().sum())
         raise CheckpointError(
             f"{name} holds {nan} NaN and {infinite} infinite values",
             where=where,
