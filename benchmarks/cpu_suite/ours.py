@@ -66,16 +66,14 @@ def build(place: Place, recipe: str) -> Runner:
 
 
 def held_bytes(compiled: CompiledModel) -> int:
-    """Bytes that are resident for the blocks' linears: codes, scales, sums, transforms, branches and biases.
+    """Bytes that the kernels read for the blocks' linears: codes, scales, sums, transforms, branches and biases.
 
-    What the target reads counts, and so does what it was laid out from, as long as the program keeps that.
+    The artifact's file stays mapped beside them: clean pages, which the system takes back when it needs memory.
     """
     found: dict[int, int] = {}
-    read = compiled.graph.state_dict(keep_vars=True)
-    for name, tensor in (*read.items(), *compiled.program.tensors().items()):
+    for name, tensor in compiled.graph.state_dict(keep_vars=True).items():
         if not any(part in name for part in APART):
-            storage = tensor.untyped_storage()
-            found[storage.data_ptr()] = storage.nbytes()
+            found[tensor.data_ptr()] = tensor.nbytes
     return sum(found.values())
 
 

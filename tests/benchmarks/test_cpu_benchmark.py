@@ -131,24 +131,17 @@ def test_weights_of_an_onnx_model_leave_out_embedding_and_head() -> None:
     assert weight_bytes(model, 50) == 4 * 6 + 4 * 6
 
 
-def test_weights_of_ours_are_all_that_is_resident_once() -> None:
+def test_weights_of_ours_are_what_the_kernels_read_once() -> None:
     kept, laid = torch.zeros(10, dtype=torch.uint8), torch.zeros(8)
     tables = {
         "starquant.blocks.0.q_proj.packed": kept,
+        "starquant.blocks.0.k_proj.packed": kept,
         "starquant_cpu.blocks_0.left": laid,
         "starquant_cpu.model_transformer_ff_out.clip": torch.zeros(2),
         "model.transformer.wte.weight": torch.zeros(100),
     }
-    originals = {
-        "starquant.blocks.0.q_proj.packed": kept,
-        "starquant.blocks.0.q_proj.row": kept[3:5],
-        "starquant.blocks.0.basis": torch.zeros(4),
-    }
-    compiled: Any = SimpleNamespace(
-        graph=SimpleNamespace(state_dict=lambda **_: tables),
-        program=SimpleNamespace(tensors=lambda: originals),
-    )
-    assert held_bytes(compiled) == 10 + 8 * 4 + 4 * 4
+    compiled: Any = SimpleNamespace(graph=SimpleNamespace(state_dict=lambda **_: tables))
+    assert held_bytes(compiled) == 10 + 8 * 4
 
 
 def test_llama_cpp_gets_the_same_rotary_embedding() -> None:
