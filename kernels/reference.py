@@ -397,3 +397,24 @@ def transform_quantize(
     if bounds and state is not None:
         x = gate(x, state, shared, bounds)
     return quantize_activation(x, bits, symmetric, clip)
+
+
+def greedy(logits: Tensor, by_probability: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """The most probable token of every row, as samplers take it at temperature 0.
+
+    Args:
+        logits: [R, vocab].
+        by_probability: Among tokens whose probabilities are equal once rounded to their type, take the first; else the
+            first among those of the largest logit.
+
+    Returns:
+        The largest logit of a row [R], NaN if one is; the token [R] int64; and its probability [R], by a softmax in
+        the type of the logits.
+    """
+    largest, tokens = logits.max(-1)  # as argmax, which is slow in bfloat16
+    probabilities = logits.softmax(-1)
+    if by_probability:
+        probability, tokens = probabilities.max(-1)
+    else:
+        probability = probabilities.gather(-1, tokens[:, None]).squeeze(-1)
+    return largest, tokens, probability

@@ -141,6 +141,15 @@ def _register() -> None:
         "(Tensor x, Tensor? state, Tensor? means, Tensor[] factors, str structure, int shared, int[] bounds, "
         f"Tensor? matrix, Tensor? offset, int bits, bool symmetric, Tensor? clip) -> {quantized_activation}",
     )
+    _operator(
+        reference.greedy,
+        lambda logits, by_probability: (
+            logits.new_empty(logits.shape[0]),
+            logits.new_empty(logits.shape[0], dtype=torch.int64),
+            logits.new_empty(logits.shape[0]),
+        ),
+        "(Tensor logits, bool by_probability) -> (Tensor largest, Tensor tokens, Tensor probability)",
+    )
 
 
 _register()

@@ -1,6 +1,7 @@
 """CPU kernels in C++; importing them registers their operators."""
 
 from starquant_fx.kernels.cpu.attention import attention, rotary
+from starquant_fx.kernels.cpu.greedy import greedy
 from starquant_fx.kernels.cpu.library import unavailable
 from starquant_fx.kernels.cpu.linear import RANK, branch_image, panel_linear, panel_linears
 from starquant_fx.kernels.cpu.site import TABLES, covers, site_codes, site_tables
@@ -11,6 +12,7 @@ __all__ = [
     "attention",
     "branch_image",
     "covers",
+    "greedy",
     "panel_linear",
     "panel_linears",
     "rotary",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,8 +72,11 @@ def generate_command(
     loaded, tokenizer = load(model, device)
     need_tokenizer(tokenizer, model)
     check_names(options, [name for name in argument_names(loaded) if name != "generator"])
+    kernels = _kernel_seconds() if timing else 0.0
+    began = time.perf_counter()
     # Under the same name, so that weights that an artifact or a recipe replaced are not kept.
     loaded = _denoiser(loaded, tokenizer, model, recipe, artifact, calibration, seed, target)
+    prepared = time.perf_counter() - began
     ids = torch.tensor([tokenizer(prompt, add_special_tokens=False)["input_ids"]], dtype=torch.long)
     torch.manual_seed(seed)
     view = tokenizer if live and console.is_terminal else None
@@ -86,6 +90,19 @@ def generate_command(
     typer.echo(tokenizer.decode(out[0], skip_special_tokens=True))
     if times is not None:
         console.print(times.sheet().table())
+        typer.echo(
+            f"Before the first step: CPU kernels {kernels:.2f} s (built at first use, then kept), "
+            f"compiling or binding the model {prepared:.2f} s."
+        )
+
+
+def _kernel_seconds() -> float:
+    """Seconds until the kernels of this machine are at hand: they are compiled at first use, and loaded later."""
+    from starquant_fx.kernels import cpu
+
+    start = time.perf_counter()
+    cpu.unavailable()
+    return time.perf_counter() - start
 
 
 def _denoiser(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, overload
 
 from rich.console import Console
@@ -104,7 +104,7 @@ def generate(
     )
 
     recorder = StepRecorder() if return_dict or (as_dict and history) else None
-    view = _view(model, prompt_ids, attention_mask, progress, live, arguments)
+    view = step_view(model, prompt_ids, attention_mask, progress, live, arguments)
     callbacks: list[StepCallback] = [c for c in (recorder, view, on_step) if c is not None]
     with evaluating(model), view or contextlib.nullcontext():
 
@@ -162,15 +162,15 @@ def _check_types(return_dict: Any, progress: Any, live: Any, on_step: Any) -> No
             )
 
 
-def _view(
+def step_view(
     model: Callable[..., Any],
     prompt_ids: Tensor,
     attention_mask: Tensor | None,
     progress: bool | None,
     live: Any,
-    arguments: dict[str, Any],
+    arguments: Mapping[str, Any],
 ) -> LiveView | ProgressView | None:
-    """The live view, the progress bar, or None, as asked for."""
+    """The live view, the progress bar, or None, as asked for; the arguments are those of ``generate``."""
     if live is None:
         shown = Console(stderr=True).is_terminal if progress is None else progress
         return ProgressView() if shown else None

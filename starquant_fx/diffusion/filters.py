@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from starquant_fx.operators import op
+
 
 def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
     """Nucleus filter: keeps the fewest most probable tokens whose sum exceeds ``top_p``.
@@ -61,6 +63,9 @@ def sample_tokens(
         logits = keep_top_p(logits, top_p)
     if top_k is not None:
         logits = keep_top_k(logits, top_k)
+    if temperature == 0 and confidence == "probability":
+        _, tokens, sureness = op("greedy")(logits, True)
+        return sureness, tokens
     probabilities = logits.softmax(-1)
     if temperature > 0:
         # The second normalisation is the published one (a Categorical's); it can move the last bit

@@ -27,6 +27,7 @@ from starquant_fx.diffusion import arguments
 from starquant_fx.diffusion.canvas import blank_canvas
 from starquant_fx.diffusion.stepping import StepCallback, logits_at, require_numbers
 from starquant_fx.errors import InputError
+from starquant_fx.operators import op
 
 REMASKING = ("low_confidence", "random")
 PUBLISHED_EOS_ID = 126081
@@ -117,10 +118,15 @@ def llada_generate(
                 device=rows.device,
                 generator=generator,
             )[candidates]
-        require_numbers(rows, step + 1)
+        if noise is not None or logits_eos_inf:
+            require_numbers(rows, step + 1)
         if logits_eos_inf:
             rows[:, eos] = -torch.inf
-        tokens = gumbel_argmax(rows, temperature, noise)
+        if noise is None:
+            largest, tokens, sureness = op("greedy")(rows, False)
+            require_numbers(rows, step + 1, largest)
+        else:
+            tokens, sureness = gumbel_argmax(rows, temperature, noise), None
         if remasking == "random":
             drawn = torch.rand(ids.shape, device=ids.device, generator=generator)
             confidence = drawn.masked_fill(~candidates, -torch.inf)
@@ -129,8 +135,10 @@ def llada_generate(
                 rows[:, eot] = -torch.inf
                 if temperature == 0:
                     rows[:, eos] = -torch.inf
+            if sureness is None or confidence_eos_eot_inf:
+                sureness = rows.softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
             confidence = torch.full(ids.shape, -torch.inf, dtype=rows.dtype, device=ids.device)
-            confidence[candidates] = rows.softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
+            confidence[candidates] = sureness
 
         proposed = ids.masked_scatter(candidates, tokens)
         chosen = confidence.topk(quota + (step_in_block < remainder), dim=1).indices
@@ -140,7 +148,7 @@ def llada_generate(
     return ids
 
 
-def gumbel_argmax(logits: Tensor, temperature: float, uniforms: Tensor | None) -> Tensor:
+def gumbel_argmax(logits: Tensor, temperature: float, uniforms: Tensor) -> Tensor:
     """Samples from softmax(logits / temperature) by the exponential form of the Gumbel-max trick.
 
     argmax(exp(logits) / (-ln u)^temperature), in float64: float32 noise was reported to spoil the
@@ -148,15 +156,12 @@ def gumbel_argmax(logits: Tensor, temperature: float, uniforms: Tensor | None) -
 
     Args:
         logits: [..., vocab].
-        temperature: 0 or more.
-        uniforms: [..., vocab] float64 in [0, 1); not used at temperature 0.
+        temperature: More than 0.
+        uniforms: [..., vocab] float64 in [0, 1).
 
     Returns:
         [...] int64.
     """
-    if temperature == 0 or uniforms is None:
-        # As argmax, which is slow in bfloat16: the first of the largest.
-        return logits.max(-1).indices
     return (logits.double().exp() / (-uniforms.log()) ** temperature).argmax(-1)
 
 

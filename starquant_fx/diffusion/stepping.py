@@ -129,9 +129,18 @@ def logits_at(
     return logits
 
 
-def require_numbers(logits: Tensor, step: int) -> None:
-    """Raises a StarQuantError if the logits of a denoising step contain NaN; -inf is allowed."""
-    if bool(logits.amax(-1).isnan().any()):  # a NaN in a row is its largest
+def require_numbers(logits: Tensor, step: int, largest: Tensor | None = None) -> None:
+    """Raises a StarQuantError if the logits of a denoising step contain NaN; -inf is allowed.
+
+    Args:
+        logits: [R, vocab].
+        step: Counts from 1.
+        largest: The largest of each row [R] where it is known; a NaN in a row is its largest.
+
+    Raises:
+        StarQuantError: There is a NaN.
+    """
+    if bool((logits.amax(-1) if largest is None else largest).isnan().any()):
         raise StarQuantError(
             "the model's logits contain NaN",
             where=f"denoising step {step}",

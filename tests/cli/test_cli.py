@@ -137,3 +137,12 @@ def test_compile_onto_a_folder_is_refused_before_the_work(tmp_path: Path) -> Non
     assert "got: a folder of this name" in done.stderr
     assert "fold-sgat" not in done.stdout
     assert list(folder.iterdir()) == []
+
+
+def test_timing_says_where_a_step_goes_and_what_came_before() -> None:
+    sizes = ("-n", "4", "-s", "2", "--option", "block_length=4")
+    done = run(*GENERATE, *sizes, "--timing", "--no-live")
+    assert done.returncode == 0, done.stderr
+    for part in ("network with head", "sampler", "rest", "step", "it took"):
+        assert part in done.stdout
+    assert "Before the first step: CPU kernels" in done.stdout

@@ -60,6 +60,8 @@ CASES: list[tuple[str, tuple[Any, ...]]] = [
     ),
     ("transform_quantize", (X, None, None, [], "dense", 0, [], None, None, 4, False, None)),
     ("transform_quantize", (X, STATE, TABLE, *BASIS, *GATES, *TAC, 4, True, torch.ones(2))),
+    ("greedy", (W, False)),
+    ("greedy", (W.bfloat16(), True)),
 ]
 
 

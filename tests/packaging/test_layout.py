@@ -16,7 +16,9 @@ LINKED = ("kernels", "lowering", "passes")
 CODE = ("starquant_fx", *LINKED, "tests", "tools", "benchmarks")
 MOST_LINES = 400
 # Files that may be longer, each with its reason.
-LONGER: dict[str, str] = {}
+LONGER: dict[str, str] = {
+    "kernels/reference.py": "the specification of every operator, read and imported as one",
+}
 
 
 def python_files(root: Path) -> Iterator[Path]:
