@@ -115,7 +115,8 @@ def panel_linears(
             out,
         )
         alive.append(used)  # what was converted lives until the kernel is done
-        row.copy_(torch.tensor([*(0 if t is None else t.data_ptr() for t in used), out.shape[-1]]))
+        words = [*(0 if t is None else t.data_ptr() for t in used), out.shape[-1]]
+        row.copy_(torch.tensor(words, dtype=torch.int64, device="cpu"))
     call(
         "starquant_linears",
         *(codes, zero.to(torch.int32).contiguous(), floats(scale)),

@@ -56,7 +56,7 @@ def site_tables(
         floats(factors[0]) if len(factors) == 3 else None,
         None if left is None else padded(left.T, 2).to(torch.bfloat16),
         None if right is None else padded(right.float(), 16),
-        torch.tensor(list(bounds)) if bounds else None,
+        torch.tensor(list(bounds), dtype=torch.int64, device="cpu") if bounds else None,
         floats(clip),
     ]
 
@@ -99,7 +99,8 @@ def site_codes(
     by_state = [t.shape[0] for t in (means, directions) if t is not None]
     states = max([1, *by_state, 0 if bounds is None else len(bounds) // 2])
     codes = torch.empty(x.shape, dtype=torch.uint8, device="cpu")
-    scale, zero = (torch.empty(*x.shape[:-1], 1, device="cpu") for _ in range(2))
+    row = (*x.shape[:-1], 1)
+    scale, zero = (torch.empty(row, dtype=torch.float32, device="cpu") for _ in range(2))
     coefficients = torch.empty(*x.shape[:-1], rank, dtype=torch.bfloat16, device="cpu")
     used = [
         *(None if t is None else (t if half else t.float()).contiguous() for t in (x, other)),
