@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 EXAMPLE_BATCH, EXAMPLE_LENGTH = 2, 12
 """A batch of one would specialise to a constant; the length only has to differ from every other size."""
+TRACING = threading.RLock()
+"""Held by the thread that traces: tracing changes state of the whole process, and traces of one model share fake tensors."""
 
 
 class _LogitsOnly(nn.Module):
@@ -121,7 +124,7 @@ def capture(
     if mode is not None:
         inputs = tuple(mode.from_tensor(v) for v in inputs)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with TRACING, torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             exported = torch.export.export(
                 wrapper, inputs, dynamic_shapes={"args": tuple(axes)}, strict=False

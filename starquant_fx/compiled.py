@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from starquant_fx.arguments import bind, call_signature, capture_key
-from starquant_fx.capture import capture
+from starquant_fx.capture import TRACING, capture
 from starquant_fx.diffusion import generate
 from starquant_fx.errors import InputError, LoweringError
 from starquant_fx.fingerprint import fingerprint
@@ -25,7 +25,8 @@ class CompiledModel(nn.Module):
     """A low-bit denoiser.
 
     Calls take the original model's arguments and return an object with ``.logits``. The first call with a new kind of
-    arguments (a padding mask, position ids) captures the model once more from fake tensors and binds the same weights.
+    arguments (a padding mask, position ids) captures the model once more from fake tensors and binds the same weights;
+    others that need a capture wait for it. Calls may come from several threads.
 
     Attributes:
         config: The original model's configuration.
@@ -104,7 +105,9 @@ class CompiledModel(nn.Module):
         """
         graph, arguments = self._bound(args, kwargs)
         if graph not in self._at_rows:
-            self._at_rows[graph] = at_rows(graph)
+            with TRACING:
+                if graph not in self._at_rows:  # another thread made it meanwhile
+                    self._at_rows[graph] = at_rows(graph)
         return self._at_rows[graph], list(arguments.values())
 
     def _bound(
@@ -157,17 +160,18 @@ class CompiledModel(nn.Module):
     def _variant(self, arguments: dict[str, Tensor]) -> fx.GraphModule:
         key = capture_key(arguments)
         if key not in self._variants:
-            state = arguments.pop("token_state", None)
-            variant = capture(
-                self._skeleton[0],
-                self.recipe,
-                mask_token_id=self.program.mask_token_id,
-                arguments=arguments,
-            )
-            self._variants[key] = self.adopt(variant)
-            if state is not None:
-                arguments["token_state"] = state
+            with TRACING:
+                if key not in self._variants:  # another thread made it meanwhile
+                    self._variants[key] = self._captured(arguments)
         return self._variants[key]
+
+    def _captured(self, arguments: dict[str, Tensor]) -> fx.GraphModule:
+        """The lowered graph of a kind of arguments."""
+        traced = {name: value for name, value in arguments.items() if name != "token_state"}
+        mask_id = self.program.mask_token_id
+        return self.adopt(
+            capture(self._skeleton[0], self.recipe, mask_token_id=mask_id, arguments=traced)
+        )
 
 
 def bind_tensors(program: Program, tensors: dict[str, Tensor]) -> None:
