@@ -16,7 +16,7 @@ from starquant_fx.calibration.fit_cache import FitCache
 from starquant_fx.calibration.prepare import Calibration, prepare
 from starquant_fx.capture import capture, skeleton
 from starquant_fx.compiled import CompiledModel, spare_tensors
-from starquant_fx.devices import making_tensors_on, usable_device
+from starquant_fx.devices import making_float32, making_tensors_on, usable_device
 from starquant_fx.diffusion.stepping import evaluating
 from starquant_fx.errors import CaptureError, InputError
 from starquant_fx.lowering import choose_target, stand_in
@@ -97,7 +97,7 @@ def compile(
         program = capture(model, chosen, mask_token_id=mask_id)
         program.cache = None if cache is None else FitCache(Path(cache))
         options = chosen.calibration
-        with making_tensors_on(place):
+        with making_tensors_on(place), making_float32():
             program.calibration = prepare(
                 model, calibration, tokenizer, mask_id, options, program.cache
             )

@@ -43,3 +43,21 @@ def test_the_default_device(target: str) -> None:
     with torch.device("meta"):
         found = logits(one, ids)
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_default_dtype_of_a_compilation_and_of_a_later_capture(dtype: torch.dtype) -> None:
+    ids, keep = masked_ids("odd", (2, 9), 0.5), torch.ones(2, 9, dtype=torch.long)
+    keep[0, :3] = 0
+    one = fresh("odd", "quarot+center-w4a4")
+    expected = logits(one, ids), one(ids, attention_mask=keep).logits
+    later = fresh("odd", "quarot+center-w4a4")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        other = fresh("odd", "quarot+center-w4a4")
+        found = logits(other, ids), later(ids, attention_mask=keep).logits
+        assert torch.get_default_dtype() == dtype
+    finally:
+        torch.set_default_dtype(before)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
