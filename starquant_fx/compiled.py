@@ -72,7 +72,8 @@ class CompiledModel(nn.Module):
             An object with ``.logits`` [B, L, vocab].
 
         Raises:
-            InputError: The arguments do not fit the model.
+            InputError: The arguments do not fit the model, or a site of quantized activations reads NaN or Inf. What
+                a head in full precision makes of them is returned as it is; samplers refuse NaN in it.
         """
         graph, arguments = self._bound(args, kwargs)
         return DenoiserOutput(graph(*arguments.values()))

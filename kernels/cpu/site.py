@@ -11,6 +11,7 @@ from torch import Tensor
 from starquant_fx.errors import InputError
 from starquant_fx.kernels.cpu.library import call, floats, padded
 from starquant_fx.kernels.cpu.linear import RANK, branch_image
+from starquant_fx.kernels.reference import not_finite
 
 TABLES = (
     *("matrix", "offset", "means", "directions", "back"),
@@ -23,6 +24,8 @@ TABLE_TYPES = {
     "bounds": torch.int64,
 }
 """Their types."""
+NOT_FINITE = 2
+"""What the kernel returns then; 1 = unknown state."""
 
 
 def site_tables(
@@ -92,7 +95,8 @@ def site_codes(
         Codes, scale and zero point as ``reference.quantize_activation``; the branch's coefficients [..., k] bfloat16.
 
     Raises:
-        InputError: A value is not finite, or a token has a state that there is not.
+        InputError: A value (also one that a gate closes off) or the range of a token is not finite, or a token has a
+            state that there is not.
     """
     matrix, _, means, directions, _, _, left, right, bounds, _ = tables
     tokens, half = x.shape[:-1].numel(), x.dtype == torch.bfloat16
@@ -119,13 +123,15 @@ def site_codes(
     )
     options = (int(half), bits, int(symmetric), -1.0 if eps is None else eps)
     failure = call("starquant_site", *used, *sizes, *options)
+    if failure == NOT_FINITE:
+        raise not_finite("starquant::site_codes")
     if failure:
         raise InputError(
             "a site cannot quantize its input",
             where="starquant::site_codes",
-            expected=f"states 0 to {states - 1}" if failure == 1 else "finite activations",
-            got="another state" if failure == 1 else "NaN or Inf",
-            hint="check token_state" if failure == 1 else "check the model's weights and dtype",
+            expected=f"states 0 to {states - 1}",
+            got="another state",
+            hint="check token_state",
         )
     return codes, scale, zero, coefficients
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 
 import pytest
 import torch
 
+from starquant_fx import compile as compile_model
 from starquant_fx.compiled import CompiledModel
+from starquant_fx.errors import InputError
 from starquant_fx.kernels import cpu
-from tests.compile_cases import fresh
-from tests.small_models import masked_ids
+from tests.compile_cases import fresh, small, texts
+from tests.small_models import masked_ids, model
 from tests.small_programs import logits
 
 TARGETS = ["reference", *(["cpu"] if cpu.unavailable() is None else [])]
@@ -61,3 +64,23 @@ def test_the_default_dtype_of_a_compilation_and_of_a_later_capture(dtype: torch.
     finally:
         torch.set_default_dtype(before)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("recipe", ["rtn-w4a4", "quarot+center-w4a4"])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_an_embedding_that_is_not_finite(target: str, recipe: str, bad: float) -> None:
+    own = copy.deepcopy(model("odd"))
+    one = compile_model(own, small(recipe), calibration=texts("odd"), target=target)
+    ids = masked_ids("odd", (3, 9), 0.5)
+    expected = logits(one, ids)
+    row = int(ids[1, 4])
+    with torch.no_grad():
+        own.get_parameter("model.transformer.wte.weight")[row] = bad
+    with pytest.raises(InputError, match="a site cannot quantize its input"):
+        logits(one, ids)
+    with pytest.raises(InputError, match="a site cannot quantize its input"):
+        one.generate(ids, steps=1, gen_length=4, block_length=4)
+    other = ids.masked_fill(ids == row, int(ids[ids != row][0]))
+    assert logits(one, other).isfinite().all()
+    assert expected.isfinite().all()
