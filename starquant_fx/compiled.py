@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from typing import Any
 
@@ -14,6 +15,7 @@ from starquant_fx.diffusion import generate
 from starquant_fx.errors import InputError, LoweringError
 from starquant_fx.fingerprint import fingerprint
 from starquant_fx.lowering import lower
+from starquant_fx.lowering.choice import kernels_in_use
 from starquant_fx.lowering.rows import at_rows
 from starquant_fx.models.layers import DenoiserOutput
 from starquant_fx.pass_manager import run_passes
@@ -42,12 +44,14 @@ class CompiledModel(nn.Module):
         report: Report,
         spare: dict[str, Tensor],
         signature_of: nn.Module,
+        asked: str | None = None,
     ) -> None:
         super().__init__()
         self.config: Any = getattr(signature_of, "config", None)
         self.program = program
-        self.report = report
         self.graph = lower(program, report.target)
+        kernels = kernels_in_use(asked or report.target, program.device, self.graph.graph)
+        self.report = dataclasses.replace(report, kernels=kernels)
         self.fingerprint = fingerprint(dict(signature_of.named_parameters()))
         self._plain_inputs = [str(n.target) for n in program.graph.nodes if n.op == "placeholder"]
         self._signature: inspect.Signature = call_signature(signature_of)
