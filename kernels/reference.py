@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from starquant_fx.errors import InputError
-
 Rounding = Callable[[Tensor], Tensor]
 """``torch.round``, or a version of it with a gradient."""
 EXACT_FLOAT32 = 2**24
@@ -42,8 +40,7 @@ def ratio_state(state: Tensor, keep: Tensor | None, edges: Sequence[float]) -> T
     else:
         seen = keep != 0 if keep.dim() == 2 else (keep if keep.dtype == torch.bool else keep > -1e4)
         kept = (seen if keep.dim() == 2 else seen.flatten(1, 2).any(1)).expand_as(state).long()
-    # In float32, because a ratio of integers is in torch's default dtype.
-    masked = (state * kept).sum(-1, keepdim=True).float()
+    masked = (state * kept).sum(-1, keepdim=True).float()  # not in torch's default dtype
     ratio = masked / kept.sum(-1, keepdim=True).clamp(min=1)
     bucket = torch.zeros_like(state[:, :1])
     for edge in edges:
@@ -212,27 +209,10 @@ def quantize_activation(
 
     Returns:
         Codes uint8 [..., d], scale float32 [..., 1], zero point float32 [..., 1] (an integer); x ~ (code - zero) scale.
-
-    Raises:
-        InputError: A value, or the range of a token, is not finite. Traces do not see this check: in them the operator,
-            which is opaque, stands for the function.
     """
     scale, zero = activation_grid(*activation_range(x, symmetric, clip), bits, symmetric)
-    if not bool(scale.isfinite().all()):  # what is not finite in a token makes its scale so
-        raise not_finite("starquant::quantize_activation")
     codes = torch.round(x.float() / scale + zero).clamp(0, 2**bits - 1)
     return codes.to(torch.uint8), scale, zero
-
-
-def not_finite(where: str) -> InputError:
-    """The refusal of values that a site cannot quantize, whatever kernel it has."""
-    return InputError(
-        "a site cannot quantize its input",
-        where=where,
-        expected="finite activations, and a range of each token that float32 holds",
-        got="NaN or Inf",
-        hint="check the model's weights and dtype",
-    )
 
 
 def dequantize_activation(codes: Tensor, scale: Tensor, zero: Tensor, dtype: torch.dtype) -> Tensor:

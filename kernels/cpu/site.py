@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from starquant_fx.errors import InputError
+from starquant_fx.errors import InputError, not_finite
 from starquant_fx.kernels.cpu.library import call, floats, padded
 from starquant_fx.kernels.cpu.linear import RANK, branch_image
-from starquant_fx.kernels.reference import not_finite
 
 TABLES = (
     *("matrix", "offset", "means", "directions", "back"),

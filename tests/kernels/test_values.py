@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -56,8 +57,9 @@ def test_what_a_gate_would_hide(target: str, bad: float, channel: int) -> None:
     x, state = torch.randn(3, 40), torch.tensor([0, 1, 1])
     bounds = (20, 40, 8, 20)  # of state 0 and of state 1, which does not see the channel
     x[1, channel] = bad
-    function, given = op("transform_quantize"), (x, state, None, [], "dense", 8, bounds)
-    arguments: tuple[object, ...] = (*given, None, None, 4, False, None)
+    function: Any = op("transform_quantize")
+    arguments: tuple[Any, ...] = (x, state, None, [], "dense", 8, bounds)
+    arguments += (None, None, 4, False, None)
     if target == "cpu":
         tables = cpu.site_tables(None, None, None, None, [], bounds, None)
         function, arguments = cpu.site_codes, (x, state, tables, 0, 8, 4, False)

@@ -65,6 +65,6 @@ def test_first_calls_of_every_kind_then_warm_ones() -> None:
 
 def test_first_calls_of_several_models() -> None:
     models = [fresh("odd", "rtn-w8a8") for _ in range(2)]
-    found = together(*[lambda m=m: m(IDS, attention_mask=KEEP).logits for m in models])  # type: ignore[misc]
+    found = together(*[lambda m=m: m(IDS, attention_mask=KEEP).logits for m in models])
     expected = models[0](IDS, attention_mask=KEEP).logits
     assert all(torch.equal(logits, expected) for logits in found)
