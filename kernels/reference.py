@@ -40,7 +40,8 @@ def ratio_state(state: Tensor, keep: Tensor | None, edges: Sequence[float]) -> T
     else:
         seen = keep != 0 if keep.dim() == 2 else (keep if keep.dtype == torch.bool else keep > -1e4)
         kept = (seen if keep.dim() == 2 else seen.flatten(1, 2).any(1)).expand_as(state).long()
-    ratio = (state * kept).sum(-1, keepdim=True) / kept.sum(-1, keepdim=True).clamp(min=1)
+    masked = (state * kept).sum(-1, keepdim=True).float()  # not in torch's default dtype
+    ratio = masked / kept.sum(-1, keepdim=True).clamp(min=1)
     bucket = torch.zeros_like(state[:, :1])
     for edge in edges:
         bucket = bucket + (ratio >= edge).long()

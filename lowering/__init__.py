@@ -12,8 +12,9 @@ import torch
 from torch import fx
 
 from starquant_fx.errors import LoweringError, nearest
-from starquant_fx.kernels.cpu import unavailable
+from starquant_fx.kernels import cpu as cpu_kernels
 from starquant_fx.lowering import cpu, reference
+from starquant_fx.lowering.choice import AUTO, log_choice
 from starquant_fx.program import Program
 
 TARGETS: dict[str, Callable[[Program], fx.GraphModule]] = {
@@ -21,19 +22,17 @@ TARGETS: dict[str, Callable[[Program], fx.GraphModule]] = {
     "cpu": cpu.lower,
 }
 """Targets by name."""
-AUTO = "auto"
 
 
 def choose_target(name: str, device: torch.device) -> str:
     """Resolves ``auto`` for a device: ``cpu`` there if its kernels run on this machine, else ``reference``.
 
+    The choice is logged once.
+
     Raises:
         LoweringError: Unknown target (the nearest name is offered).
     """
-    if name == AUTO:
-        usable = device.type == "cpu" and unavailable() is None
-        return "cpu" if usable else "reference"
-    if not isinstance(name, str) or name not in TARGETS:
+    if not isinstance(name, str) or name not in (AUTO, *TARGETS):
         raise LoweringError(
             f"unknown target {name!r}",
             where="target",
@@ -41,14 +40,10 @@ def choose_target(name: str, device: torch.device) -> str:
             got=repr(name),
             hint=nearest(str(name), TARGETS) or f"{AUTO!r} takes the fastest one",
         )
-    return name
-
-
-def stand_in(name: str, device: torch.device) -> str | None:
-    """Says why the reference stands in for the kernels that ``name`` asks for; None if they run, or nobody asks."""
-    if name not in (AUTO, "cpu") or device.type != "cpu" or (reason := unavailable()) is None:
-        return None
-    return f"the reference kernels stand in: {reason}"
+    log_choice(name, device)
+    if name != AUTO:
+        return name
+    return "cpu" if device.type == "cpu" and cpu_kernels.unavailable() is None else "reference"
 
 
 def lower(program: Program, target: str) -> fx.GraphModule:

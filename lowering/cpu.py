@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import logging
 import operator
 from typing import Any
 
@@ -12,6 +10,7 @@ from torch import fx
 
 from starquant_fx.errors import LoweringError
 from starquant_fx.kernels import cpu
+from starquant_fx.lowering.choice import log_choice
 from starquant_fx.lowering.cpu_attention import use_attention_kernels
 from starquant_fx.lowering.cpu_site import use_site_kernel
 from starquant_fx.lowering.matching import add_tensor, alike, arguments_of, become, tensors_of
@@ -50,10 +49,8 @@ def lower(program: Program) -> fx.GraphModule:
         )
     module = program.copied_module()
     graph = module.graph
-    reason = cpu.unavailable()
-    if reason is not None:
-        _log(reason)
-    else:
+    log_choice("cpu", program.device)
+    if cpu.unavailable() is None:
         for node in list(graph.nodes):
             if node.target == op("quantized_linear"):
                 become(node, PANEL_LINEAR, *node.args)
@@ -73,11 +70,6 @@ def lower(program: Program) -> fx.GraphModule:
     drop_unread_tensors(module)
     module.recompile()
     return module.eval()
-
-
-@functools.cache
-def _log(reason: str) -> None:
-    logging.getLogger("starquant_fx").warning("the reference kernels stand in: %s", reason)
 
 
 def _fuse_branch(module: fx.GraphModule, node: fx.Node) -> None:

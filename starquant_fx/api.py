@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,11 @@ from starquant_fx.calibration.fit_cache import FitCache
 from starquant_fx.calibration.prepare import Calibration, prepare
 from starquant_fx.capture import capture, skeleton
 from starquant_fx.compiled import CompiledModel, spare_tensors
-from starquant_fx.devices import making_tensors_on, usable_device
+from starquant_fx.devices import making_float32, making_tensors_on, usable_device
 from starquant_fx.diffusion.stepping import evaluating
 from starquant_fx.errors import CaptureError, InputError
 from starquant_fx.fingerprint import fingerprint
-from starquant_fx.lowering import choose_target, stand_in
+from starquant_fx.lowering import choose_target
 from starquant_fx.model_facts import check_mask_token, check_module, mask_token_of, model_device
 from starquant_fx.pass_manager import Observer, check_order, run_passes
 from starquant_fx.program import CONSTANTS
@@ -98,7 +97,7 @@ def compile(
         program = capture(model, chosen, mask_token_id=mask_id)
         program.cache = None if cache is None else FitCache(Path(cache))
         options = chosen.calibration
-        with making_tensors_on(place):
+        with making_tensors_on(place), making_float32():
             program.calibration = prepare(
                 model, calibration, tokenizer, mask_id, options, program.cache
             )
@@ -106,12 +105,10 @@ def compile(
         twin = skeleton(model)
     before = tensor_bytes({n: p.detach() for n, p in model.named_parameters()}, CONSTANTS)
     report = make_report(program, resolved, before, tensor_bytes(program.tensors(), CONSTANTS))
-    if (note := stand_in(target, place)) is not None:
-        report = dataclasses.replace(report, notes=(*report.notes, note))
     program.calibration = program.cache = None
     program.stages.clear()
     spare, found = spare_tensors(model, program), fingerprint(dict(model.named_parameters()))
-    return CompiledModel(twin, program, report, spare, model, found)
+    return CompiledModel(twin, program, report, spare, model, found, target)
 
 
 def _check_arguments(model: Any, tokenizer: Any, token_state_input: Any, observe: Any) -> None:

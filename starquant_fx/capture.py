@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -16,6 +17,7 @@ from torch.export import Dim
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from starquant_fx import operators as _operators  # noqa: F401  (registers the operators)
+from starquant_fx.devices import making_float32
 from starquant_fx.errors import CaptureError, StarQuantError, cause
 from starquant_fx.program import ATTENTION, LINEAR, Program, note
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 EXAMPLE_BATCH, EXAMPLE_LENGTH = 2, 12
 """A batch of one would specialise to a constant; the length only has to differ from every other size."""
+TRACING = threading.RLock()
+"""Held by the thread that traces: it changes state of the whole process, and traces of one model share fake tensors."""
 
 
 class _LogitsOnly(nn.Module):
@@ -121,7 +125,7 @@ def capture(
     if mode is not None:
         inputs = tuple(mode.from_tensor(v) for v in inputs)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with TRACING, making_float32(), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             exported = torch.export.export(
                 wrapper, inputs, dynamic_shapes={"args": tuple(axes)}, strict=False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from typing import Any
 
@@ -9,10 +10,11 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from starquant_fx.arguments import bind, call_signature, capture_key
-from starquant_fx.capture import capture
+from starquant_fx.capture import TRACING, capture
 from starquant_fx.diffusion import generate
 from starquant_fx.errors import InputError, LoweringError
 from starquant_fx.lowering import lower
+from starquant_fx.lowering.choice import kernels_in_use
 from starquant_fx.lowering.rows import at_rows
 from starquant_fx.models.layers import DenoiserOutput
 from starquant_fx.pass_manager import run_passes
@@ -24,7 +26,8 @@ class CompiledModel(nn.Module):
     """A low-bit denoiser.
 
     Calls take the original model's arguments and return an object with ``.logits``. The first call with a new kind of
-    arguments (a padding mask, position ids) captures the model once more from fake tensors and binds the same weights.
+    arguments (a padding mask, position ids) captures the model once more from fake tensors and binds the same weights;
+    others that need a capture wait for it. Calls may come from several threads.
 
     It does not hold the original model; of its tensors it keeps those that no pass replaced.
 
@@ -43,13 +46,15 @@ class CompiledModel(nn.Module):
         spare: dict[str, Tensor],
         signature_of: nn.Module,
         fingerprint: str,
+        asked: str | None = None,
     ) -> None:
         super().__init__()
         self.config: Any = getattr(signature_of, "config", None)
         self.program = program
-        self.report = report
         self.graph = lower(program, report.target)
         self.fingerprint = fingerprint
+        kernels = kernels_in_use(asked or report.target, program.device, self.graph.graph)
+        self.report = dataclasses.replace(report, kernels=kernels)
         self._plain_inputs = [str(n.target) for n in program.graph.nodes if n.op == "placeholder"]
         self._signature: inspect.Signature = call_signature(signature_of)
         self._skeleton = [skeleton]
@@ -73,7 +78,8 @@ class CompiledModel(nn.Module):
             An object with ``.logits`` [B, L, vocab].
 
         Raises:
-            InputError: The arguments do not fit the model.
+            InputError: The arguments do not fit the model, or a site of quantized activations reads NaN or Inf. What
+                a head in full precision makes of them is returned as it is; samplers refuse NaN in it.
         """
         graph, arguments = self._bound(args, kwargs)
         return DenoiserOutput(graph(*arguments.values()))
@@ -106,7 +112,9 @@ class CompiledModel(nn.Module):
         """
         graph, arguments = self._bound(args, kwargs)
         if graph not in self._at_rows:
-            self._at_rows[graph] = at_rows(graph)
+            with TRACING:
+                if graph not in self._at_rows:  # another thread made it meanwhile
+                    self._at_rows[graph] = at_rows(graph)
         return self._at_rows[graph], list(arguments.values())
 
     def _bound(
@@ -159,17 +167,18 @@ class CompiledModel(nn.Module):
     def _variant(self, arguments: dict[str, Tensor]) -> fx.GraphModule:
         key = capture_key(arguments)
         if key not in self._variants:
-            state = arguments.pop("token_state", None)
-            variant = capture(
-                self._skeleton[0],
-                self.recipe,
-                mask_token_id=self.program.mask_token_id,
-                arguments=arguments,
-            )
-            self._variants[key] = self.adopt(variant)
-            if state is not None:
-                arguments["token_state"] = state
+            with TRACING:
+                if key not in self._variants:  # another thread made it meanwhile
+                    self._variants[key] = self._captured(arguments)
         return self._variants[key]
+
+    def _captured(self, arguments: dict[str, Tensor]) -> fx.GraphModule:
+        """The lowered graph of a kind of arguments."""
+        traced = {name: value for name, value in arguments.items() if name != "token_state"}
+        mask_id = self.program.mask_token_id
+        return self.adopt(
+            capture(self._skeleton[0], self.recipe, mask_token_id=mask_id, arguments=traced)
+        )
 
 
 def bind_tensors(program: Program, tensors: dict[str, Tensor]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 import torch
@@ -36,6 +38,26 @@ def usable_device(device: torch.device | str | None) -> torch.device:
 def making_tensors_on(device: torch.device) -> AbstractContextManager[object]:
     """A context in which tensors are made on a device unless something else is said; it holds for one thread."""
     return contextlib.nullcontext() if device == torch.get_default_device() else device
+
+
+_counting = threading.Lock()
+_replaced: list[torch.dtype] = []
+"""Torch's default dtype before the first of the threads that are in ``making_float32``; one entry a thread."""
+
+
+@contextlib.contextmanager
+def making_float32() -> Iterator[None]:
+    """Floats are float32 unless something else is said. It holds for all threads, until the last one leaves it."""
+    with _counting:
+        _replaced.append(_replaced[0] if _replaced else torch.get_default_dtype())
+        torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        with _counting:
+            before = _replaced.pop()
+            if not _replaced:
+                torch.set_default_dtype(before)
 
 
 class Draws:

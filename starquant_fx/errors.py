@@ -86,6 +86,21 @@ class StaleParametersError(StarQuantError):
     """Parameters of a model that changed after the model was compiled."""
 
 
+def not_finite(where: str) -> InputError:
+    """The refusal of activations that a site cannot quantize, whichever kernel it has.
+
+    Args:
+        where: The operator.
+    """
+    return InputError(
+        "a site cannot quantize its input",
+        where=where,
+        expected="finite activations, and a range of each token that float32 holds",
+        got="NaN or Inf",
+        hint="check the model's weights and dtype",
+    )
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Returns a sentence that offers the known name closest to a misspelt one.
 

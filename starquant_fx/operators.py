@@ -5,12 +5,14 @@ Importing this module registers them. The implementations are those of ``starqua
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from starquant_fx.errors import not_finite
 from starquant_fx.kernels import reference
 
 NAMESPACE = "starquant"
@@ -21,6 +23,19 @@ def _operator(function: Callable[..., Any], fake: Callable[..., Any], schema: st
     qualified = f"{NAMESPACE}::{function.__name__}"
     operator = torch.library.custom_op(qualified, function, mutates_args=(), schema=schema)
     operator.register_fake(fake)
+
+
+def _refusing(function: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
+    """A quantizer that refuses what is not finite. Traces hold the operator, so that they do not see the check."""
+
+    @functools.wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        codes, scale, zero = function(*args, **kwargs)
+        if not bool(scale.isfinite().all()):  # what is not finite in a token makes its scale so
+            raise not_finite(f"{NAMESPACE}::{function.__name__}")
+        return codes, scale, zero
+
+    return checked
 
 
 def _partition_fake(x: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -88,7 +103,7 @@ def _register() -> None:
         "(Tensor x, Tensor state, int[] index, Tensor matrix, Tensor bias) -> Tensor",
     )
     _operator(
-        reference.quantize_activation,
+        _refusing(reference.quantize_activation),
         _quantize_activation_fake,
         f"(Tensor x, int bits, bool symmetric, Tensor? clip) -> {quantized_activation}",
     )
@@ -136,7 +151,7 @@ def _register() -> None:
         "int weight_bits, Tensor? bias, Tensor? state, Tensor? state_bias, ScalarType dtype) -> Tensor",
     )
     _operator(
-        reference.transform_quantize,
+        _refusing(reference.transform_quantize),
         _transform_quantize_fake,
         "(Tensor x, Tensor? state, Tensor? means, Tensor[] factors, str structure, int shared, int[] bounds, "
         f"Tensor? matrix, Tensor? offset, int bits, bool symmetric, Tensor? clip) -> {quantized_activation}",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
-from starquant_fx.devices import making_tensors_on
+from starquant_fx.devices import making_float32, making_tensors_on
 from starquant_fx.errors import PassError, StarQuantError
 from starquant_fx.pass_base import Pass
 from starquant_fx.program import PassRecord, Program, drop_unread_tensors, facts, note
@@ -70,7 +70,7 @@ def run_passes(
         StarQuantError: A pass refused its input.
     """
     check_order(passes)
-    with making_tensors_on(program.device):
+    with making_tensors_on(program.device), making_float32():
         for one in passes:
             program = _run_pass(program, one)
             if observe is not None:

@@ -90,6 +90,7 @@ class Report:
         notes: What passes want to be read.
         calibration: sequences, tokens, tokens kept of each site, and bytes of the activations that were held at once;
             empty without calibration data.
+        kernels: Which kernels run on this machine, how many of each, and why.
     """
 
     recipe: str
@@ -101,6 +102,7 @@ class Report:
     seconds: tuple[tuple[str, float], ...]
     notes: tuple[str, ...]
     calibration: dict[str, int]
+    kernels: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns JSON-ready values."""
@@ -150,6 +152,8 @@ class Report:
                 f"calibration: {used['sequences']:,} sequences, {used['tokens']:,} tokens, {used['kept']:,} kept a "
                 f"site, {used['bytes'] / 1e6:.0f} MB of activations"
             )
+        if self.kernels:
+            yield Text(self.kernels)
         yield from map(Text, self.notes)
 
 

@@ -6,7 +6,11 @@ from starquant_fx.kernels.cpu.library import unavailable
 from starquant_fx.kernels.cpu.linear import RANK, branch_image, panel_linear, panel_linears
 from starquant_fx.kernels.cpu.site import TABLES, covers, site_codes, site_tables
 
+OPERATORS = ("attention", "panel_linear", "panel_linears", "rotary", "site_codes")
+"""Names of the operators that are registered here."""
+
 __all__ = [
+    "OPERATORS",
     "RANK",
     "TABLES",
     "attention",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from starquant_fx.errors import InputError
+from starquant_fx.kernels.cpu.checks import described
 from starquant_fx.kernels.cpu.library import call
 
 LOG2E = math.log2(math.e)
@@ -69,7 +70,7 @@ def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
             "the rotary embedding has no kernel for these tensors",
             where="starquant::rotary",
             expected="x [B, H, L, D] on the CPU, bfloat16 or float32, D even; cos and sin float32 [B or 1, 1, L, D]",
-            got=", ".join(_described(t) for t in (x, cos, sin)),
+            got=", ".join(described(t) for t in (x, cos, sin)),
             hint="compute it by torch",
         )
     out = torch.empty(batch, rows, heads, channels, dtype=x.dtype, device="cpu")
@@ -123,13 +124,9 @@ def _check(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | 
             where="starquant::attention",
             expected="q [B, H, L, D], k and v [B, H_kv, M, D] in bfloat16 on the CPU, H_kv dividing H; a bool or float "
             "mask that broadcasts to [B, H, L, M]; a positive scale",
-            got=", ".join(_described(t) for t in tensors) + f", scale {scale}",
+            got=", ".join(described(t) for t in tensors) + f", scale {scale}",
             hint="call torch's scaled_dot_product_attention",
         )
-
-
-def _described(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
 def _attention_fake(

@@ -51,10 +51,14 @@ def _library() -> ctypes.CDLL:
     compiler = next((path for name in named if name and (path := shutil.which(name))), None)
     if compiler is None:
         raise _NoKernelsError(f"there is no C++ compiler ({', '.join(COMPILERS)}, or $CXX)")
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
+    try:
+        version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
+        folder = cache_folder()
+    except (OSError, RuntimeError) as error:  # a file of another machine; a user without a home
+        raise _NoKernelsError(f"the kernels cannot be built: {error}") from error
     sources = [source.read_bytes() for source in (*HEADERS, *SOURCES)]
     content = b"\0".join([*sources, version, *(flag.encode() for flag in FLAGS)])
-    built = cache_folder() / f"cpu-{hashlib.sha256(content).hexdigest()[:16]}.so"
+    built = folder / f"cpu-{hashlib.sha256(content).hexdigest()[:16]}.so"
     if not built.is_file():
         _build(compiler, built)
     try:
@@ -78,6 +82,8 @@ def _build(compiler: str, path: Path) -> None:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise _NoKernelsError(f"{compiler} failed: {done.stderr.strip()[-500:]}")
+            with made.open("rb") as file:
+                os.fsync(file.fileno())  # half a file would be loaded, and could end the process
             made.replace(path)
     except OSError as error:
         raise _NoKernelsError(f"the kernels cannot be built: {error}") from error

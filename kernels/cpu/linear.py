@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from starquant_fx.kernels.cpu.library import call, floats, padded, row_pairs
+from starquant_fx.kernels.cpu.linear_checks import check_linears
 from starquant_fx.kernels.reference import GROUP, PANEL
 
 RANK = 16
@@ -53,6 +54,9 @@ def panel_linear(
 
     Returns:
         [..., n].
+
+    Raises:
+        InputError: As ``panel_linears``.
     """
     found = panel_linears(
         *(codes, scale, zero, [packed], [weight_scale], [column_sum], weight_bits, [bias], state),
@@ -97,7 +101,14 @@ def panel_linears(
 
     Returns:
         [..., n] of each.
+
+    Raises:
+        InputError: Tensors do not fit each other, or a token has a state that there is not.
     """
+    check_linears(
+        *(codes, scale, zero, packed, weight_scale, column_sum, weight_bits, bias, state),
+        *(state_bias, dtype, coefficients, image, residual, RANK),
+    )
     rows, codes = codes.shape[:-1].numel(), padded(codes, GROUP)
     half = dtype == torch.bfloat16
     kept = dtype if half else torch.float32
@@ -115,7 +126,8 @@ def panel_linears(
             out,
         )
         alive.append(used)  # what was converted lives until the kernel is done
-        row.copy_(torch.tensor([*(0 if t is None else t.data_ptr() for t in used), out.shape[-1]]))
+        words = [*(0 if t is None else t.data_ptr() for t in used), out.shape[-1]]
+        row.copy_(torch.tensor(words, dtype=torch.int64, device="cpu"))
     call(
         "starquant_linears",
         *(codes, zero.to(torch.int32).contiguous(), floats(scale)),

@@ -244,21 +244,22 @@ void rotate(const Site& s, const int64_t* places, float* rows, uint16_t* panel, 
 }
 
 // Gates and quantizes one token (reference.activation_range, activation_grid and quantize_activation). After a basis,
-// which is approximate, it multiplies by the step's reciprocal where the reference divides. Says whether all is finite.
+// which is approximate, it multiplies by the step's reciprocal where the reference divides. Says whether all is finite,
+// the range included.
 bool quantize(const Site& s, int64_t state, int64_t token, float* row, uint8_t* codes, float* scale, float* zero) {
-  if (s.bounds) {
-    const int64_t low = s.bounds[2 * state], high = s.bounds[2 * state + 1];
-    for (int64_t i = s.shared; i < s.features; ++i)
-      if (i < low || i >= high) row[i] = 0;
-  }
+  const int64_t own = s.bounds ? s.bounds[2 * state] : 0, end = s.bounds ? s.bounds[2 * state + 1] : s.features;
   __m512 least = _mm512_setzero_ps(), most = _mm512_setzero_ps();
   const __m512 infinite = _mm512_set1_ps(INFINITY);
   __mmask16 odd = 0;  // NaN compares with nothing
   for (int64_t i = 0; i < s.features; i += 16) {
-    const __m512 v = _mm512_maskz_loadu_ps(first(s.features - i), row + i);
+    __m512 v = _mm512_maskz_loadu_ps(first(s.features - i), row + i);
+    odd |= _mm512_cmp_ps_mask(_mm512_abs_ps(v), infinite, _CMP_NLT_UQ);  // before a gate can hide it
+    if (s.bounds) {
+      v = _mm512_maskz_mov_ps(first(s.shared - i) | (first(end - i) & ~first(own - i)), v);
+      _mm512_storeu_ps(row + i, v);  // a row has room for whole vectors
+    }
     least = _mm512_min_ps(least, v);
     most = _mm512_max_ps(most, v);
-    odd |= _mm512_cmp_ps_mask(_mm512_abs_ps(v), infinite, _CMP_NLT_UQ);
   }
   float low = _mm512_reduce_min_ps(least), high = _mm512_reduce_max_ps(most);
   if (s.clip) low *= s.clip[0], high *= s.clip[1];
@@ -285,7 +286,7 @@ bool quantize(const Site& s, int64_t state, int64_t token, float* row, uint8_t* 
   }
   scale[token] = step;
   zero[token] = origin;
-  return !odd;
+  return !odd && std::isfinite(step);
 }
 
 // Orders the tokens by state, each state padded to whole groups with -1; returns the number of places, -1 if a token has a
@@ -323,7 +324,7 @@ struct Room {
 }  // namespace
 
 // codes [tokens, features], scale and zero [tokens], coefficients [tokens, rank] bfloat16 (null without directions).
-// Returns 0, or 1 if a token has a state that there is not, or 2 if a value is not finite.
+// Returns 0, or 1 if a token has a state that there is not, or 2 if a value or a token's range is not finite.
 extern "C" int64_t starquant_site(const void* x, const void* other, const int64_t* state, const float* matrix, const float* offset,
                                const float* means, const uint16_t* directions, const uint16_t* back,
                                const float* signs, const uint16_t* left, const float* right, const int64_t* bounds,

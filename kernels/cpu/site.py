@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from starquant_fx.errors import InputError
+from starquant_fx.errors import not_finite
+from starquant_fx.kernels.cpu.checks import unknown_state
 from starquant_fx.kernels.cpu.library import call, floats, padded
 from starquant_fx.kernels.cpu.linear import RANK, branch_image
+from starquant_fx.kernels.cpu.site_checks import WHERE, check_site
 
 TABLES = (
     *("matrix", "offset", "means", "directions", "back"),
@@ -23,6 +25,8 @@ TABLE_TYPES = {
     "bounds": torch.int64,
 }
 """Their types."""
+NOT_FINITE = 2
+"""What the kernel returns then; 1 = unknown state."""
 
 
 def site_tables(
@@ -56,7 +60,7 @@ def site_tables(
         floats(factors[0]) if len(factors) == 3 else None,
         None if left is None else padded(left.T, 2).to(torch.bfloat16),
         None if right is None else padded(right.float(), 16),
-        torch.tensor(list(bounds)) if bounds else None,
+        torch.tensor(list(bounds), dtype=torch.int64, device="cpu") if bounds else None,
         floats(clip),
     ]
 
@@ -92,18 +96,19 @@ def site_codes(
         Codes, scale and zero point as ``reference.quantize_activation``; the branch's coefficients [..., k] bfloat16.
 
     Raises:
-        InputError: A value is not finite, or a token has a state that there is not.
+        InputError: A value (also one that a gate closes off) or the range of a token is not finite, a token has a
+            state that there is not, or tensors do not fit each other.
     """
-    matrix, _, means, directions, _, _, left, right, bounds, _ = tables
+    states = check_site(x, state, tables, rank, shared, bits, other, RANK)
+    matrix, left, right = (tables[TABLES.index(name)] for name in ("matrix", "left", "right"))
     tokens, half = x.shape[:-1].numel(), x.dtype == torch.bfloat16
-    by_state = [t.shape[0] for t in (means, directions) if t is not None]
-    states = max([1, *by_state, 0 if bounds is None else len(bounds) // 2])
     codes = torch.empty(x.shape, dtype=torch.uint8, device="cpu")
-    scale, zero = (torch.empty(*x.shape[:-1], 1, device="cpu") for _ in range(2))
+    row = (*x.shape[:-1], 1)
+    scale, zero = (torch.empty(row, dtype=torch.float32, device="cpu") for _ in range(2))
     coefficients = torch.empty(*x.shape[:-1], rank, dtype=torch.bfloat16, device="cpu")
     used = [
         *(None if t is None else (t if half else t.float()).contiguous() for t in (x, other)),
-        None if state is None or states == 1 else state.contiguous(),
+        state.contiguous() if state is not None and states else None,
         # In the type that the kernel reads, whatever ``model.to(dtype)`` made of them.
         *(
             None if table is None else table.to(kind)
@@ -114,18 +119,14 @@ def site_codes(
     sizes = (
         *(tokens, x.shape[-1], 0 if matrix is None else matrix.shape[-1], rank),
         *(1 if f is None else f.shape[0] for f in (left, right)),
-        *(shared, states),
+        *(shared, max(states, 1)),
     )
     options = (int(half), bits, int(symmetric), -1.0 if eps is None else eps)
     failure = call("starquant_site", *used, *sizes, *options)
+    if failure == NOT_FINITE:
+        raise not_finite(WHERE)
     if failure:
-        raise InputError(
-            "a site cannot quantize its input",
-            where="starquant::site_codes",
-            expected=f"states 0 to {states - 1}" if failure == 1 else "finite activations",
-            got="another state" if failure == 1 else "NaN or Inf",
-            hint="check token_state" if failure == 1 else "check the model's weights and dtype",
-        )
+        raise unknown_state("a site cannot quantize its input", WHERE, states, "another state")
     return codes, scale, zero, coefficients
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from starquant_fx import compile as compile_model
-from starquant_fx import load_artifact, lowering, save_artifact
+from starquant_fx import load_artifact, save_artifact
 from starquant_fx.kernels import cpu
-from starquant_fx.lowering import choose_target, cpu_site, lower
+from starquant_fx.lowering import choice, choose_target, cpu_site, lower
 from starquant_fx.operators import op
 from starquant_fx.pass_manager import run_passes
 from starquant_fx.recipes import get_recipe
@@ -134,14 +136,74 @@ def test_a_machine_without_the_kernels_runs_the_reference(monkeypatch: pytest.Mo
 def test_the_report_says_why_the_reference_stands_in(
     monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
-    for module in (cpu, lowering):
-        monkeypatch.setattr(module, "unavailable", lambda: "there is no C++ compiler")
+    monkeypatch.setattr(cpu, "unavailable", lambda: "there is no C++ compiler")
     calibration = masked_ids("llada", (4, 16), 0.0)
     done = compile_model(model("llada"), "rtn-w4a4", calibration=calibration, target=target)
     note = "the reference kernels stand in: there is no C++ compiler"
-    assert note in done.report.notes
+    assert done.report.kernels.startswith(f"{note}: ")
+    assert " quantized_linear" in done.report.kernels
+    assert note in str(done.report)
     asked = compile_model(model("llada"), "rtn-w4a4", calibration=calibration, target="reference")
-    assert note not in asked.report.notes
+    assert asked.report.kernels.startswith("the reference kernels run: ")
+
+
+@pytest.fixture
+def unlogged() -> Iterator[None]:
+    """As if nothing had been logged in this process."""
+    choice._log.cache_clear()
+    yield
+    choice._log.cache_clear()
+
+
+@pytest.mark.usefixtures("unlogged")
+@pytest.mark.parametrize("reason", ["there is no C++ compiler", None])
+@pytest.mark.parametrize("asked", ["auto", "cpu"])
+def test_the_choice_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    reason: str | None,
+    asked: str,
+) -> None:
+    monkeypatch.setattr(cpu, "unavailable", lambda: reason)
+    place = torch.device("cpu")
+    with caplog.at_level(logging.INFO, "starquant_fx"):
+        for _ in range(2):
+            choose_target(asked, place)
+    text = choice.choice(asked, place)
+    assert [r.message for r in caplog.records] == [text]
+    assert caplog.records[0].levelname == ("INFO" if reason is None else "WARNING")
+    assert text == (
+        "the CPU kernels run (AVX512-VNNI, AVX512-BF16)"
+        if reason is None
+        else "the reference kernels stand in: there is no C++ compiler"
+    )
+
+
+@pytest.mark.usefixtures("unlogged")
+def test_a_loaded_artifact_logs_and_reports_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    given, calibration = model("odd"), masked_ids("odd", (4, 16), 0.0)
+    done = compile_model(given, "rtn-w4a4", calibration=calibration, target="cpu")
+    path = save_artifact(done, tmp_path / "a.safetensors")
+    monkeypatch.setattr(cpu, "unavailable", lambda: "there is no C++ compiler")
+    caplog.clear()
+    loaded = load_artifact(given, path)
+    text = "the reference kernels stand in: there is no C++ compiler"
+    assert [r.message for r in caplog.records if r.name == "starquant_fx"] == [text]
+    assert loaded.report.kernels.startswith(text)
+
+
+@needs_kernels
+def test_the_report_counts_what_the_kernels_do_not_cover() -> None:
+    calibration = masked_ids("odd", (4, 16), 0.0)
+    done, wide = (
+        compile_model(model("odd"), name, calibration=calibration)
+        for name in ("duquant-w4a4", "rtn-w4a16")
+    )
+    assert "(AVX512-VNNI, AVX512-BF16): 2 panel_linear, " in done.report.kernels
+    assert done.report.kernels.endswith("; by the reference: 4 rotate, 4 transform_quantize")
+    assert wide.report.kernels.endswith("; by the reference: 7 dequantize_weight")
 
 
 def test_auto_is_the_fastest_target_that_runs_there() -> None:
