@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from starquant_fx.errors import InputError
@@ -79,7 +80,8 @@ def bind(
     mask = tensors.get("attention_mask")
     if mask is not None and mask.dim() == 2:
         check_padding(mask)
-        if bool(mask.all()):
+        # Not while torch.compile traces, which cannot decide by values.
+        if not torch.compiler.is_compiling() and bool(mask.all()):
             del tensors["attention_mask"]
     for name, value in tensors.items():
         _check_shape(name, value, ids)

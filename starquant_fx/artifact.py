@@ -87,7 +87,9 @@ def save_artifact(compiled: CompiledModel, path: str | Path) -> Path:
     return path
 
 
-def load_artifact(model: nn.Module, path: str | Path) -> CompiledModel:
+def load_artifact(
+    model: nn.Module, path: str | Path, *, target: str | None = None
+) -> CompiledModel:
     """Rebuilds a compiled model: captures the model without its weights, applies the recipe, binds the artifact.
 
     The artifact stays mapped to its file. Of a model that ``from_pretrained`` left mapped, too, the weights that the
@@ -96,11 +98,13 @@ def load_artifact(model: nn.Module, path: str | Path) -> CompiledModel:
     Args:
         model: The model that the artifact was made from.
         path: The file.
+        target: As for ``compile``; None = the target that the artifact was made with.
 
     Returns:
         A compiled model with the same codes, without calibrating again.
 
     Raises:
+        LoweringError: There is no such target.
         CheckpointError: The file is damaged, no artifact, of another version, or made from another model.
         InputError: ``model`` is no model, or its weights are not finite.
     """
@@ -108,7 +112,7 @@ def load_artifact(model: nn.Module, path: str | Path) -> CompiledModel:
     path = Path(path)
     try:
         with safe_open(path, framework="pt") as file:
-            return _load(model, file, path)
+            return _load(model, file, path, target)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             "the artifact cannot be read",
@@ -119,7 +123,7 @@ def load_artifact(model: nn.Module, path: str | Path) -> CompiledModel:
         ) from error
 
 
-def _load(model: nn.Module, file: Any, path: Path) -> CompiledModel:
+def _load(model: nn.Module, file: Any, path: Path, target: str | None) -> CompiledModel:
     metadata = file.metadata() or {}
     if metadata.get("format") != FORMAT or metadata.get("version") != str(VERSION):
         raise CheckpointError(
@@ -147,9 +151,11 @@ def _load(model: nn.Module, file: Any, path: Path) -> CompiledModel:
     )
     check_values(program, path)
     program.stages.clear()
-    if report.target == "cpu" and program.device.type != "cpu":
-        report = dataclasses.replace(report, target=choose_target(AUTO, program.device))
-    return CompiledModel(twin, program, report, spare_tensors(model, program), model, made_from)
+    moved = report.target == "cpu" and program.device.type != "cpu"
+    asked = target or (AUTO if moved else report.target)
+    report = dataclasses.replace(report, target=choose_target(asked, program.device))
+    spare = spare_tensors(model, program)
+    return CompiledModel(twin, program, report, spare, model, made_from, asked)
 
 
 def _entry(metadata: dict[str, str], key: str, read: Callable[[Any], Any], path: Path) -> Any:

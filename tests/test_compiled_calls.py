@@ -175,3 +175,16 @@ def test_torch_compile_takes_it_whole_and_once_for_all_lengths(kind: str) -> Non
             ids = masked_ids(kind, shape, 0.5)
             torch.testing.assert_close(whole(ids).logits, one(ids).logits)
     assert counter.frame_count == 1
+
+
+def test_torch_compile_takes_kinds_of_calls_that_were_captured_before() -> None:
+    one = compiled("llada", "rtn-w4a4")
+    ids, keep = masked_ids("llada", (3, 9), 0.5), attention_masks(9)["2d"]
+    rows = torch.tensor([0, 5, 20])
+    with torch.no_grad():
+        padded, chosen = one(ids, attention_mask=keep).logits, one.logits_at(rows, ids)
+        torch._dynamo.reset()
+        whole = torch.compile(one, backend="eager", fullgraph=True, dynamic=True)
+        at_rows = torch.compile(one.logits_at, backend="eager", fullgraph=True, dynamic=True)
+        torch.testing.assert_close(whole(ids, attention_mask=keep).logits, padded)
+        torch.testing.assert_close(at_rows(rows, ids), chosen)

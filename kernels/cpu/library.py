@@ -58,9 +58,8 @@ def _library() -> ctypes.CDLL:
         raise _NoKernelsError(f"the kernels cannot be built: {error}") from error
     sources = [source.read_bytes() for source in (*HEADERS, *SOURCES)]
     content = b"\0".join([*sources, version, *(flag.encode() for flag in FLAGS)])
-    built = folder / f"cpu-{hashlib.sha256(content).hexdigest()[:16]}.so"
-    if not built.is_file():
-        _build(compiler, built)
+    name = f"cpu-{_digest(content)}"
+    built = _kept(folder, name) or _build(compiler, folder, name)
     try:
         return ctypes.CDLL(str(built))
     except OSError as error:
@@ -72,19 +71,30 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "starquant_fx"
 
 
-def _build(compiler: str, path: Path) -> None:
-    """Compiles the kernels; processes that do so at the same time end with the same file."""
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _kept(folder: Path, name: str) -> Path | None:
+    """An earlier build whose content is still what its name says: a damaged one would end the process when loaded."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            made = Path(folder) / path.name
+        found = sorted(folder.glob(f"{name}-*.so"))
+        return next((p for p in found if p.stem == f"{name}-{_digest(p.read_bytes())}"), None)
+    except OSError:
+        return None
+
+
+def _build(compiler: str, folder: Path, name: str) -> Path:
+    """Compiles the kernels; processes that do so at the same time do not disturb each other."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            made = Path(place) / f"{name}.so"
             command = [compiler, *FLAGS, *map(str, SOURCES), "-o", str(made)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise _NoKernelsError(f"{compiler} failed: {done.stderr.strip()[-500:]}")
-            with made.open("rb") as file:
-                os.fsync(file.fileno())  # half a file would be loaded, and could end the process
-            made.replace(path)
+            return made.replace(folder / f"{name}-{_digest(made.read_bytes())}.so")
     except OSError as error:
         raise _NoKernelsError(f"the kernels cannot be built: {error}") from error
 

@@ -128,7 +128,7 @@ def _denoiser(
             hint="an artifact holds its own recipe",
         )
     if artifact is not None:
-        return load_artifact(loaded, artifact)
+        return load_artifact(loaded, artifact, target=target)
     if recipe is not None:
         from starquant_fx.evaluation.corpus import calibration_texts
 

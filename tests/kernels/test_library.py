@@ -156,3 +156,17 @@ def test_two_processes_at_once_end_with_one_good_file(
     )
     assert again.stdout.strip() == b"None"
     assert (tmp_path / "log").read_text().count("built") <= 2, "what is there is not built again"
+
+
+def test_a_damaged_library_is_built_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CXX", str(compiler(tmp_path, 'echo text > "$2"')))
+    library.unavailable()
+    (kept,) = (tmp_path / "cache").rglob("*.so")
+    kept.write_bytes(b"")
+    forget()
+    library.unavailable()
+    assert kept.read_text() == "text\n"
+    assert (tmp_path / "log").read_text() == "built\n" * 2
+    forget()
+    library.unavailable()
+    assert (tmp_path / "log").read_text() == "built\n" * 2, "a whole one is taken as it is"

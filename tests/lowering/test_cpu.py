@@ -11,6 +11,7 @@ import torch
 
 from starquant_fx import compile as compile_model
 from starquant_fx import load_artifact, save_artifact
+from starquant_fx.errors import LoweringError
 from starquant_fx.kernels import cpu
 from starquant_fx.lowering import choice, choose_target, cpu_site, lower
 from starquant_fx.operators import op
@@ -112,6 +113,11 @@ def test_every_kind_of_call_and_artifacts_work(tmp_path: Path) -> None:
     loaded = load_artifact(given, save_artifact(both[0], tmp_path / "a.safetensors"))
     assert loaded.report.target == "cpu"
     assert torch.equal(loaded(ids).logits, both[1](ids).logits)
+    path = save_artifact(both[1], tmp_path / "b.safetensors")
+    assert load_artifact(given, path).report.target == "reference"
+    assert load_artifact(given, path, target="auto").report.target == "cpu"
+    with pytest.raises(LoweringError, match="unknown target"):
+        load_artifact(given, path, target="gpu")
 
 
 @needs_kernels
