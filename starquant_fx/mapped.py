@@ -30,7 +30,8 @@ def pieces(tensor: Tensor) -> Iterator[Tensor]:
         tensor: Of any shape. If it is mapped and nothing was written to its pages, its file is read instead of them.
 
     Yields:
-        [N] of the tensor's dtype and on its device, of at most ``PIECE`` bytes, to be read only.
+        [N] of the tensor's dtype and on its device, of at most ``PIECE`` bytes; to be read only, and before the next one
+        takes its place.
     """
     values = tensor.detach().flatten()
     count = PIECE // values.element_size()
@@ -38,12 +39,14 @@ def pieces(tensor: Tensor) -> Iterator[Tensor]:
     if file is None:
         yield from values.split(count)
         return
+    # Apart from the heap, which grew by a hole for every piece that small results were put into.
+    buffer = torch.frombuffer(mmap.mmap(-1, PIECE), dtype=values.dtype)
     with file:
+        begin = file.tell()
         for start in range(0, len(values), count):
-            piece = torch.empty(
-                min(count, len(values) - start), dtype=values.dtype, device=values.device
-            )
-            read = file.readinto(piece.view(torch.uint8).numpy().data)
+            piece = buffer[: len(values) - start]
+            memory = piece.view(torch.uint8).numpy().data
+            read = os.preadv(file.fileno(), [memory], begin + start * piece.element_size())
             yield piece if read == piece.nbytes else values[start : start + count]
 
 

@@ -225,8 +225,8 @@ def _check_values(tensor: Tensor, name: str, file: Path, dtype: torch.dtype) -> 
     if not tensor.numel():
         return
     # One pass without a copy; NaN and infinity both survive it.
-    ends = torch.stack([torch.stack(torch.aminmax(piece)) for piece in pieces(tensor)])
-    largest = float(ends.abs().max())
+    ends = [float(end) for piece in pieces(tensor) for end in torch.aminmax(piece)]
+    largest = float(torch.tensor(ends, dtype=torch.float64).abs().max())
     if largest <= torch.finfo(dtype).max:
         return
     where = f"{name} in {file}"
