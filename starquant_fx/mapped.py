@@ -30,8 +30,8 @@ def pieces(tensor: Tensor) -> Iterator[Tensor]:
         tensor: Of any shape. If it is mapped and nothing was written to its pages, its file is read instead of them.
 
     Yields:
-        [N] of the tensor's dtype and on its device, of at most ``PIECE`` bytes; to be read only, and before the next one
-        takes its place.
+        [N] of the tensor's dtype and on its device, of at most ``PIECE`` bytes; to be read only, and before the next
+        one takes its place.
     """
     values = tensor.detach().flatten()
     count = PIECE // values.element_size()
