@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -151,6 +152,60 @@ def test_transforms_are_the_reference_to_one_level(
     torch.testing.assert_close(scale, expected[1], rtol=0.02, atol=0)
     assert float((zero - expected[2]).abs().max()) <= 1
     torch.testing.assert_close(coefficients.float(), expected[3], rtol=0.01, atol=0.02)
+
+
+def test_a_site_in_float16_and_of_any_strides() -> None:
+    case = site_case((2, 9, 24), (6, 4), torch.float16)
+    expected = found_codes(4, case | {"x": case["x"].float()})
+    wide = torch.zeros(2, 24, 18, dtype=torch.float16).mT
+    wide[:, ::2] = case["x"]
+    strided = {"x": wide[:, ::2], "state": torch.stack([case["state"]] * 2, -1)[..., 0]}
+    for given in (case, case | strided):
+        found = found_codes(4, given)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_tokens_of_zeros_behind_a_basis() -> None:
+    case = site_case((3, 9, 24), (6, 4), torch.float32)
+    case["x"][1] = case["x"][2, 3:6] = 0
+    for name in ("offset", "means"):
+        case[name].zero_()
+    codes, scale, zero, coefficients = found_codes(4, case)
+    zeros = (case["x"] == 0).all(-1)
+    assert int(zeros.sum()) == 12
+    assert bool((codes.float() == zero)[zeros].all())
+    assert bool((scale[zeros] == torch.finfo(torch.float32).tiny).all())
+    assert not coefficients[zeros].any()
+    assert int((codes.int() - expected_codes(4, case)[0].int()).abs().max()) <= 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_site_takes_any_number_of_threads(dtype: torch.dtype) -> None:
+    case = site_case((7, 41, 256), (16, 16), dtype)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3, 2, 7, 1):
+            torch.set_num_threads(threads)
+            found.append(found_codes(4, case))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for one in found for a, b in zip(one, found[0], strict=True))
+
+
+def test_calls_of_sites_from_several_threads_do_not_meet() -> None:
+    cases = [site_case((3, 20 + i, 8 * (4 + i)), (4 + i, 8), torch.float32) for i in range(4)]
+    expected = [found_codes(4, case) for case in cases]
+    barrier = threading.Barrier(4)
+
+    def work(i: int) -> bool:
+        barrier.wait()
+        found = [found_codes(4, cases[i]) for _ in range(20)]
+        return all(
+            torch.equal(a, b) for one in found for a, b in zip(one, expected[i], strict=True)
+        )
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(4)))
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

@@ -12,9 +12,9 @@ from starquant_fx import compile as compile_model
 from starquant_fx.compiled import CompiledModel
 from starquant_fx.errors import InputError
 from starquant_fx.kernels import cpu
-from tests.compile_cases import fresh, small, texts
+from tests.compile_cases import CLOSE, fresh, small, texts
 from tests.small_models import masked_ids, model
-from tests.small_programs import logits
+from tests.small_programs import distance, logits
 
 TARGETS = ["reference", *(["cpu"] if cpu.unavailable() is None else [])]
 
@@ -84,3 +84,26 @@ def test_an_embedding_that_is_not_finite(target: str, recipe: str, bad: float) -
     other = ids.masked_fill(ids == row, int(ids[ids != row][0]))
     assert logits(one, other).isfinite().all()
     assert expected.isfinite().all()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_number_of_kernel_threads(target: str) -> None:
+    one, ids = compiled(target), masked_ids("llada", (3, 19), 0.5)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3, 2, 1):
+            torch.set_num_threads(threads)
+            found.append(logits(one, ids))
+    finally:
+        torch.set_num_threads(before)
+    # Torch's own sums may be split otherwise, and codes flip; the kernels' are the same, see their tests.
+    assert all(distance(one, found[0]) < CLOSE for one in found)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("shape", [(0, 9), (2, 0), (0, 0)])
+def test_no_tokens(target: str, shape: tuple[int, int]) -> None:
+    one = compiled(target)
+    ids = torch.zeros(shape, dtype=torch.long)
+    full = logits(one, masked_ids("llada", (2, 9), 0.5))
+    assert logits(one, ids).shape == (*shape, full.shape[-1])
