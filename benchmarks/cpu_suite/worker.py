@@ -110,9 +110,8 @@ def _serve(pipe: Connection, variant: Variant, place: Place, log: Path) -> None:
     os.environ.update(
         OMP_NUM_THREADS=count, MKL_NUM_THREADS=count, TORCHINDUCTOR_COMPILE_THREADS="1"
     )
-    cache = log.with_suffix(
-        ".inductor"
-    )  # an empty one, or the first call would depend on earlier runs
+    # An empty one, or the first call would depend on earlier runs.
+    cache = log.with_suffix(".inductor")
     shutil.rmtree(cache, ignore_errors=True)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers itself

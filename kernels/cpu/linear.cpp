@@ -106,6 +106,8 @@ void gemm(const Rows& r, const std::vector<Part>& parts, int threads) {
 template <bool kHalf>
 void strassen_gemm(const Rows& r, const std::vector<Part>& parts, int threads) {
   using namespace strassen;
+  static_assert(strassen::kRows == kBlockRows, "a tile is a block whose tokens are in order");
+  constexpr int64_t kSize = kHalf ? 2 : 4;
   const int64_t m = r.m, k = r.k, panel = k / 8 * 256;
   const int64_t chunks = (k / 16 + kDepth - 1) / kDepth, most = (k / 64 + chunks - 1) / chunks * 4;
   const int64_t left = most * strassen::kRows + 64, right = most * strassen::kColumns + 64;  // not a multiple of a page
@@ -138,8 +140,9 @@ void strassen_gemm(const Rows& r, const std::vector<Part>& parts, int threads) {
             const uint8_t* from = rows + (t * chunks + c) * kProducts * left;
             int32_t* to = sums + (chunks > 1 ? t : 0) * tile_size;
             if (c == 0) std::memset(to, 0, tile_size * 4);
-            const char* out = (const char*)linear->out + (row * linear->n + p * 64) * (kHalf ? 2 : 4);
-            const Later next{out, linear->n * (kHalf ? 2 : 4), c + 1 == chunks ? std::min<int64_t>(m - row, 48) : 0};
+            const char* out = (const char*)linear->out + (row * linear->n + p * 64) * kSize;
+            const int64_t written = c + 1 == chunks ? std::min<int64_t>(m - row, strassen::kRows) : 0;
+            const Later next{out, linear->n * kSize, written};
             switch (size(row)) {
               case 12: multiply<12>(from, left, columns, right, start, depth(c), to, next); break;
               case 8: multiply<8>(from, left, columns, right, start, depth(c), to, next); break;
