@@ -20,7 +20,7 @@ from accuracy_suite.hardened import load
 from accuracy_suite.runs import Job, Setting, code_hash, run_all
 from accuracy_suite.tables import Figures, full_precision, summary, table
 from accuracy_suite.variants import QUICK, TABLES, Variant
-from starquant_fx.errors import InputError, StarQuantError, nearest
+from starquant_fx.errors import InputError, exit_code, nearest
 from starquant_fx.files import check_destination, write_atomically
 from starquant_fx.lowering import choose_target
 from starquant_fx.recipes import get_recipe
@@ -135,26 +135,26 @@ def against(rows: Sequence[Variant]) -> str:
     return next((named[recipe] for recipe in shipped if recipe in named), rows[0].label)
 
 
+def check(arguments: argparse.Namespace) -> None:
+    """Raises an InputError for options that do not go together."""
+    if arguments.json is not None and not arguments.quick:
+        raise InputError("--json writes the summary of --quick", where="--json", hint="add --quick")
+    if arguments.quick and arguments.tables is not None:
+        raise InputError("--quick has a table of its own", where="--tables", hint="leave it out")
+    if arguments.cache.is_dir():
+        where = f"--cache {arguments.cache}"
+        raise InputError("the cache is a folder", where=where, expected="a file of JSON lines")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
     arguments = parser().parse_args(argv)
-    try:
-        if arguments.json is not None and not arguments.quick:
-            raise InputError(
-                "--json writes the summary of --quick", where="--json", hint="add --quick"
-            )
-        if arguments.quick and arguments.tables is not None:
-            raise InputError(
-                "--quick has a table of its own", where="--tables", hint="leave it out"
-            )
-        if arguments.cache.is_dir():
-            where = f"--cache {arguments.cache}"
-            raise InputError("the cache is a folder", where=where, expected="a file of JSON lines")
+
+    def job() -> None:
+        check(arguments)
         run(arguments)
-    except StarQuantError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return exit_code(job)
 
 
 if __name__ == "__main__":

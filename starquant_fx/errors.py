@@ -6,7 +6,8 @@ An error is part of the product: it says what happened, where, what was expected
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 
 
 class StarQuantError(Exception):
@@ -99,6 +100,16 @@ def not_finite(where: str) -> InputError:
         got="NaN or Inf",
         hint="check the model's weights and dtype",
     )
+
+
+def exit_code(job: Callable[[], object]) -> int:
+    """Runs a command's job. Returns 0, or 2 if it is refused; a refusal goes to standard error without a traceback."""
+    try:
+        job()
+    except StarQuantError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

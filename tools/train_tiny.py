@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from starquant_fx.errors import StarQuantError
+from starquant_fx.errors import exit_code
 from tiny_training.card import Remarks
 from tiny_training.corpus import load_documents, select
 from tiny_training.excerpts import write_excerpts
@@ -189,12 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     if getattr(arguments, "threads", None):
         torch.set_num_threads(arguments.threads)
-    try:
-        arguments.job(arguments)
-    except StarQuantError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: arguments.job(arguments))
 
 
 if __name__ == "__main__":

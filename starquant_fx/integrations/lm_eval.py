@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 
-from starquant_fx.errors import StarQuantError
+from starquant_fx.errors import exit_code
 from starquant_fx.integrations.harness.model import StarQuantLM
 from starquant_fx.integrations.harness.tasks import local_tasks
 
@@ -22,11 +22,8 @@ def main() -> None:
     """Runs the harness's command line; a refusal is printed without a traceback and ends with exit code 2."""
     from lm_eval.__main__ import cli_evaluate  # pyright: ignore[reportMissingImports]
 
-    try:
-        cli_evaluate()
-    except StarQuantError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    if code := exit_code(cli_evaluate):
+        sys.exit(code)
 
 
 if __name__ == "__main__":
