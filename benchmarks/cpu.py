@@ -9,25 +9,22 @@ summary beside the rows. Progress goes to standard error.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from cpu_suite.measure import Run
 from cpu_suite.options import parser, planned
 from cpu_suite.prepare import prepare
 from cpu_suite.rows import Row
-from cpu_suite.specs import Place, Shape
+from cpu_suite.specs import Place, Shape, model_folder
 from cpu_suite.summaries import by_threads
 from cpu_suite.tables import table
 from cpu_suite.variants import LOGITS
-from starquant_fx.errors import StarQuantError
+from starquant_fx.errors import exit_code
 from starquant_fx.files import write_atomically
 
 
@@ -42,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     rows: list[Row] = []
     for spec in plan.specs:
-        with _folder(arguments.keep, spec.name) as folder:
+        with model_folder(arguments.keep, spec.name) as folder:
             place = Place(folder, spec, plan.counts[0], plan.logits == "masked")
             failed = prepare(place, plan.variants, arguments.patience, say)
             for count in [] if arguments.prepare_only else plan.counts:
@@ -58,17 +55,6 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.quick:
             values |= by_threads(rows, plan.counts)
         write_atomically(arguments.json, json.dumps(values, indent=2) + "\n")
-
-
-@contextlib.contextmanager
-def _folder(keep: Path | None, name: str) -> Iterator[Path]:
-    """A model's folder: a temporary one, or one that stays."""
-    if keep is None:
-        with tempfile.TemporaryDirectory(prefix="starquant-cpu-") as folder:
-            yield Path(folder)
-    else:
-        (keep / name).mkdir(parents=True, exist_ok=True)
-        yield keep / name
 
 
 def show(rows: Sequence[Row], sizes: Sequence[Shape]) -> None:
@@ -89,12 +75,7 @@ def _title(row: Row) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
     arguments = parser(__doc__).parse_args(argv)
-    try:
-        run(arguments)
-    except StarQuantError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: run(arguments))
 
 
 if __name__ == "__main__":

@@ -8,33 +8,20 @@ PyTorch's `_int_mm`. Sites: the whole site kernel with and without TAC. The vari
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from starquant_fx.errors import InputError, StarQuantError
+from starquant_fx.errors import InputError, exit_code
 from starquant_fx.kernels import cpu, reference
+from structures import medians
 
 TOKENS = (1, 8, 32, 120, 512)
 SIZES = ((1024, 3072), (4096, 4096))
 RANK = 16
-
-
-def medians(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each call; they take turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(repeats + 1):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(some) for name, some in seconds.items()}
 
 
 def linears(tokens: int, inputs: int, outputs: int) -> dict[str, Callable[[], Any]]:
@@ -94,7 +81,8 @@ def run(threads: int, repeats: int) -> None:
     print("|---:|---|" + "---:|" * len(names))
     for inputs, outputs in SIZES:
         for tokens in TOKENS:
-            found = medians(linears(tokens, inputs, outputs), repeats)
+            calls = linears(tokens, inputs, outputs)
+            found = dict(zip(calls, medians([*calls.values()], repeats), strict=True))
             # _int_mm takes no fewer than 17 rows.
             rows = {name: max(tokens, 17) if name == "_int_mm" else tokens for name in names}
             rates = [2e-9 * rows[name] * inputs * outputs / found[name] for name in names]
@@ -102,8 +90,8 @@ def run(threads: int, repeats: int) -> None:
             print(f"| {tokens} | {inputs} x {outputs} | {cells} |", flush=True)
     print("\n| tokens | channels | site with TAC, ms | without, ms |\n|---:|---:|---:|---:|")
     for features in (1024, 4096):
-        found = medians(sites(512, features), repeats)
-        cells = " | ".join(f"{1e3 * seconds:.2f}" for seconds in found.values())
+        times = medians([*sites(512, features).values()], repeats)
+        cells = " | ".join(f"{1e3 * seconds:.2f}" for seconds in times)
         print(f"| 512 | {features} | {cells} |", flush=True)
 
 
@@ -113,12 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     top.add_argument("--threads", type=int, default=1)
     top.add_argument("--repeats", type=int, default=31)
     arguments = top.parse_args(argv)
-    try:
-        run(max(1, arguments.threads), max(1, arguments.repeats))
-    except StarQuantError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: run(max(1, arguments.threads), max(1, arguments.repeats)))
 
 
 if __name__ == "__main__":

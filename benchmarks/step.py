@@ -8,11 +8,9 @@ are those of cpu.py: with the ``--keep`` of one of its runs they are not prepare
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,11 +18,11 @@ from torch import Tensor
 
 import starquant_fx
 from cpu_suite.prepare import prepare
-from cpu_suite.specs import Place, Shape, models
+from cpu_suite.specs import Place, Shape, model_folder, models
 from cpu_suite.variants import HEAD8, VARIANTS
 from cpu_suite.weights import load, token_ids
 from starquant_fx.compiled import CompiledModel
-from starquant_fx.errors import StarQuantError
+from starquant_fx.errors import StarQuantError, exit_code
 from starquant_fx.evaluation.step_time import StepTimes, timed_generation
 from starquant_fx.kernels import cpu
 
@@ -60,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
     missing = cpu.unavailable()
     kernels = missing or f"CPU kernels at hand after {time.perf_counter() - start:.2f} s"
     ids = token_ids(spec, Shape(1, arguments.length))
-    with _folder(arguments.keep, spec.name) as folder:
+    with model_folder(arguments.keep, spec.name) as folder:
         place = Place(folder, spec, arguments.threads)
         failed = prepare(place, [VARIANTS[name] for name in MEASURED], PATIENCE, _say)
         if failed:
@@ -83,29 +81,14 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"Before: {kernels}; the artifact was bound in {bound[name]:.2f} s; {first}.\n")
 
 
-@contextlib.contextmanager
-def _folder(keep: Path | None, name: str) -> Iterator[Path]:
-    """A model's folder: a temporary one, or one that stays."""
-    if keep is None:
-        with tempfile.TemporaryDirectory(prefix="starquant-step-") as folder:
-            yield Path(folder)
-    else:
-        (keep / name).mkdir(parents=True, exist_ok=True)
-        yield keep / name
-
-
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
-    try:
-        run(parser().parse_args(argv))
-    except StarQuantError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    arguments = parser().parse_args(argv)
+    return exit_code(lambda: run(arguments))
 
 
 if __name__ == "__main__":

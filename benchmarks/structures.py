@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def medians(calls: Sequence[Callable[[], Tensor]], repeats: int) -> list[float]:
+def medians(calls: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
     """Median seconds of each call; they take turns, so that noise hits all of them alike."""
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(repeats + 1):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from starquant_fx.errors import InputError, nearest
@@ -111,6 +114,17 @@ class Place:
     spec: ModelSpec
     threads: int
     masked: bool = False
+
+
+@contextlib.contextmanager
+def model_folder(keep: Path | None, name: str) -> Iterator[Path]:
+    """A model's folder: a temporary one, or below ``keep`` one that stays."""
+    if keep is None:
+        with tempfile.TemporaryDirectory(prefix="starquant-cpu-") as folder:
+            yield Path(folder)
+    else:
+        (keep / name).mkdir(parents=True, exist_ok=True)
+        yield keep / name
 
 
 def models(text: str) -> list[ModelSpec]:
