@@ -109,6 +109,8 @@ def llada_generate(
     mask = None if keep is None else keep.long()
     only_greedy = temperature == 0 and cfg_scale == 0 and remasking == "low_confidence"
     only_greedy = only_greedy and not (logits_eos_inf or confidence_eos_eot_inf)
+    demoted = [i for i in (eot, eos if temperature == 0 else None) if i is not None]
+    demoted = demoted if confidence_eos_eot_inf else []
     quota, remainder = divmod(block_length, steps_per_block)
     watch = NumberWatch(ids.device)
     capacity: int | None = None
@@ -138,16 +140,7 @@ def llada_generate(
                 ).flatten(0, 1)[rows]
             if logits_eos_inf:
                 logits[:, eos] = -torch.inf
-            if noise is None:
-                _, tokens, sureness = op("greedy")(logits, False)
-            else:
-                tokens, sureness = gumbel_argmax(logits, temperature, noise), None
-            if confidence_eos_eot_inf:
-                logits[:, eot] = -torch.inf
-                if temperature == 0:
-                    logits[:, eos] = -torch.inf
-            if sureness is None or confidence_eos_eot_inf:
-                sureness = logits.softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
+            tokens, sureness = _chosen(logits, noise, temperature, demoted)
         if remasking == "random":
             drawn = torch.rand(ids.shape, device=ids.device, generator=generator)
             confidence = drawn.masked_fill(~candidates, -torch.inf)
@@ -178,6 +171,20 @@ def gumbel_argmax(logits: Tensor, temperature: float, uniforms: Tensor) -> Tenso
         [...] int64.
     """
     return (logits.double().exp() / (-uniforms.log()) ** temperature).argmax(-1)
+
+
+def _chosen(
+    logits: Tensor, noise: Tensor | None, temperature: float, demoted: list[int]
+) -> tuple[Tensor, Tensor]:
+    """The tokens [R] of logits [R, vocab] and how sure they are; that of demoted tokens is 0."""
+    if noise is None:
+        _, tokens, sureness = op("greedy")(logits, False)
+        if not demoted:
+            return tokens, sureness
+    else:
+        tokens = gumbel_argmax(logits, temperature, noise)
+    logits[:, demoted] = -torch.inf
+    return tokens, logits.softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
 
 
 def _guided_logits(
