@@ -60,6 +60,7 @@ def linear_kernel(
     EVEN: tl.constexpr,
     ASM: tl.constexpr,
     BAND: tl.constexpr,
+    PARTS: tl.constexpr,
 ):
     """A tile of ``tile_linear``; with ``partial``, only its sums over a part of the channels (program axis 1).
 
@@ -97,13 +98,14 @@ def linear_kernel(
         EVEN: As there.
         ASM: As there.
         BAND: See ``tile_place``.
+        PARTS: See ``epilogue.store_linear``.
     """
     WIDTH: tl.constexpr = N // 2 if PAIR else N
     token0, output0 = tile_place(tokens, outputs, T, WIDTH, BAND)
     token = token0 + tl.arange(0, T)
     row, inside = packed_rows(output0, outputs, N, PAIR)
-    # Tokens behind the last one repeat it: no masks in the loop.
-    safe = tl.minimum(token, tokens - 1).to(tl.int64)
+    # Tokens and rows that are not there repeat the first ones: no masks in the loop.
+    safe = tl.where(token < tokens, token, 0).to(tl.int64)
     first = tl.program_id(1) * per_split
     total = accumulate(
         codes,
@@ -115,7 +117,7 @@ def linear_kernel(
         row_bytes,
         groups,
         safe,
-        row,
+        tl.where(inside, row, 0),
         first,
         tl.minimum(first + per_split, blocks),
         T,
@@ -162,6 +164,7 @@ def linear_kernel(
             STATES,
             RANK,
             SWAP,
+            PARTS,
         )
 
 
@@ -227,4 +230,5 @@ def finish_kernel(
         STATES,
         RANK,
         False,
+        1,
     )
