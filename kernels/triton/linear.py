@@ -107,7 +107,13 @@ def tile_linear(
             *(*common, partial),
             *(tokens, outputs, features, packed.shape[1], total, groups, per_split),
             **constants,
-            **{"T": chosen.t, "N": chosen.n, "FLUSH": flush, "BAND": chosen.band},
+            **{
+                "T": chosen.t,
+                "N": chosen.n,
+                "FLUSH": flush,
+                "BAND": chosen.band,
+                "PARTS": chosen.parts,
+            },
             **{"SWAP": chosen.swap, "EVEN": features % BLOCK == 0, "ASM": not interpreting()},
             **{"num_warps": chosen.warps, "num_stages": chosen.stages},
         )
