@@ -17,7 +17,7 @@ import torch
 
 from starquant_fx.kernels.cpu.library import cache_folder
 from starquant_fx.kernels.triton.launch import architecture
-from starquant_fx.kernels.triton.predict import Tile, families, predict
+from starquant_fx.kernels.triton.predict import Tile, families, nearest_chip, predict
 
 TOKENS = (32, 128, 256, 1024, 4096, 16384)
 """Numbers of tokens that tables have entries for; others take the next larger one, or the last."""
@@ -76,7 +76,9 @@ class Config:
     swap: bool
 
 
-def choose(device: torch.device, tokens: int, rows: int, features: int, bits: int) -> Config:
+def choose(
+    device: torch.device, tokens: int, rows: int, features: int, bits: int, grouped: bool = False
+) -> Config:
     """The tile of a product.
 
     Args:
@@ -85,11 +87,12 @@ def choose(device: torch.device, tokens: int, rows: int, features: int, bits: in
         rows: Packed rows of the weight.
         features: Channels.
         bits: 4 or 8.
+        grouped: Groups of channels have scales of their own; tables have no entries for that.
     """
     chip = architecture(device)
     if device.type != "cuda":
         return _config(INTERPRETED_TILE, chip)
-    return _chosen(chip, bits, rows, features, bucket(tokens))
+    return _chosen(chip, bits, rows, features, bucket(tokens), grouped)
 
 
 @functools.cache
@@ -120,9 +123,11 @@ def bucket(tokens: int) -> int:
 
 
 @functools.cache
-def _chosen(chip: int, bits: int, rows: int, features: int, tokens: int) -> Config:
+def _chosen(chip: int, bits: int, rows: int, features: int, tokens: int, grouped: bool) -> Config:
     key = (bits, rows, features, tokens)
-    table = _tables(chip)
+    if grouped:
+        return _config(predict(chip, *key, grouped=True), chip)
+    table = _tables(nearest_chip(chip))
     return _config(table[key] if key in table else predict(chip, *key), chip)
 
 

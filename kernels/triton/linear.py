@@ -79,7 +79,7 @@ def tile_linear(
     groups = weight_scale.shape[1] if weight_scale.dim() == 2 else 1
     group = blocks(features) // groups if weight_scale.dim() == 2 else 0
     bits = 4 if weight_bits <= 4 else 8
-    chosen = configs.choose(codes.device, tokens, rows, features, bits)
+    chosen = configs.choose(codes.device, tokens, rows, features, bits, group > 0)
     flush = configs.flush(group)
     total = blocks(features)
     per_split = triton.cdiv(triton.cdiv(total, chosen.split), flush) * flush

@@ -32,7 +32,7 @@ def check_linear(
     dtype: torch.dtype,
     where: str = WHERE,
 ) -> None:
-    """Raises an InputError for what the kernel would read wrongly; arguments as of ``tile_linear``, and the operator."""
+    """Raises an InputError for what the kernel would read wrongly; arguments as ``tile_linear``, and the operator."""
     lead, row = codes.shape[:-1], (*codes.shape[:-1], 1)
     features = codes.shape[-1] if codes.dim() else 0
     rows = packed.shape[0] if packed.dim() else 0

@@ -57,7 +57,7 @@ CHIPS = {
 }
 """A100, A40, L40S and H200."""
 WAIT = 250
-"""Clocks a block of channels waits for copies and barriers, shared by the programs of a multiprocessor."""
+"""Clocks a block of channels waits for copies and barriers; programs of a multiprocessor hide each other's."""
 CACHE = 40
 """Bytes per clock and multiprocessor from the second-level cache."""
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
@@ -68,25 +68,31 @@ def nearest_chip(chip: int) -> int:
     return max((known for known in CHIPS if known <= chip), default=min(CHIPS))
 
 
-def families(chip: int, bits: int) -> tuple[Tile, ...]:
-    """Tiles without a split, for an architecture and weights of 4 or 8 bits; all are checked in their machine code."""
+def families(chip: int, bits: int, grouped: bool = False) -> tuple[Tile, ...]:
+    """Tiles without a split; all are checked in their machine code.
+
+    Args:
+        chip: Architecture.
+        bits: 4 or 8.
+        grouped: With scales of groups of channels, whose sums take registers too: larger tiles would spill.
+    """
     wide = nearest_chip(chip) >= 90
-    small = [(16, 64, 4, 5)] if wide else []
-    shapes = [
-        *small,
-        *((32, 64, 4, 5), (64, 64, 4, 4), (128, 64, 4, 3), (64, 128, 8, 4), (128, 128, 8, 3)),
-        *([(256, 128, 8, 3)] if wide else []),
-    ]
-    if not wide and bits == 8 and CHIPS[nearest_chip(chip)].shared < 2**17:
+    shapes = [(32, 64, 4, 5), (64, 64, 4, 4), (128, 64, 4, 3), (64, 128, 8, 4), (128, 128, 8, 3)]
+    if wide:  # of 16 tokens, sm_8x would copy less than 16 bytes at once
+        shapes = [(16, 64, 4, 5), *shapes, *([(256, 128, 8, 3)] if bits == 4 else [])]
+    elif bits == 8 and CHIPS[nearest_chip(chip)].shared < 2**17:
         shapes = [(t, n, warps, min(stages, 3)) for t, n, warps, stages in shapes]
     return tuple(
         Tile(t=t, n=n, warps=warps, stages=stages, split=1, parts=min(4, max(1, t // 32)))
         for t, n, warps, stages in shapes
+        if n == 64 or not grouped
     )
 
 
 @functools.cache
-def predict(chip: int, bits: int, rows: int, features: int, tokens: int) -> Tile:
+def predict(
+    chip: int, bits: int, rows: int, features: int, tokens: int, grouped: bool = False
+) -> Tile:
     """The tile with the least predicted time.
 
     Args:
@@ -95,12 +101,13 @@ def predict(chip: int, bits: int, rows: int, features: int, tokens: int) -> Tile
         rows: Packed rows of the weight.
         features: Channels.
         tokens: Of the activations.
+        grouped: See ``families``.
     """
     known = CHIPS[nearest_chip(chip)]
     blocks = math.ceil(features / 128)
     candidates = [
         dataclasses.replace(tile, split=split)
-        for tile in families(chip, bits)
+        for tile in families(chip, bits, grouped)
         for split in SPLITS
         if split == 1 or (split * 4 <= blocks and tokens <= 512)
     ]
@@ -111,13 +118,14 @@ def clocks(chip: Chip, tile: Tile, bits: int, rows: int, blocks: int, tokens: in
     """Predicted clocks of a product of ``blocks`` blocks of channels."""
     width = bits * 16  # bytes of a row of weights in a block
     stage = tile.t * 128 + tile.n * width
-    resident = max(1, min(chip.shared // (stage * tile.stages), 2048 // (tile.t * tile.n // 8), 8))
+    registers = tile.t * tile.n * (2 if chip.rate > 2048 else 3)
+    resident = max(1, min(chip.shared // (stage * tile.stages), 65536 // registers, 8))
     programs = math.ceil(tokens / tile.t) * math.ceil(rows / tile.n) * tile.split
     waves = programs / (chip.units * resident)
     waves = math.ceil(waves) if waves < 8 else waves
     busy = min(resident, math.ceil(programs / chip.units))
     one = max(tile.t * tile.n * 128 / chip.rate, stage / CACHE)
-    loop = waves * math.ceil(blocks / tile.split) * (busy * one + WAIT)
+    loop = waves * math.ceil(blocks / tile.split) * (busy * one + WAIT / busy)
     moved = rows * blocks * width + tokens * blocks * 128 + tokens * rows * 2
     parts = 8 * tile.split * tokens * rows if tile.split > 1 else 0
     floor = moved / (chip.memory * chip.units)
