@@ -15,7 +15,7 @@ that integer in the low bits. Devices and the interpreter do the same, which no 
 
 
 @triton.jit
-def state_of(state: Any, token: Any, inside: Any) -> Any:
+def state_of(state: tl.tensor, token: tl.tensor, inside: tl.tensor) -> Any:
     """State of a token, or of several; 0 where there are no states or no token."""
     if state is None:
         return token * 0
@@ -24,7 +24,7 @@ def state_of(state: Any, token: Any, inside: Any) -> Any:
 
 @triton.jit
 def entered(
-    value: Any, inverse: Any, shift: Any, signs: Any, label: Any, offset: Any, mask: Any, d: tl.constexpr, states: tl.constexpr
+    value: tl.tensor, inverse: tl.tensor, shift: tl.tensor, signs: tl.tensor, label: tl.tensor, offset: tl.tensor, mask: tl.tensor, d: tl.constexpr, states: tl.constexpr
 ) -> Any:  # fmt: skip
     """Norm, shift of the state and signs of a tile of values, in float32; an unknown state makes them NaN."""
     value = value.to(tl.float32)
@@ -39,7 +39,7 @@ def entered(
 
 
 @triton.jit
-def gated(value: Any, label: Any, column: Any, shared: tl.constexpr, bounds: tl.constexpr) -> Any:
+def gated(value: tl.tensor, label: tl.tensor, column: tl.tensor, shared: tl.constexpr, bounds: tl.constexpr) -> Any:
     """Keeps the shared columns and those of the token's state; bounds has two numbers a state, or none at all.
 
     What is gated off is multiplied by zero, as the reference does it, so that a NaN there is not lost.
@@ -56,7 +56,7 @@ def gated(value: Any, label: Any, column: Any, shared: tl.constexpr, bounds: tl.
 
 
 @triton.jit
-def grid(low: Any, high: Any, clip: Any, bits: tl.constexpr, symmetric: tl.constexpr) -> Any:
+def grid(low: tl.tensor, high: tl.tensor, clip: tl.tensor, bits: tl.constexpr, symmetric: tl.constexpr) -> Any:
     """Step between codes (not yet bounded from below), its inverse, and zero point, of ranges [low, high]."""
     if clip is not None:
         low = low * tl.load(clip).to(tl.float32)
@@ -76,7 +76,7 @@ def grid(low: Any, high: Any, clip: Any, bits: tl.constexpr, symmetric: tl.const
 
 
 @triton.jit
-def encoded(value: Any, inverse: Any, zero: Any, bits: tl.constexpr) -> Any:
+def encoded(value: tl.tensor, inverse: tl.tensor, zero: tl.tensor, bits: tl.constexpr) -> Any:
     """Codes int8 of values: at most seven bits as they are, eight bits less 128."""
     level = tl.minimum(tl.maximum(value * inverse + zero, 0.0), 2**bits - 1)
     code = (level + NEAREST).to(tl.int32, bitcast=True)
@@ -87,7 +87,7 @@ def encoded(value: Any, inverse: Any, zero: Any, bits: tl.constexpr) -> Any:
 
 @triton.jit
 def store_grid(
-    scale: Any, zero: Any, token: Any, inside: Any, step: Any, carried: Any, poison: Any, point: Any, bits: tl.constexpr
+    scale: tl.tensor, zero: tl.tensor, token: tl.tensor, inside: tl.tensor, step: tl.tensor, carried: tl.tensor, poison: tl.tensor, point: tl.tensor, bits: tl.constexpr
 ) -> Any:  # fmt: skip
     """Stores scale and zero point; ``carried`` is what the codes left out, ``poison`` is NaN if a value is not finite."""
     whole = tl.maximum(step * carried, TINY)

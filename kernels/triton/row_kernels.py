@@ -19,7 +19,7 @@ from starquant_fx.kernels.triton.quantizer import (
 
 @triton.jit
 def gate_kernel(
-    x: Any, state: Any, shift: Any, clip: Any, codes: Any, scale: Any, zero: Any, eps: Any,
+    x: tl.tensor, state: tl.tensor, shift: tl.tensor, clip: tl.tensor, codes: tl.tensor, scale: tl.tensor, zero: tl.tensor, eps: tl.tensor,
     norm: tl.constexpr, states: tl.constexpr, shared: tl.constexpr, bounds: tl.constexpr,
     bits: tl.constexpr, symmetric: tl.constexpr, d: tl.constexpr, piece: tl.constexpr,
 ) -> None:  # fmt: skip
@@ -62,7 +62,7 @@ def gate_kernel(
 
 @triton.jit
 def block_kernel(
-    x: Any, state: Any, shift: Any, squares: Any, factor: Any, out: Any, tokens: Any, eps: Any,
+    x: tl.tensor, state: tl.tensor, shift: tl.tensor, squares: tl.tensor, factor: tl.tensor, out: tl.tensor, tokens: tl.tensor, eps: tl.tensor,
     states: tl.constexpr, d: tl.constexpr, g: tl.constexpr, rows: tl.constexpr, width: tl.constexpr,
 ) -> None:  # fmt: skip
     """A tile of ``rows`` tokens times one block [g, g] (padded to ``width``) of a block-diagonal basis."""
@@ -90,7 +90,7 @@ def block_kernel(
 
 
 @triton.jit
-def squares_kernel(x: Any, squares: Any, d: tl.constexpr, piece: tl.constexpr) -> None:
+def squares_kernel(x: tl.tensor, squares: tl.tensor, d: tl.constexpr, piece: tl.constexpr) -> None:
     """Sum of the squares of a token's channels; one token a program."""
     token = tl.program_id(0)
     at = token.to(tl.int64) * d

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import torch
@@ -13,14 +12,9 @@ from starquant_fx.errors import LoweringError
 from starquant_fx.kernels.triton.launch import require_device
 from starquant_fx.kernels.triton.row_kernels import block_kernel, gate_kernel, squares_kernel
 from starquant_fx.kernels.triton.site_kernels import kronecker_kernel
+from starquant_fx.kernels.triton.sizes import PIECE, padded, pieces, tokens_each, warps
 
 WHERE = "starquant::tile_site"
-PIECE = 4096
-"""Channels that a kernel of whole tokens holds at a time."""
-RESIDENT = 4
-"""Programs for each multiprocessor; tokens beyond that are done one after the other, so that factors are read once."""
-MOST_EACH = 16
-"""Tokens that one program does at most."""
 WIDEST_FACTOR = 256
 """Largest Kronecker factor, padded, and largest block, that a kernel takes."""
 
@@ -82,7 +76,7 @@ def tile_site(
     if factors and structure in ("kronecker", "hadamard"):
         signs, left, right = (None, *(f.contiguous() for f in factors))[-3:]
         a, b = left.shape[0], right.shape[0]
-        rows, (first, second) = _padded(a), pieces(b)
+        rows, (first, second) = padded(a), pieces(b)
         _require_size(max(a, b), structure)
         each = tokens_each(tokens, x.device)
         kronecker_kernel[(triton.cdiv(tokens, each),)](
@@ -129,55 +123,18 @@ def _turned(
         piece = min(PIECE, triton.next_power_of_2(d))
         squares_kernel[(tokens,)](x, squares, d, piece, num_warps=warps(piece))
     out = torch.empty_like(x)
-    rows = min(64, _padded(tokens))
+    rows = min(64, padded(tokens))
     states = 0 if shift is None else shift.shape[0]
     block_kernel[(triton.cdiv(tokens, rows), d // size)](
         *(x, state, shift, squares, factor, out, tokens, eps or 0.0, states, d, size),
-        *(rows, _padded(size)),
+        *(rows, padded(size)),
         num_warps=4,
     )
     return out
 
 
-def pieces(size: int) -> tuple[int, int]:
-    """Sizes, powers of two from 16 on, of the one or two pieces that cover a factor with the least padding."""
-    whole = _padded(size)
-    first = whole // 2
-    if first < 16 or size <= first:
-        return whole, 0
-    second = _padded(size - first)
-    return (first, second) if second < first else (whole, 0)
-
-
-def warps(values: int) -> int:
-    """Warps of a program that holds so many values at once."""
-    return 4 if values <= 4096 else 8
-
-
-def tokens_each(tokens: int, device: torch.device) -> int:
-    """Tokens that a program does: a power of two, so that few kernels are compiled."""
-    share = triton.cdiv(tokens, RESIDENT * _multiprocessors(device))
-    return min(triton.next_power_of_2(share), MOST_EACH)
-
-
-def _multiprocessors(device: torch.device) -> int:
-    """Of a CUDA device; 1 while interpreting."""
-    if device.type != "cuda":
-        return 1
-    return _count(torch.cuda.current_device() if device.index is None else device.index)
-
-
-@functools.cache
-def _count(index: int) -> int:
-    return int(torch.cuda.get_device_properties(index).multi_processor_count)
-
-
-def _padded(size: int) -> int:
-    return max(16, int(triton.next_power_of_2(size)))
-
-
 def _require_size(size: int, structure: str) -> None:
-    if _padded(size) > WIDEST_FACTOR:
+    if padded(size) > WIDEST_FACTOR:
         raise _no_kernel(f"{structure} with a factor of {size}")
 
 

@@ -18,13 +18,13 @@ from starquant_fx.kernels.triton.quantizer import (
 
 
 @triton.jit
-def _times(x: Any, y: Any) -> Any:
+def _times(x: tl.tensor, y: tl.tensor) -> Any:
     """A product accumulated in float32; of float32 tensors without rounding them to TF32."""
     return tl.dot(x, y, input_precision="ieee")
 
 
 @triton.jit
-def _square(factor: Any, size: tl.constexpr, row: Any, column: Any, dtype: tl.constexpr) -> Any:
+def _square(factor: tl.tensor, size: tl.constexpr, row: tl.tensor, column: tl.tensor, dtype: tl.constexpr) -> Any:
     """A part of a factor [size, size], zero outside."""
     mask = (row[:, None] < size) & (column[None, :] < size)
     return tl.load(factor + row[:, None] * size + column[None, :], mask=mask, other=0.0).to(dtype)
@@ -32,12 +32,13 @@ def _square(factor: Any, size: tl.constexpr, row: Any, column: Any, dtype: tl.co
 
 @triton.jit
 def kronecker_kernel(
-    x: Any, state: Any, shift: Any, signs: Any, left: Any, right: Any, clip: Any,
-    codes: Any, scale: Any, zero: Any, tokens: Any, eps: Any,
+    x: tl.tensor, state: tl.tensor, shift: tl.tensor, signs: tl.tensor, left: tl.tensor, right: tl.tensor, clip: tl.tensor,
+    codes: tl.tensor, scale: tl.tensor, zero: tl.tensor, tokens: tl.tensor, eps: tl.tensor,
     norm: tl.constexpr, states: tl.constexpr, shared: tl.constexpr, bounds: tl.constexpr,
     bits: tl.constexpr, symmetric: tl.constexpr,
     a: tl.constexpr, b: tl.constexpr,
     rows: tl.constexpr, first: tl.constexpr, second: tl.constexpr, each: tl.constexpr,
+    stay: tl.constexpr, narrow: tl.constexpr,
 ) -> None:  # fmt: skip
     """Whole tokens, one after the other, while the factors stay: ``quantize(gate(L^T (X R)))`` with X [a, b].
 
@@ -48,15 +49,17 @@ def kronecker_kernel(
     dtype: tl.constexpr = x.dtype.element_ty
     i = tl.arange(0, rows)
     j1 = tl.arange(0, first)
-    lt = tl.trans(_square(left, a, i, i, dtype))
-    r11 = _square(right, b, j1, j1, dtype)
+    if stay:
+        lt = tl.trans(_square(left, a, i, i, dtype))
+        r11 = _square(right, b, j1, j1, dtype)
     o1 = i[:, None] * b + j1[None, :]
     m1 = (i[:, None] < a) & (j1[None, :] < b)
     if second:
         j2 = first + tl.arange(0, second)
-        r12 = _square(right, b, j1, j2, dtype)
-        r21 = _square(right, b, j2, j1, dtype)
-        r22 = _square(right, b, j2, j2, dtype)
+        if stay:
+            r12 = _square(right, b, j1, j2, dtype)
+            r21 = _square(right, b, j2, j1, dtype)
+            r22 = _square(right, b, j2, j2, dtype)
         o2 = i[:, None] * b + j2[None, :]
         m2 = (i[:, None] < a) & (j2[None, :] < b)
     for step in range(each):
@@ -79,24 +82,38 @@ def kronecker_kernel(
             x1 = entered(x1, inverse, shift, signs, label, o1, m1, d, states).to(dtype)
             if second:
                 x2 = entered(x2, inverse, shift, signs, label, o2, m2, d, states).to(dtype)
+        if not stay:
+            r11 = _square(right, b, j1, j1, dtype)
+            if second:
+                r12 = _square(right, b, j1, j2, dtype)
+                r21 = _square(right, b, j2, j1, dtype)
+                r22 = _square(right, b, j2, j2, dtype)
         if second:
             y1 = _times(x1, r11) + _times(x2, r21)
             y2 = _times(x1, r12) + _times(x2, r22)
+            if not stay:
+                lt = tl.trans(_square(left, a, i, i, dtype))
             z2 = gated(_times(lt, y2.to(dtype)), label, o2, shared, bounds)
+            if narrow:
+                z2 = z2.to(dtype)
         else:
             y1 = _times(x1, r11)
+            if not stay:
+                lt = tl.trans(_square(left, a, i, i, dtype))
         z1 = gated(_times(lt, y1.to(dtype)), label, o1, shared, bounds)
-        low = tl.minimum(tl.min(z1), 0.0)
-        high = tl.maximum(tl.max(z1), 0.0)
-        poison = tl.sum(z1 * 0.0)  # minima and maxima pass over NaN
+        if narrow:
+            z1 = z1.to(dtype)
+        low = tl.minimum(tl.min(z1).to(tl.float32), 0.0)
+        high = tl.maximum(tl.max(z1).to(tl.float32), 0.0)
+        poison = tl.sum(z1.to(tl.float32) * 0.0)  # minima and maxima pass over NaN
         if second:
-            low = tl.minimum(tl.min(z2), low)
-            high = tl.maximum(tl.max(z2), high)
-            poison += tl.sum(z2 * 0.0)
+            low = tl.minimum(tl.min(z2).to(tl.float32), low)
+            high = tl.maximum(tl.max(z2).to(tl.float32), high)
+            poison += tl.sum(z2.to(tl.float32) * 0.0)
         size, per, point = grid(low, high, clip, bits, symmetric)
         # The codes of a token do not depend on its norm, where nothing was added after it.
         carried = inverse if norm and shift is None else 1.0
         store_grid(scale, zero, token, inside, size, carried, poison, point, bits)
-        tl.store(codes + at + o1, encoded(z1, per, point, bits), mask=m1 & inside)
+        tl.store(codes + at + o1, encoded(z1.to(tl.float32), per, point, bits), mask=m1 & inside)
         if second:
-            tl.store(codes + at + o2, encoded(z2, per, point, bits), mask=m2 & inside)
+            tl.store(codes + at + o2, encoded(z2.to(tl.float32), per, point, bits), mask=m2 & inside)
