@@ -99,7 +99,9 @@ def prepare_kernel(
             spread += tl.load(sums + share * tokens * columns + place, mask=inner, other=0.0)
         spread = spread * inverse[:, None]
         if start is not None:
-            spread += tl.load(start + column, mask=column < columns, other=0.0).to(tl.float32)[None, :]
+            spread += tl.load(start + column, mask=column < columns, other=0.0).to(tl.float32)[
+                None, :
+            ]
         bypassed = tl.where(own, spread, 0.0).to(dtype)
         if part == 0:
             tl.store(coefficients + place, bypassed, mask=inner)

@@ -24,7 +24,8 @@ def state_of(state: tl.tensor, token: tl.tensor, inside: tl.tensor) -> Any:
 
 @triton.jit
 def entered(
-    value: tl.tensor, inverse: tl.tensor, shift: tl.tensor, signs: tl.tensor, label: tl.tensor, offset: tl.tensor, mask: tl.tensor, d: tl.constexpr, states: tl.constexpr
+    value: tl.tensor, inverse: tl.tensor, shift: tl.tensor, signs: tl.tensor, label: tl.tensor, offset: tl.tensor,
+    mask: tl.tensor, d: tl.constexpr, states: tl.constexpr,
 ) -> Any:  # fmt: skip
     """Norm, shift of the state and signs of a tile of values, in float32; an unknown state makes them NaN."""
     value = value.to(tl.float32)
@@ -39,7 +40,13 @@ def entered(
 
 
 @triton.jit
-def gated(value: tl.tensor, label: tl.tensor, column: tl.tensor, shared: tl.constexpr, bounds: tl.constexpr) -> Any:
+def gated(
+    value: tl.tensor,
+    label: tl.tensor,
+    column: tl.tensor,
+    shared: tl.constexpr,
+    bounds: tl.constexpr,
+) -> Any:
     """Keeps the shared columns and those of the token's state; bounds has two numbers a state, or none at all.
 
     What is gated off is multiplied by zero, as the reference does it, so that a NaN there is not lost.
@@ -56,7 +63,9 @@ def gated(value: tl.tensor, label: tl.tensor, column: tl.tensor, shared: tl.cons
 
 
 @triton.jit
-def grid(low: tl.tensor, high: tl.tensor, clip: tl.tensor, bits: tl.constexpr, symmetric: tl.constexpr) -> Any:
+def grid(
+    low: tl.tensor, high: tl.tensor, clip: tl.tensor, bits: tl.constexpr, symmetric: tl.constexpr
+) -> Any:
     """Step between codes (not yet bounded from below), its inverse, and zero point, of ranges [low, high]."""
     if clip is not None:
         low = low * tl.load(clip).to(tl.float32)
@@ -87,9 +96,10 @@ def encoded(value: tl.tensor, inverse: tl.tensor, zero: tl.tensor, bits: tl.cons
 
 @triton.jit
 def store_grid(
-    scale: tl.tensor, zero: tl.tensor, token: tl.tensor, inside: tl.tensor, step: tl.tensor, carried: tl.tensor, poison: tl.tensor, point: tl.tensor, bits: tl.constexpr
+    scale: tl.tensor, zero: tl.tensor, token: tl.tensor, inside: tl.tensor, step: tl.tensor, carried: tl.tensor,
+    poison: tl.tensor, point: tl.tensor, bits: tl.constexpr,
 ) -> Any:  # fmt: skip
-    """Stores scale and zero point; ``carried`` is what the codes left out, ``poison`` is NaN if a value is not finite."""
+    """Stores scale and zero point; ``carried`` is what the codes left out, ``poison`` is NaN if a value is."""
     whole = tl.maximum(step * carried, TINY)
     tl.store(scale + token, whole + whole * 0.0 + poison, mask=inside)  # an infinite scale is NaN
     tl.store(zero + token, point - (128 if bits == 8 else 0), mask=inside)

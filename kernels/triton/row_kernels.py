@@ -1,4 +1,4 @@
-"""Kernels of sites without a Kronecker basis: gates and quantizer of a token, and the block-diagonal basis."""
+"""Kernels beside the Kronecker basis: gates and quantizer, block-diagonal basis, and what precedes a basis."""
 
 from __future__ import annotations
 
@@ -18,8 +18,20 @@ from starquant_fx.kernels.triton.quantizer import (
 
 
 @triton.jit
+def _squares(x: tl.tensor, d: tl.constexpr, piece: tl.constexpr) -> Any:
+    """Sum of the squares of a token's channels in float32."""
+    column = tl.arange(0, piece)
+    total = tl.zeros([piece], tl.float32)
+    for start in range(0, d, piece):
+        value = tl.load(x + start + column, mask=start + column < d, other=0.0)
+        total += value.to(tl.float32) * value.to(tl.float32)
+    return tl.sum(total)
+
+
+@triton.jit
 def gate_kernel(
-    x: tl.tensor, state: tl.tensor, shift: tl.tensor, clip: tl.tensor, codes: tl.tensor, scale: tl.tensor, zero: tl.tensor, eps: tl.tensor,
+    x: tl.tensor, state: tl.tensor, shift: tl.tensor, clip: tl.tensor, codes: tl.tensor,
+    scale: tl.tensor, zero: tl.tensor, eps: tl.tensor,
     norm: tl.constexpr, states: tl.constexpr, shared: tl.constexpr, bounds: tl.constexpr,
     bits: tl.constexpr, symmetric: tl.constexpr, d: tl.constexpr, piece: tl.constexpr,
 ) -> None:  # fmt: skip
@@ -30,11 +42,7 @@ def gate_kernel(
     column = tl.arange(0, piece)
     inverse = 1.0
     if norm:
-        squares = tl.zeros([piece], tl.float32)
-        for start in range(0, d, piece):
-            value = tl.load(x + at + start + column, mask=start + column < d, other=0.0)
-            squares += value.to(tl.float32) * value.to(tl.float32)
-        inverse = tl.rsqrt(tl.sum(squares) / d + eps)
+        inverse = tl.rsqrt(_squares(x + at, d, piece) / d + eps)
     low = tl.zeros([piece], tl.float32)
     high = tl.zeros([piece], tl.float32)
     poison = tl.zeros([piece], tl.float32)
@@ -62,7 +70,8 @@ def gate_kernel(
 
 @triton.jit
 def block_kernel(
-    x: tl.tensor, state: tl.tensor, shift: tl.tensor, squares: tl.tensor, factor: tl.tensor, out: tl.tensor, tokens: tl.tensor, eps: tl.tensor,
+    x: tl.tensor, state: tl.tensor, shift: tl.tensor, squares: tl.tensor, factor: tl.tensor,
+    out: tl.tensor, tokens: tl.tensor, eps: tl.tensor,
     states: tl.constexpr, d: tl.constexpr, g: tl.constexpr, rows: tl.constexpr, width: tl.constexpr,
 ) -> None:  # fmt: skip
     """A tile of ``rows`` tokens times one block [g, g] (padded to ``width``) of a block-diagonal basis."""
@@ -93,10 +102,26 @@ def block_kernel(
 def squares_kernel(x: tl.tensor, squares: tl.tensor, d: tl.constexpr, piece: tl.constexpr) -> None:
     """Sum of the squares of a token's channels; one token a program."""
     token = tl.program_id(0)
+    tl.store(squares + token, _squares(x + token.to(tl.int64) * d, d, piece))
+
+
+@triton.jit
+def enter_kernel(
+    x: tl.tensor, state: tl.tensor, shift: tl.tensor, signs: tl.tensor, out: tl.tensor, eps: tl.tensor,
+    norm: tl.constexpr, states: tl.constexpr, d: tl.constexpr, piece: tl.constexpr,
+) -> None:  # fmt: skip
+    """Norm, shift of the state and signs of a token, in the dtype of ``x``; one token a program."""
+    token = tl.program_id(0)
     at = token.to(tl.int64) * d
-    column = tl.arange(0, piece)
-    total = tl.zeros([piece], tl.float32)
+    label = state_of(state, token, True)
+    inverse = 1.0
+    if norm:
+        inverse = tl.rsqrt(_squares(x + at, d, piece) / d + eps)
     for start in range(0, d, piece):
-        value = tl.load(x + at + start + column, mask=start + column < d, other=0.0)
-        total += value.to(tl.float32) * value.to(tl.float32)
-    tl.store(squares + token, tl.sum(total))
+        channel = start + tl.arange(0, piece)
+        mask = channel < d
+        value = tl.load(x + at + channel, mask=mask, other=0.0)
+        if norm and shift is None:
+            value = value.to(tl.float32) * inverse
+        value = entered(value, inverse, shift, signs, label, channel, mask, d, states)
+        tl.store(out + at + channel, value.to(out.dtype.element_ty), mask=mask)

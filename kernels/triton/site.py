@@ -9,10 +9,15 @@ import triton
 from torch import Tensor
 
 from starquant_fx.errors import LoweringError
-from starquant_fx.kernels.triton.launch import require_device
-from starquant_fx.kernels.triton.row_kernels import block_kernel, gate_kernel, squares_kernel
+from starquant_fx.kernels.triton.launch import architecture, require_device
+from starquant_fx.kernels.triton.row_kernels import (
+    block_kernel,
+    enter_kernel,
+    gate_kernel,
+    squares_kernel,
+)
 from starquant_fx.kernels.triton.site_kernels import kronecker_kernel
-from starquant_fx.kernels.triton.sizes import PIECE, padded, pieces, tokens_each, warps
+from starquant_fx.kernels.triton.sizes import PIECE, padded, plan, tokens_each, warps
 
 WHERE = "starquant::tile_site"
 WIDEST_FACTOR = 256
@@ -74,15 +79,21 @@ def tile_site(
     tail = (states, shared, tuple(bounds), bits, symmetric)
     results = (clip, codes, scale, zero)
     if factors and structure in ("kronecker", "hadamard"):
-        signs, left, right = (None, *(f.contiguous() for f in factors))[-3:]
+        left, right = (f.contiguous() for f in factors[-2:])
+        signs = factors[0].contiguous() if len(factors) == 3 else None
         a, b = left.shape[0], right.shape[0]
-        rows, (first, second) = padded(a), pieces(b)
         _require_size(max(a, b), structure)
+        added = shift is not None or signs is not None
+        form = plan(a, b, architecture(x.device), eps is not None, added)
+        if form.entered:
+            x = _entered(x, eps, state, shift, signs)
+            eps = shift = signs = None
         each = tokens_each(tokens, x.device)
         kronecker_kernel[(triton.cdiv(tokens, each),)](
             *(x, state, shift, signs, left, right, *results, tokens, eps or 0.0),
-            *(eps is not None, *tail, a, b, rows, first, second, each),
-            num_warps=warps(rows * (first + second)),
+            *(eps is not None, *tail, a, b, form.rows, form.first, form.second, each, form.stay),
+            num_warps=form.warps,
+            num_stages=form.stages,
         )
         return codes, scale, zero
     if factors:
@@ -96,6 +107,20 @@ def tile_site(
     return codes, scale, zero
 
 
+def _entered(
+    x: Tensor, eps: float | None, state: Tensor | None, shift: Tensor | None, signs: Tensor | None
+) -> Tensor:
+    """The norm, the shift and the signs, in the dtype of ``x``."""
+    out, d = torch.empty_like(x), x.shape[-1]
+    piece = min(PIECE, triton.next_power_of_2(d))
+    states = 0 if shift is None else shift.shape[0]
+    enter_kernel[(x.shape[:-1].numel(),)](
+        *(x, state, shift, signs, out, eps or 0.0, eps is not None, states, d, piece),
+        num_warps=warps(piece),
+    )
+    return out
+
+
 def _turned(
     x: Tensor,
     eps: float | None,
@@ -107,11 +132,8 @@ def _turned(
     """The norm, the shift and a dense or block-diagonal basis, in the dtype of ``x``."""
     d, tokens = x.shape[-1], x.shape[:-1].numel()
     if structure == "dense":
-        if eps is not None:
-            wide = x.float()
-            x = (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
-        if state is not None and shift is not None:
-            x = (x.float() + shift[state]).to(x.dtype)
+        if eps is not None or shift is not None:
+            x = _entered(x, eps, state, shift, None)
         return x @ factor.to(x.dtype)
     if structure != "block":
         raise _no_kernel(structure)

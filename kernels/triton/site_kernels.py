@@ -24,7 +24,9 @@ def _times(x: tl.tensor, y: tl.tensor) -> Any:
 
 
 @triton.jit
-def _square(factor: tl.tensor, size: tl.constexpr, row: tl.tensor, column: tl.tensor, dtype: tl.constexpr) -> Any:
+def _square(
+    factor: tl.tensor, size: tl.constexpr, row: tl.tensor, column: tl.tensor, dtype: tl.constexpr
+) -> Any:
     """A part of a factor [size, size], zero outside."""
     mask = (row[:, None] < size) & (column[None, :] < size)
     return tl.load(factor + row[:, None] * size + column[None, :], mask=mask, other=0.0).to(dtype)
@@ -32,13 +34,13 @@ def _square(factor: tl.tensor, size: tl.constexpr, row: tl.tensor, column: tl.te
 
 @triton.jit
 def kronecker_kernel(
-    x: tl.tensor, state: tl.tensor, shift: tl.tensor, signs: tl.tensor, left: tl.tensor, right: tl.tensor, clip: tl.tensor,
-    codes: tl.tensor, scale: tl.tensor, zero: tl.tensor, tokens: tl.tensor, eps: tl.tensor,
+    x: tl.tensor, state: tl.tensor, shift: tl.tensor, signs: tl.tensor, left: tl.tensor, right: tl.tensor,
+    clip: tl.tensor, codes: tl.tensor, scale: tl.tensor, zero: tl.tensor, tokens: tl.tensor, eps: tl.tensor,
     norm: tl.constexpr, states: tl.constexpr, shared: tl.constexpr, bounds: tl.constexpr,
     bits: tl.constexpr, symmetric: tl.constexpr,
     a: tl.constexpr, b: tl.constexpr,
     rows: tl.constexpr, first: tl.constexpr, second: tl.constexpr, each: tl.constexpr,
-    stay: tl.constexpr, narrow: tl.constexpr,
+    stay: tl.constexpr,
 ) -> None:  # fmt: skip
     """Whole tokens, one after the other, while the factors stay: ``quantize(gate(L^T (X R)))`` with X [a, b].
 
@@ -94,26 +96,22 @@ def kronecker_kernel(
             if not stay:
                 lt = tl.trans(_square(left, a, i, i, dtype))
             z2 = gated(_times(lt, y2.to(dtype)), label, o2, shared, bounds)
-            if narrow:
-                z2 = z2.to(dtype)
         else:
             y1 = _times(x1, r11)
             if not stay:
                 lt = tl.trans(_square(left, a, i, i, dtype))
         z1 = gated(_times(lt, y1.to(dtype)), label, o1, shared, bounds)
-        if narrow:
-            z1 = z1.to(dtype)
-        low = tl.minimum(tl.min(z1).to(tl.float32), 0.0)
-        high = tl.maximum(tl.max(z1).to(tl.float32), 0.0)
-        poison = tl.sum(z1.to(tl.float32) * 0.0)  # minima and maxima pass over NaN
+        low = tl.minimum(tl.min(z1), 0.0)
+        high = tl.maximum(tl.max(z1), 0.0)
+        poison = tl.sum(z1 * 0.0)  # minima and maxima pass over NaN
         if second:
-            low = tl.minimum(tl.min(z2).to(tl.float32), low)
-            high = tl.maximum(tl.max(z2).to(tl.float32), high)
-            poison += tl.sum(z2.to(tl.float32) * 0.0)
+            low = tl.minimum(tl.min(z2), low)
+            high = tl.maximum(tl.max(z2), high)
+            poison += tl.sum(z2 * 0.0)
         size, per, point = grid(low, high, clip, bits, symmetric)
         # The codes of a token do not depend on its norm, where nothing was added after it.
         carried = inverse if norm and shift is None else 1.0
         store_grid(scale, zero, token, inside, size, carried, poison, point, bits)
-        tl.store(codes + at + o1, encoded(z1.to(tl.float32), per, point, bits), mask=m1 & inside)
+        tl.store(codes + at + o1, encoded(z1, per, point, bits), mask=m1 & inside)
         if second:
-            tl.store(codes + at + o2, encoded(z2.to(tl.float32), per, point, bits), mask=m2 & inside)
+            tl.store(codes + at + o2, encoded(z2, per, point, bits), mask=m2 & inside)
