@@ -14,19 +14,21 @@ from starquant_fx.lowering.choice import log_choice
 from starquant_fx.lowering.cpu_attention import use_attention_kernels
 from starquant_fx.lowering.cpu_site import use_site_kernel
 from starquant_fx.lowering.linear_form import LinearForm, by_site, linear_forms
-from starquant_fx.lowering.matching import add_tensor, become, call_before, tensors_of
+from starquant_fx.lowering.matching import become, call_before, tensors_of
+from starquant_fx.lowering.tables import Laid, Tables
 from starquant_fx.operators import op
 from starquant_fx.program import Program, drop_unread_tensors
 
-PAIRS = "pairs"
-"""Images of branches in the kernel's layout are named so, below the module that the image belongs to."""
+TABLES = "starquant_cpu"
+"""Tensors in the kernels' layouts are kept below this module."""
 
 
-def lower(program: Program) -> fx.GraphModule:
+def lower(program: Program, laid: Laid) -> fx.GraphModule:
     """Returns a callable whose integer linears and sites run in the kernels.
 
     Args:
         program: A fused program with its tensors; it stays as it is.
+        laid: See ``Tables``.
 
     Returns:
         The module: placeholders in, logits out. On a machine without the kernels it is what ``reference`` returns;
@@ -46,12 +48,13 @@ def lower(program: Program) -> fx.GraphModule:
     module = program.copied_module()
     graph = module.graph
     log_choice("cpu", program.device)
+    tables = Tables(laid, module, TABLES)
     if cpu.unavailable() is None:
         for node in list(graph.nodes):
             if node.target in (op("transform_quantize"), op("quantize_activation")):
-                use_site_kernel(module, node)
+                use_site_kernel(module, node, tables)
         for forms in by_site(linear_forms(graph, _covers)):
-            _use_linear_kernel(module, forms)
+            _use_linear_kernel(module, forms, tables)
         graph.eliminate_dead_code()
         use_attention_kernels(graph)
         graph.eliminate_dead_code()
@@ -65,9 +68,9 @@ def _covers(coefficients: fx.Node, image: fx.Node) -> bool:
     return int(image.meta["val"].shape[1]) <= cpu.RANK
 
 
-def _use_linear_kernel(module: fx.GraphModule, forms: list[LinearForm]) -> None:
+def _use_linear_kernel(module: fx.GraphModule, forms: list[LinearForm], tables: Tables) -> None:
     """Makes the linears of a site one product."""
-    f, images = forms[0], [_laid(module, form) for form in forms]
+    f, images = forms[0], [_image(module, form, tables) for form in forms]
     arguments: tuple[Any, ...]
     if len(forms) == 1:
         arguments = (
@@ -88,10 +91,9 @@ def _use_linear_kernel(module: fx.GraphModule, forms: list[LinearForm]) -> None:
         become(form.end, operator.getitem, joined, i)
 
 
-def _laid(module: fx.GraphModule, form: LinearForm) -> fx.Node | None:
+def _image(module: fx.GraphModule, form: LinearForm, tables: Tables) -> fx.Node | None:
     """The image of a linear's branch in the kernel's layout."""
     if form.image is None:
         return None
-    with module.graph.inserting_before(form.end):
-        name = f"{form.image.target}_{PAIRS}"
-        return add_tensor(module, name, cpu.branch_image(tensors_of(module, form.image)))
+    image, name = tensors_of(module, form.image), str(form.image.target)
+    return tables.read(form.end, name, "pairs", lambda: cpu.branch_image(image))

@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
+import functools
+from functools import partial
+
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from starquant_fx.kernels import cpu
-from starquant_fx.lowering.matching import add_tensor, become
+from starquant_fx.lowering.matching import become
 from starquant_fx.lowering.site_form import (
     before_norm,
     before_swiglu,
     site_form,
     take_coefficients,
 )
+from starquant_fx.lowering.tables import Tables
 from starquant_fx.program import facts
 
-TABLES = "starquant_cpu"
-"""Sites' tables are kept below this module."""
 
-
-def use_site_kernel(module: fx.GraphModule, node: fx.Node) -> None:
+def use_site_kernel(module: fx.GraphModule, node: fx.Node, tables: Tables) -> None:
     """Replaces a site's transforms and quantizer by one kernel, with the operators before it that only it reads."""
     form = site_form(module, node)
     if not cpu.covers(form.structure, form.factors, form.directions, form.matrix):
         return
-    tables = cpu.site_tables(
-        *(form.matrix, form.offset, form.means, form.directions),
-        *(form.factors, form.bounds, form.clip),
-    )
-    prefix = f"{TABLES}.{facts(node)['site'].replace('.', '_')}"
-    module.add_submodule(prefix, torch.nn.Module())
-    with module.graph.inserting_before(node):
-        read = [
-            None if table is None else add_tensor(module, f"{prefix}.{name}", table)
-            for name, table in zip(cpu.TABLES, tables, strict=True)
-        ]
+    site = facts(node)["site"]
+
+    @functools.cache
+    def laid() -> list[Tensor | None]:
+        return cpu.site_tables(
+            *(form.matrix, form.offset, form.means, form.directions),
+            *(form.factors, form.bounds, form.clip),
+        )
+
+    def table(index: int) -> Tensor | None:
+        return laid()[index]
+
+    read = [tables.read(node, site, n, partial(table, i)) for i, n in enumerate(cpu.TABLES)]
     rank = 0 if form.directions is None else form.directions.shape[-1]
     x, other, eps = _source(form.x)
     arguments = (x, form.state, read, rank, form.shared, form.bits, form.symmetric, other, eps)

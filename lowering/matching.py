@@ -51,10 +51,3 @@ def alike(*nodes: Any) -> bool:
 def tensors_of(module: fx.GraphModule, value: Any) -> Any:
     """The tensors that nodes in an argument read."""
     return fx.map_arg(value, lambda n: operator.attrgetter(str(n.target))(module))
-
-
-def add_tensor(module: fx.GraphModule, name: str, tensor: torch.Tensor) -> fx.Node:
-    """Adds a tensor to a module that has the name's owner, and a node that reads it where nodes are inserted now."""
-    owner, _, leaf = name.rpartition(".")
-    module.get_submodule(owner).register_buffer(leaf, tensor)
-    return module.graph.get_attr(name)
