@@ -1,12 +1,11 @@
 """Low-bit models at full size without a calibration: the graph of the real pipeline, with random tensors.
 
-The model is captured and rewritten without weights, as an artifact is bound; the tensors that the passes would have made
-are drawn on the device by their shapes: codes with their true column sums, orthogonal bases, maps near the identity.
+The model is captured and rewritten without weights, as an artifact is bound; the tensors that the passes would have
+made are drawn on the device by their shapes: codes with their true column sums, orthogonal bases, maps near identity.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Iterator
 
@@ -45,9 +44,12 @@ class Captured:
     def rewritten(self, recipe: str) -> Program:
         """A program that a recipe's passes ran over, without its tensors."""
         own = starquant_fx.get_recipe(recipe)
-        fresh = {"sites": {}, "stages": {}, "records": [], "findings": {}}
-        module = self.program.copied_module()
-        program = dataclasses.replace(self.program, module=module, recipe=own, **copy.copy(fresh))
+        program = dataclasses.replace(
+            self.program,
+            module=self.program.copied_module(),
+            recipe=own,
+            **{"sites": {}, "stages": {}, "records": [], "findings": {}},
+        )
         return run_passes(program, own.passes)
 
 

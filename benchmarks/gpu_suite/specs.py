@@ -102,7 +102,7 @@ class Workload:
         tokens: Numbers of tokens that single kernels run on.
         square: Side of the large integer product that the ceiling is taken of.
         steps: Denoising steps of a generation.
-        rotate_bytes: Operands of repeated products together take at least this much, so that a cache does not hold them.
+        rotate_bytes: Operands of repeated products take at least this much together, so that no cache holds them.
     """
 
     models: dict[str, GpuModel]
