@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from gpu_suite import tile
-from gpu_suite.problems import ALL_BITS, Bits, Product, SiteProblem, product, site_problem
+from gpu_suite.products import ALL_BITS, Bits, Product, product
 from gpu_suite.rows import Check
+from gpu_suite.sites import SiteProblem, site_problem
 from gpu_suite.specs import GpuModel
 from starquant_fx.errors import cause
 from starquant_fx.kernels import reference

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gpu_suite import tile
 from gpu_suite.peers import bf16_linear
-from gpu_suite.problems import Bits, product
+from gpu_suite.products import Bits, product
 from gpu_suite.rows import KernelRow
 from starquant_fx.operators import op
 

@@ -16,8 +16,9 @@ from gpu_suite.checks import int_mm
 from gpu_suite.clock import Clock
 from gpu_suite.head import heads
 from gpu_suite.peers import bf16_linear
-from gpu_suite.problems import ALL_BITS, Bits, Product, product, site_problem
+from gpu_suite.products import ALL_BITS, Bits, Product, product
 from gpu_suite.rows import KernelRow
+from gpu_suite.sites import site_problem
 from gpu_suite.specs import GpuModel, Workload
 from starquant_fx.errors import LoweringError, cause
 from structures import in_turns

@@ -48,7 +48,10 @@ class Captured:
             self.program,
             module=self.program.copied_module(),
             recipe=own,
-            **{"sites": {}, "stages": {}, "records": [], "findings": {}},
+            sites={},
+            stages={},
+            records=[],
+            findings={},
         )
         return run_passes(program, own.passes)
 

@@ -72,7 +72,7 @@ class Results:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Device and versions."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)
