@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gpu_suite import tile
+from gpu_suite.head import Head, head_problem
 from gpu_suite.products import ALL_BITS, Bits, Product, product
 from gpu_suite.rows import Check
 from gpu_suite.sites import SiteProblem, site_problem
@@ -48,6 +49,12 @@ def checks(
                 name = f"{bits} {size[0]}x{size[1]}, {few} tokens"
                 with_name = _guarded(f"tile_linear {name}", "tile_linear", device)
                 yield from with_name(lambda: _product(size, few, bits, dtype, generator))  # noqa: B023
+    for model in models:
+        for count in tokens:
+            few = max(1, min(count // 2, LARGEST // model.vocab))
+            name = f"tile_greedy {model.width}x{model.vocab}, {few} rows"
+            head = head_problem(model.head, few, dtype, generator)
+            yield from _guarded(name, "tile_greedy", device)(lambda: _greedy(head))  # noqa: B023
     for features in dict.fromkeys(size[0] for size in sizes):
         for count in tokens:
             name = f"{features} channels, {count} tokens"
@@ -145,6 +152,20 @@ def _site(made: SiteProblem) -> dict[str, tuple[bool, str]]:
             and _near((codes.float() - zero) * scale, values),
             "values within two steps",
         ),
+    }
+
+
+def _greedy(head: Head) -> dict[str, tuple[bool, str]]:
+    """The largest logit, its token and its probability; the token may be another that is as large but for rounding."""
+    largest, tokens, probability = head.fused()
+    logits = head.x.float() @ head.weight.float().T
+    peak = logits.amax(-1)
+    reached = logits.gather(-1, tokens[:, None]).squeeze(-1)
+    missed = float(((peak - reached) / peak.abs()).max())
+    return {
+        "largest": _close(largest, peak),
+        "token": (missed <= FLOAT_ERROR, f"its logit is at most {missed:.2g} below the largest"),
+        "probability": _close(probability, (peak - logits.logsumexp(-1)).exp()),
     }
 
 

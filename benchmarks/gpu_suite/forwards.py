@@ -127,9 +127,7 @@ class Forwards:
         row.weight_bytes, row.head, row.note = runner.weight_bytes, runner.head, runner.note
         if row.task == GENERATION:
             prompt = ids[:, : shape.length // 2].clamp(max=self.subject.spec.vocab - 2)
-            made = Generation(
-                self.subject.spec, shape, prompt, runner.forward, row.masked, row.steps
-            )
+            made = Generation(self.subject.spec, shape, prompt, runner, row.masked, row.steps)
             step: Callable[[], Any] = made.step
         else:
             made = None

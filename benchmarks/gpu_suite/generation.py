@@ -1,8 +1,8 @@
 """A generation of fixed shapes: what a denoising step costs when nothing in it waits for the device.
 
 The second half of every sequence is masked and revealed in equal parts, surest first, as LLaDA's sampler does with one
-block; a Dream's logits are those of the position before. Logits are computed of all tokens, or of the second half.
-The samplers of ``starquant_fx.generate`` compute fewer rows as fewer are masked, and wait for the device to count them.
+block; a Dream's logits are those of the position before. Logits are computed of all tokens, or of the second half at
+every step, as ``starquant_fx.generate`` does on a GPU.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cpu_suite.specs import Shape
-from gpu_suite.runner import Forward
+from gpu_suite.runner import Runner
 from gpu_suite.specs import GpuModel
 from starquant_fx.operators import op
 
@@ -23,7 +23,7 @@ class Generation:
         spec: The model's sizes.
         shape: Of the canvas.
         prompt: Token ids of the first half [B, L // 2].
-        forward: The model.
+        runner: The model.
         masked: Whether it computes the logits of the second half only.
         steps: Steps until all is revealed.
     """
@@ -33,11 +33,11 @@ class Generation:
         spec: GpuModel,
         shape: Shape,
         prompt: Tensor,
-        forward: Forward,
+        runner: Runner,
         masked: bool,
         steps: int,
     ) -> None:
-        self.forward, self.masked = forward, masked
+        self.runner, self.masked = runner, masked
         self.mask_id = spec.vocab - 1
         self.start = prompt.shape[1]
         self.length = shape.length - self.start
@@ -57,11 +57,13 @@ class Generation:
 
     def step(self) -> Tensor:
         """One step: logits, the most probable tokens, and the surest of them revealed. Returns the ids [B, L]."""
-        if self.masked:
-            logits = self.forward(self.ids, self.rows)
+        if self.masked and self.runner.greedy is not None:
+            _, tokens, sureness = self.runner.greedy(self.ids, self.rows)
+        elif self.masked:
+            _, tokens, sureness = op("greedy")(self.runner.forward(self.ids, self.rows), False)
         else:
-            logits = self.forward(self.ids, None).flatten(0, 1)[self.rows]
-        _, tokens, sureness = op("greedy")(logits, False)
+            logits = self.runner.forward(self.ids, None).flatten(0, 1)[self.rows]
+            _, tokens, sureness = op("greedy")(logits, False)
         left = self.ids[:, self.start :]
         hidden = left == self.mask_id
         # A model with random weights may choose the mask token itself, which would stay hidden.

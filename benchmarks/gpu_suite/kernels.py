@@ -76,8 +76,8 @@ class Kernels:
         made = product(size, tokens, Bits(8, 8), self.generator)
         weight, x = made.weight.bfloat16(), made.codes.bfloat16()
         calls: dict[str, Calls] = {
-            BF16: [lambda w=w: bf16_linear(x, w) for w in self.copies(weight)],
-            INT8: [lambda w=w: int_mm(made.codes, w) for w in self.copies(made.weight)],
+            BF16: [functools.partial(bf16_linear, x, w) for w in self.copies(weight)],
+            INT8: [functools.partial(int_mm, made.codes, w) for w in self.copies(made.weight)],
         }
         failed: dict[str, str] = {}
         for bits in kinds:
@@ -86,33 +86,35 @@ class Kernels:
                 calls[name] = self._ours(product(size, tokens, bits, self.generator))
             except LoweringError as error:
                 failed[name] = error.what
-        common = {"shape": f"{inputs}x{outputs}", "tokens": tokens}
-        rows = self.timed(calls, common, BF16)
+        shape = f"{inputs}x{outputs}"
+        rows = self.timed(calls, shape, tokens, BF16)
         for row in rows:
             row.operations = 2 * tokens * inputs * outputs
-        return [*rows, *(KernelRow(name, **common, reason=why) for name, why in failed.items())]
+        return [*rows, *(KernelRow(n, shape, tokens, reason=why) for n, why in failed.items())]
 
     def _ours(self, made: Product) -> Calls:
         tile.operator("tile_linear", self.clock.device)
         sums = made.column_sum
         dtype = torch.bfloat16 if self.clock.cuda else torch.float32
-        return [lambda p=p: made.whole(p, sums, dtype) for p in self.copies(made.packed())]
+        packed = self.copies(made.packed())
+        return [functools.partial(made.whole, one, sums, dtype) for one in packed]
 
     def sites(self, features: int, tokens: int) -> list[KernelRow]:
         """The two kernels of a site with norm, TAC, branch, basis and gates."""
         dtype = torch.bfloat16 if self.clock.cuda else torch.float32
         made = site_problem(features, tokens, dtype, self.generator)
         inputs = [dataclasses.replace(made, x=x) for x in self.copies(made.x)]
-        rows = []
+        prepare: Calls = [one.prepare for one in inputs]
+        site: Calls = [functools.partial(one.site, 4) for one in inputs]
+        rows, shape = [], f"{features} channels"
         for name, calls, written in (
-            ("tile_prepare", [one.prepare for one in inputs], made.x.element_size()),
-            ("tile_site a4", [lambda one=one: one.site(4) for one in inputs], 1),
+            ("tile_prepare", prepare, made.x.element_size()),
+            ("tile_site a4", site, 1),
         ):
-            common = {"shape": f"{features} channels", "tokens": tokens}
             if reason := tile.missing(self.clock.device, name.partition(" ")[0]):
-                rows.append(KernelRow(name, **common, reason=reason))
+                rows.append(KernelRow(name, shape, tokens, reason=reason))
                 continue
-            (row,) = self.timed({name: calls}, common, "")
+            (row,) = self.timed({name: calls}, shape, tokens, "")
             row.bytes = tokens * features * (made.x.element_size() + written)
             rows.append(row)
         return rows
@@ -122,15 +124,16 @@ class Kernels:
         more = -(-self.work.rotate_bytes // max(1, tensor.nbytes)) - 1
         return [tensor, *(tensor.clone() for _ in range(more))]
 
-    def timed(self, calls: dict[str, Calls], common: dict[str, Any], base: str) -> list[KernelRow]:
+    def timed(self, calls: dict[str, Calls], shape: str, tokens: int, base: str) -> list[KernelRow]:
         """A row for each kernel; the kernels take turns, each a graph of all its calls.
 
         Args:
             calls: By kernel, one call for each copy of its operands.
-            common: Shape and tokens.
+            shape: For the rows.
+            tokens: For the rows.
             base: The kernel that ratios are taken of.
         """
-        rows = {name: KernelRow(name, **common) for name in calls}
+        rows = {name: KernelRow(name, shape, tokens) for name in calls}
         replays: dict[str, Callable[[], Any]] = {}
         for name, some in calls.items():
             try:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 Forward = Callable[[Tensor, Tensor | None], Tensor]
+Greedy = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Runner:
         head: Type in which the head is multiplied.
         graphed: Whether it runs as one CUDA graph.
         note: What a reader of the row must know.
+        greedy: Takes token ids [B, L] and places [R]; returns largest logit, most probable token and its probability
+            there, as ``reference.greedy``; None: by the logits.
     """
 
     forward: Forward
@@ -30,3 +33,4 @@ class Runner:
     head: str = "bf16"
     graphed: bool = True
     note: str = ""
+    greedy: Greedy | None = None

@@ -9,40 +9,21 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cpu_suite.runner import Logits
 from cpu_suite.specs import named
-from gpu_suite import peers, tile
-from gpu_suite.models import blocks, held_bytes, random_model
-from gpu_suite.random_programs import Captured, random_compiled, require_gates_and_tac
+from gpu_suite import peers
+from gpu_suite.models import blocks, held_bytes
+from gpu_suite.ours import ours
 from gpu_suite.runner import Runner
-from gpu_suite.specs import GpuModel
-from starquant_fx.errors import LoweringError
+from gpu_suite.subject import Subject
 
 EAGER, COMPILED, HEADLINE = "bf16 eager", "bf16 compiled", "star-w4a4"
 HEAD8 = "star-w4a4[role:head=w8a8]"
 EMBED8 = "star+embed8-w4a4[role:head=w8a8]"
 RECOMPILATIONS = 512
 """Shapes and kinds of linears that one block is compiled for before dynamo gives up."""
-
-
-class Subject:
-    """A model of one run: the bf16 model and what variants are made from.
-
-    Args:
-        spec: Its sizes.
-        device: Where it is.
-    """
-
-    def __init__(self, spec: GpuModel, device: torch.device) -> None:
-        self.spec, self.device = spec, device
-        self.model = random_model(spec, device)
-
-    @functools.cached_property
-    def captured(self) -> Captured:
-        """Its capture, which takes a while."""
-        return Captured(self.model, self.spec.vocab - 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,30 +80,7 @@ def _peer(make: Callable[[nn.Module], nn.Module], head: str) -> Callable[[Subjec
 
 def _ours(recipe: str, whole: bool = False) -> Callable[[Subject], Runner]:
     """StarQuant FX as it lowers the graph; ``whole`` puts the lowered graph through torch.compile too."""
-
-    def build(subject: Subject) -> Runner:
-        target, note = tile.target(subject.device)
-        if target is None:
-            raise LoweringError(note)
-        compiled = random_compiled(subject.captured, subject.model, recipe, target)
-        require_gates_and_tac(compiled.graph.graph)
-        run: dict[bool, Any] = {}
-
-        def forward(ids: Tensor, rows: Tensor | None) -> Tensor:
-            # The graphs themselves: a call of the model checks its arguments, which waits for the device.
-            if (rows is None) not in run:
-                module = compiled.graph
-                if rows is not None:
-                    module = compiled.graph_at_rows((ids,), {})[0]
-                run[rows is None] = torch.compile(module, dynamic=False) if whole else module
-            logits: Tensor = run[True](ids) if rows is None else run[False](ids, rows)[0]
-            return logits
-
-        head = "int8" if "head" in recipe else "bf16"
-        held = held_bytes(compiled.graph, compiled.program.module)
-        return Runner(forward, held_bytes(compiled.graph), held, head, note=note)
-
-    return build
+    return lambda subject: ours(subject, recipe, whole)
 
 
 VARIANTS = {
