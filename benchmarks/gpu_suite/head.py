@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gpu_suite import tile
 from gpu_suite.peers import bf16_linear
-from gpu_suite.products import Bits, Product, product
+from gpu_suite.products import Bits, Product, floats, product
 from gpu_suite.rows import KernelRow
 from starquant_fx.operators import op
 
@@ -57,11 +57,9 @@ class Head:
         return found
 
 
-def head_problem(
-    size: tuple[int, int], rows: int, dtype: torch.dtype, generator: torch.Generator
-) -> Head:
+def head_problem(size: tuple[int, int], rows: int, generator: torch.Generator) -> Head:
     """Draws a head of (inputs, outputs), on the generator's device."""
-    made = product(size, rows, Bits(8, 8), generator)
+    made, dtype = product(size, rows, Bits(8, 8), generator), floats(generator.device)
     inputs, outputs = size
     with torch.device(generator.device):
         x = torch.empty(rows, inputs, dtype=dtype).normal_(generator=generator)
@@ -79,8 +77,7 @@ def heads(kernels: Kernels, size: tuple[int, int], rows: int) -> list[KernelRow]
         rows: Masked rows.
     """
     device = kernels.clock.device
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    made = head_problem(size, rows, dtype, kernels.generator)
+    made = head_problem(size, rows, kernels.generator)
     shape = f"{size[0]}x{size[1]}"
     calls: dict[str, list[Callable[[], Any]]] = {BASE: [made.base]}
     absent = []

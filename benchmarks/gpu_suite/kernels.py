@@ -53,23 +53,26 @@ class Kernels:
         """
         side = self.work.square
         yield from self.products((side, side), side, ())
-        sizes = dict.fromkeys(size for model in models for size in model.tuned)
+        sizes = list(dict.fromkeys(size for model in models for size in model.tuned))
+        widths = list(dict.fromkeys(size[0] for size in sizes))
+        tasks: list[tuple[int, Callable[[int], list[KernelRow]]]] = []
         for tokens in self.work.tokens:
-            for size in sizes:
-                if enough():
-                    return
-                yield from self.products(size, tokens, ALL_BITS)
-            for features in dict.fromkeys(size[0] for size in sizes):
-                if enough():
-                    return
-                yield from self.sites(features, tokens)
-            for model in models:
-                if enough():
-                    return
-                yield from heads(self, model.head, max(1, tokens // 2))
+            tasks += [(tokens, functools.partial(self.products, size)) for size in sizes]
+            tasks += [(tokens, functools.partial(self.sites, width)) for width in widths]
+            tasks += [(tokens, functools.partial(self.masked_head, one.head)) for one in models]
+        for done, (tokens, task) in enumerate(tasks):
+            if enough():
+                why = f"the time for kernels was spent before {len(tasks) - done} more shapes"
+                yield KernelRow("others", "", tokens, reason=why)
+                return
+            yield from task(tokens)
+
+    def masked_head(self, size: tuple[int, int], tokens: int) -> list[KernelRow]:
+        """The head on half of the tokens."""
+        return heads(self, size, max(1, tokens // 2))
 
     def products(
-        self, size: tuple[int, int], tokens: int, kinds: Sequence[Bits]
+        self, size: tuple[int, int], tokens: int, kinds: Sequence[Bits] = ALL_BITS
     ) -> list[KernelRow]:
         """PyTorch's bf16 and int8 products of a shape, and ours with the epilogue of a model."""
         inputs, outputs = size
@@ -95,14 +98,12 @@ class Kernels:
     def _ours(self, made: Product) -> Calls:
         tile.operator("tile_linear", self.clock.device)
         sums = made.column_sum
-        dtype = torch.bfloat16 if self.clock.cuda else torch.float32
         packed = self.copies(made.packed())
-        return [functools.partial(made.whole, one, sums, dtype) for one in packed]
+        return [functools.partial(made.whole, one, sums) for one in packed]
 
     def sites(self, features: int, tokens: int) -> list[KernelRow]:
         """The two kernels of a site with norm, TAC, branch, basis and gates."""
-        dtype = torch.bfloat16 if self.clock.cuda else torch.float32
-        made = site_problem(features, tokens, dtype, self.generator)
+        made = site_problem(features, tokens, self.generator)
         inputs = [dataclasses.replace(made, x=x) for x in self.copies(made.x)]
         prepare: Calls = [one.prepare for one in inputs]
         site: Calls = [functools.partial(one.site, 4) for one in inputs]

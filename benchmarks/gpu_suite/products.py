@@ -14,6 +14,11 @@ STATES, RANK = 2, 16
 """As ``star-w4a4`` has them: token states, directions of a state's branch."""
 
 
+def floats(device: torch.device) -> torch.dtype:
+    """What kernels read and write beside integers: bf16, but float32 on a CPU, where Triton interprets bf16 wrongly."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
 @dataclasses.dataclass(frozen=True)
 class Bits:
     """Bits of a product's two sides."""
@@ -42,8 +47,8 @@ class Product:
         weight_scale: float32 [n].
         state: int64 [T].
         state_bias: float32 [S, n].
-        coefficients: bf16 [T, S k], zero but in the columns of the token's state.
-        image: bf16 [S k, n].
+        coefficients: [T, S k], zero but in the columns of the token's state.
+        image: [S k, n].
     """
 
     codes: Tensor
@@ -76,8 +81,9 @@ class Product:
         found: Tensor = call(self.codes, *one, *sides, *nothing, False, torch.float32)
         return found
 
-    def whole(self, packed: Tensor, column_sum: Tensor, dtype: torch.dtype) -> Tensor:
+    def whole(self, packed: Tensor, column_sum: Tensor) -> Tensor:
         """The product with the epilogue that a model has, by our kernel: [T, n]."""
+        dtype = self.image.dtype
         call = tile.operator("tile_linear", self.codes.device)
         sides = (packed, self.weight_scale, column_sum, self.bits.weight)
         epilogue = (None, self.state, self.state_bias, self.coefficients, self.image, None)
@@ -95,13 +101,13 @@ class Product:
 def product(size: tuple[int, int], tokens: int, bits: Bits, generator: torch.Generator) -> Product:
     """Draws a product of (inputs, outputs), on the generator's device."""
     inputs, outputs = size
-    device = generator.device
+    device, dtype = generator.device, floats(generator.device)
     low, high = (0, 2**bits.activation) if bits.activation < 8 else (-128, 128)
     codes = torch.randint(low, high, (tokens, inputs), generator=generator, device=device)
     with torch.device(device):
         state = torch.arange(tokens) % STATES
-        hot = torch.nn.functional.one_hot(state, STATES).bfloat16()
-        own = torch.randn(tokens, RANK, generator=generator).bfloat16()
+        hot = torch.nn.functional.one_hot(state, STATES).to(dtype)
+        own = torch.randn(tokens, RANK, generator=generator).to(dtype)
         return Product(
             codes.to(torch.int8),
             random_codes(outputs, inputs, bits.weight, generator),
@@ -112,5 +118,5 @@ def product(size: tuple[int, int], tokens: int, bits: Bits, generator: torch.Gen
             state,
             torch.randn(STATES, outputs, generator=generator),
             (hot[:, :, None] * own[:, None]).flatten(1),
-            torch.randn(STATES * RANK, outputs, generator=generator).bfloat16(),
+            torch.randn(STATES * RANK, outputs, generator=generator).to(dtype),
         )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gpu_suite import tile
-from gpu_suite.products import RANK, STATES
+from gpu_suite.products import RANK, STATES, floats
 from starquant_fx.basis import BasisShape
 from starquant_fx.kernels import reference
 
@@ -85,10 +85,9 @@ class SiteProblem:
         return reference.gate(turned, self.state, self.shared, self.bounds)
 
 
-def site_problem(
-    features: int, tokens: int, dtype: torch.dtype, generator: torch.Generator
-) -> SiteProblem:
+def site_problem(features: int, tokens: int, generator: torch.Generator) -> SiteProblem:
     """Draws a site of some channels, on the generator's device."""
+    dtype = floats(generator.device)
     shape = BasisShape.choose("kronecker", features, BASIS, 1)
     with torch.device(generator.device):
 
