@@ -88,7 +88,7 @@ def int_mm(codes: Tensor, weight: Tensor) -> Tensor:
     rows = len(codes)
     if rows < FEWEST:
         codes = torch.nn.functional.pad(codes, (0, 0, 0, FEWEST - rows))
-    found: Tensor = torch._int_mm(codes, weight.t())
+    found: Tensor = torch.ops.aten._int_mm(codes, weight.t())
     return found[:rows]
 
 

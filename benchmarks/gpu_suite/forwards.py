@@ -20,6 +20,7 @@ from starquant_fx.errors import StarQuantError, cause
 from structures import in_turns
 
 FORWARD, GENERATION = "forward", "generation"
+SPENT = "the time that the run may take was spent before"
 
 
 @dataclasses.dataclass
@@ -63,7 +64,7 @@ class Forwards:
         failed: dict[str, str] = {}
         for one in variants:
             self.say(f"{self.subject.spec.name}: building {one.name}")
-            failed[one.name] = one.missing()
+            failed[one.name] = one.missing() or (SPENT if self.left() <= 0 else "")
             if not failed[one.name]:
                 try:
                     runners[one.name] = one.build(self.subject)
@@ -95,7 +96,7 @@ class Forwards:
             if row.reason:
                 continue
             if self.left() <= 0:
-                row.reason = "the time that the run may take was spent before"
+                row.reason = SPENT
                 continue
             try:
                 ready.append(self._ready(row, runners[name], shape, ids))

@@ -16,13 +16,16 @@ from starquant_fx.models.dream import DreamConfig, DreamModel
 from starquant_fx.models.llada import LladaConfig, LladaModel
 
 
-def random_model(spec: GpuModel, device: torch.device, seed: int = 0) -> nn.Module:
-    """A bf16 model from its configuration; hidden states and logits stay near one.
+def random_model(
+    spec: GpuModel, device: torch.device, seed: int = 0, dtype: torch.dtype = torch.bfloat16
+) -> nn.Module:
+    """A model from its configuration; hidden states and logits stay near one.
 
     Args:
         spec: The sizes.
         device: Where the weights are drawn; no other memory holds them at any time.
         seed: Of the draw.
+        dtype: Of the weights.
     """
     with torch.device("meta"):
         model: nn.Module = (
@@ -30,7 +33,7 @@ def random_model(spec: GpuModel, device: torch.device, seed: int = 0) -> nn.Modu
             if spec.family == "dream"
             else LladaModel(LladaConfig.from_dict(spec.published()))
         )
-    model = model.to(torch.bfloat16).to_empty(device=device).eval().requires_grad_(False)
+    model = model.to(dtype).to_empty(device=device).eval().requires_grad_(False)
     generator = torch.Generator(device).manual_seed(seed)
     for name, parameter in model.named_parameters():
         if parameter.dim() == 2:

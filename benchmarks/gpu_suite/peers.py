@@ -32,7 +32,7 @@ class Fp8Linear(nn.Module):
         weight: Any = self.weight
         scale: Any = self.scale
         codes, rows = _fp8(x.flatten(0, -2))
-        y = torch._scaled_mm(
+        y = torch.ops.aten._scaled_mm(
             codes, weight.t(), rows, scale.t(), out_dtype=x.dtype, use_fast_accum=True
         )
         y = y if self.bias is None else y + self.bias
