@@ -1,7 +1,7 @@
 """Compiles the kernels of linears and heads ahead of time and prints what their machine code is made of, as JSON.
 
-``python -m tests.kernels.compile_gemm ARCHITECTURE [all]``, without ``TRITON_INTERPRET``; needs no GPU. Without ``all``,
-one variant of every tile of the shipped table.
+``python -m tests.kernels.compile_gemm ARCHITECTURE [all]``, without ``TRITON_INTERPRET``; needs no GPU. Without
+``all``, one or two variants of the tiles that the shipped tables use most.
 """
 
 from __future__ import annotations
