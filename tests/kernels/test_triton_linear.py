@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -105,14 +106,26 @@ def test_one_group_is_a_scale_for_all() -> None:
         case, weight_scale=case.weight_scale[:, 0], column_sum=case.column_sum[:, 0]
     )
     torch.testing.assert_close(case.expected(), flat.expected(), rtol=1e-6, atol=1e-6)
-    arguments = [*flat.shared()[:7], None, None, None, torch.float32]
-    arguments[0] = (flat.codes.int() + 128).to(torch.uint8)
-    arguments[3] = reference.pack(flat.weight, 4)
-    if cpu.unavailable() is None:
-        arguments[4:6] = [case.weight_scale, case.column_sum]
-        with pytest.raises(InputError, match="a linear has no kernel") as refusal:
-            cpu.panel_linear(*arguments)
-        assert "weight_scale" in str(refusal.value)
+
+
+@pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+def test_cpu_kernels_refuse_groups() -> None:
+    case = make_case((5,), 256, 12, 4, 2)
+    with pytest.raises(InputError, match="a linear has no kernel") as refusal:
+        cpu.panel_linear(
+            (case.codes.int() + 128).to(torch.uint8),
+            case.scale,
+            case.zero,
+            reference.pack(case.weight, 4),
+            case.weight_scale,
+            case.column_sum,
+            4,
+            None,
+            None,
+            None,
+            torch.float32,
+        )
+    assert "weight_scale: floats [24]" in str(refusal.value)
 
 
 @settings(max_examples=12, deadline=None)
@@ -169,7 +182,7 @@ def test_opcheck_and_no_graph_break() -> None:
     torch.library.opcheck(torch.ops.starquant.tile_linear.default, arguments)
 
 
-REFUSED = {
+REFUSED: dict[str, dict[str, Any]] = {
     "codes": {"codes": torch.zeros(4, 130, dtype=torch.uint8)},
     "scale": {"scale": torch.ones(4)},
     "packed": {"weight": torch.zeros(6, 300, dtype=torch.int8)},

@@ -51,9 +51,17 @@ class Case:
     def expected(self) -> Tensor:
         """The same by the reference, whose codes are unsigned: 128 is added to codes and zero points."""
         y = reference.quantized_linear(
-            *((self.codes.int() + 128).to(torch.uint8), self.scale, self.zero + 128),
-            *(reference.pack(self.weight, self.bits), self.weight_scale, self.column_sum),
-            *(self.bits, self.bias, self.state, self.state_bias, torch.float32),
+            (self.codes.int() + 128).to(torch.uint8),
+            self.scale,
+            self.zero + 128,
+            reference.pack(self.weight, self.bits),
+            self.weight_scale,
+            self.column_sum,
+            self.bits,
+            self.bias,
+            self.state,
+            self.state_bias,
+            torch.float32,
         )
         if self.coefficients is not None and self.image is not None:
             y = y + self.coefficients.float() @ self.image.float()
