@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from starquant_fx.kernels.triton import configs
 from starquant_fx.kernels.triton.gemm import finish_kernel, linear_kernel
 from starquant_fx.kernels.triton.launch import interpreting, require_device
-from starquant_fx.kernels.triton.layout import BLOCK, blocks
+from starquant_fx.kernels.triton.layout import BLOCK, blocks, pieces
 from starquant_fx.kernels.triton.linear_checks import WHERE, check_linear
 
+LINEAR: Any = linear_kernel
+FINISH: Any = finish_kernel
 FINISH_T, FINISH_N = 16, 128
 """Tile of the kernel that finishes a split product."""
 
@@ -116,8 +118,8 @@ def launch(
     groups = weight_scale.shape[1] if weight_scale.dim() == 2 else 1
     group = total // groups if weight_scale.dim() == 2 else 0
     flush = configs.flush(group)
-    per_split = triton.cdiv(triton.cdiv(total, config.split), flush) * flush
-    parts = triton.cdiv(total, per_split)
+    per_split = pieces(pieces(total, config.split), flush) * flush
+    parts = pieces(total, per_split)
     partial = None
     if parts > 1:
         kind = torch.float32 if group else torch.int32
@@ -137,7 +139,7 @@ def launch(
         "RANK": 0 if options.coefficients is None else options.coefficients.shape[-1],
     }
     with torch.cuda.device_of(codes):
-        linear_kernel[(_programs(tokens, outputs, config.t, config.n, options.swiglu), parts)](
+        LINEAR[(_programs(tokens, outputs, config.t, config.n, options.swiglu), parts)](
             *(codes.contiguous(), *row_values, packed.contiguous().view(torch.int8), *sums),
             *(*common, partial),
             *(tokens, outputs, features, packed.shape[1], total, groups, per_split),
@@ -148,7 +150,7 @@ def launch(
         )
         if partial is not None:
             grid = (_programs(tokens, outputs, FINISH_T, FINISH_N, options.swiglu),)
-            finish_kernel[grid](
+            FINISH[grid](
                 *(partial, *row_values, *sums, *common, tokens, outputs, parts),
                 **constants,
                 **{"T": FINISH_T, "N": FINISH_N, "num_warps": 4, "num_stages": 1},
@@ -157,7 +159,7 @@ def launch(
 
 
 def _programs(tokens: int, outputs: int, t: int, n: int, swiglu: bool) -> int:
-    return triton.cdiv(tokens, t) * triton.cdiv(outputs, n // 2 if swiglu else n)
+    return pieces(tokens, t) * pieces(outputs, n // 2 if swiglu else n)
 
 
 def _tile_linear_fake(
