@@ -91,7 +91,7 @@ def choose(
     """
     chip = architecture(device)
     if device.type != "cuda":
-        return _config(INTERPRETED_TILE, chip)
+        return launch_config(INTERPRETED_TILE, chip)
     return _chosen(chip, bits, rows, features, bucket(tokens), grouped)
 
 
@@ -100,8 +100,8 @@ def choose_head(device: torch.device, rows: int, bits: int) -> Config:
     """The tile of a head's kernel, for some rows and weights of 8, 16 or 32 bits (predicted, not measured)."""
     chip = architecture(device)
     if device.type != "cuda":
-        return _config(INTERPRETED_TILE, chip)
-    return _config(head_tile(chip, rows, bits), chip)
+        return launch_config(INTERPRETED_TILE, chip)
+    return launch_config(head_tile(chip, rows, bits), chip)
 
 
 def head_tile(chip: int, rows: int, bits: int) -> Tile:
@@ -126,12 +126,13 @@ def bucket(tokens: int) -> int:
 def _chosen(chip: int, bits: int, rows: int, features: int, tokens: int, grouped: bool) -> Config:
     key = (bits, rows, features, tokens)
     if grouped:
-        return _config(predict(chip, *key, grouped=True), chip)
+        return launch_config(predict(chip, *key, grouped=True), chip)
     table = _tables(nearest_chip(chip))
-    return _config(table[key] if key in table else predict(chip, *key), chip)
+    return launch_config(table[key] if key in table else predict(chip, *key), chip)
 
 
-def _config(tile: Tile, chip: int) -> Config:
+def launch_config(tile: Tile, chip: int) -> Config:
+    """What a launch takes of a tile on an architecture."""
     return Config(**dataclasses.asdict(tile), band=BANDS, swap=chip >= 90)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from starquant_fx.kernels.triton.epilogue import packed_rows, store_linear
+from starquant_fx.kernels.triton.epilogue import packed_rows
 from starquant_fx.kernels.triton.product import accumulate
+from starquant_fx.kernels.triton.store import store_linear
 
 # Constants of kernels are upper case, and only they have a type.
 # ruff: noqa: N803, N806
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+# pyright: reportAssignmentType=false, reportGeneralTypeIssues=false
 
 
 @triton.jit
@@ -98,7 +100,7 @@ def linear_kernel(
         EVEN: As there.
         ASM: As there.
         BAND: See ``tile_place``.
-        PARTS: See ``epilogue.store_linear``.
+        PARTS: See ``store.store_linear``.
     """
     WIDTH: tl.constexpr = N // 2 if PAIR else N
     token0, output0 = tile_place(tokens, outputs, T, WIDTH, BAND)

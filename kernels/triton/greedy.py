@@ -16,6 +16,7 @@ from starquant_fx.kernels.triton.product import accumulate
 # Constants of kernels are upper case, and only they have a type.
 # ruff: noqa: N803, N806
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+# pyright: reportAssignmentType=false, reportGeneralTypeIssues=false
 
 NOWHERE = tl.constexpr(2**31 - 1)
 """Behind every index."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import triton
 from torch import Tensor
 
 from starquant_fx.kernels.triton import configs
@@ -14,10 +15,13 @@ from starquant_fx.kernels.triton.greedy import (
     integer_head_kernel,
 )
 from starquant_fx.kernels.triton.launch import interpreting, require_device
-from starquant_fx.kernels.triton.layout import BLOCK, blocks
+from starquant_fx.kernels.triton.layout import BLOCK, blocks, pieces
 from starquant_fx.kernels.triton.linear_checks import check_linear
 
 WHERE, WHERE_INT8 = "starquant::tile_greedy", "starquant::tile_greedy_int8"
+FLOAT_HEAD: Any = float_head_kernel
+INTEGER_HEAD: Any = integer_head_kernel
+COMBINE: Any = combine_kernel
 STEP = 64
 """Channels of a step of a float head."""
 
@@ -62,7 +66,7 @@ def tile_greedy(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor,
     chosen = configs.choose_head(x.device, rows, 8 * x.element_size())
     parts = _parts(x, rows, vocab, chosen.n)
     with torch.cuda.device_of(x):
-        float_head_kernel[(triton.cdiv(rows, chosen.t) * triton.cdiv(vocab, chosen.n),)](
+        FLOAT_HEAD[(pieces(rows, chosen.t) * pieces(vocab, chosen.n),)](
             *(x.contiguous(), weight.contiguous(), None if bias is None else bias.contiguous()),
             *(*parts, rows, vocab, features),
             **{"T": chosen.t, "N": chosen.n, "K": STEP, "SWAP": chosen.swap},
@@ -140,7 +144,7 @@ def tile_greedy_int8(
         *(None if coefficients is None else image, results[0]),
     )
     with torch.cuda.device_of(codes):
-        integer_head_kernel[(triton.cdiv(rows, chosen.t) * triton.cdiv(vocab, chosen.n),)](
+        INTEGER_HEAD[(pieces(rows, chosen.t) * pieces(vocab, chosen.n),)](
             *(None if tensor is None else tensor.contiguous() for tensor in tensors),
             *(*parts, rows, vocab, features, packed.shape[1], blocks(features), groups),
             **{"T": chosen.t, "N": chosen.n, "BITS": 4 if weight_bits <= 4 else 8},
@@ -164,7 +168,7 @@ def _results(like: Tensor, rows: int, dtype: torch.dtype) -> tuple[Tensor, Tenso
 
 def _parts(like: Tensor, rows: int, vocab: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     """What tiles leave: largest, index, sum of exponentials; each [rows, tiles]."""
-    size = (rows, triton.cdiv(vocab, width))
+    size = (rows, pieces(vocab, width))
     return (
         like.new_empty(size, dtype=torch.float32),
         like.new_empty(size, dtype=torch.int32),
@@ -176,8 +180,8 @@ def _combine(
     parts: tuple[Tensor, Tensor, Tensor], results: tuple[Tensor, Tensor, Tensor], rows: int
 ) -> None:
     tiles = parts[0].shape[1]
-    width = triton.next_power_of_2(tiles)
-    combine_kernel[(rows,)](*parts, *results, tiles, WIDTH=width, num_warps=4, num_stages=1)
+    width = 1 << (tiles - 1).bit_length()
+    COMBINE[(rows,)](*parts, *results, tiles, WIDTH=width, num_warps=4, num_stages=1)
 
 
 def _tile_greedy_fake(

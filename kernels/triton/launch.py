@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 
 import torch
-import triton
 from torch import Tensor
+from triton import knobs
 
 from starquant_fx.errors import LoweringError
 
@@ -16,7 +16,7 @@ INTERPRETED = 90
 
 def interpreting() -> bool:
     """Whether kernels run in Triton's interpreter (``TRITON_INTERPRET=1``), on CPU tensors and slowly."""
-    return bool(triton.knobs.runtime.interpret)
+    return bool(knobs.runtime.interpret)
 
 
 def architecture(device: torch.device) -> int:

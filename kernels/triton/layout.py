@@ -11,9 +11,14 @@ HALF = BLOCK // 2
 """In a block of codes of up to four bits, byte j holds channel j (low nibble) and channel j + HALF (high nibble)."""
 
 
+def pieces(count: int, size: int) -> int:
+    """Number of pieces of a size that ``count`` things take."""
+    return (count + size - 1) // size
+
+
 def blocks(features: int) -> int:
     """Number of blocks that ``features`` channels take."""
-    return (features + BLOCK - 1) // BLOCK
+    return pieces(features, BLOCK)
 
 
 def row_bytes(features: int, bits: int) -> int:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import torch
-import triton
 from torch import Tensor
 
 from starquant_fx.kernels.triton import configs
 from starquant_fx.kernels.triton.gemm import finish_kernel, linear_kernel
 from starquant_fx.kernels.triton.launch import interpreting, require_device
-from starquant_fx.kernels.triton.layout import BLOCK, blocks
+from starquant_fx.kernels.triton.layout import BLOCK, blocks, pieces
 from starquant_fx.kernels.triton.linear_checks import WHERE, check_linear
 
+LINEAR: Any = linear_kernel
+FINISH: Any = finish_kernel
 FINISH_T, FINISH_N = 16, 128
 """Tile of the kernel that finishes a split product."""
 
@@ -71,60 +75,91 @@ def tile_linear(
         *(codes, scale, zero, packed, weight_scale, column_sum, weight_bits, bias, state),
         *(state_bias, coefficients, image, residual, swiglu, dtype),
     )
-    outputs = rows // 2 if swiglu else rows
-    out = torch.empty(*codes.shape[:-1], outputs, dtype=dtype, device=codes.device)
-    tokens = codes.numel() // features
+    grouped = weight_scale.dim() == 2
+    tokens = codes.shape[:-1].numel()
+    bits = 4 if weight_bits <= 4 else 8
+    config = configs.choose(codes.device, tokens, rows, features, bits, grouped)
+    options = Options(dtype, bias, state, state_bias, coefficients, image, residual, swiglu=swiglu)
+    return launch(codes, scale, zero, packed, weight_scale, column_sum, bits, options, config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What an epilogue does besides the scales; see ``tile_linear``."""
+
+    dtype: torch.dtype
+    bias: Tensor | None = None
+    state: Tensor | None = None
+    state_bias: Tensor | None = None
+    coefficients: Tensor | None = None
+    image: Tensor | None = None
+    residual: Tensor | None = None
+    swiglu: bool = False
+
+
+def launch(
+    codes: Tensor,
+    scale: Tensor,
+    zero: Tensor,
+    packed: Tensor,
+    weight_scale: Tensor,
+    column_sum: Tensor,
+    bits: int,
+    options: Options,
+    config: configs.Config,
+) -> Tensor:
+    """``tile_linear`` with a tile of one's choice, and without checks; ``bits`` are 4 or 8."""
+    rows, features = packed.shape[0], codes.shape[-1]
+    outputs = rows // 2 if options.swiglu else rows
+    out = codes.new_empty((*codes.shape[:-1], outputs), dtype=options.dtype)
     if out.numel() == 0:
         return out
+    tokens, total = codes.shape[:-1].numel(), blocks(features)
     groups = weight_scale.shape[1] if weight_scale.dim() == 2 else 1
-    group = blocks(features) // groups if weight_scale.dim() == 2 else 0
-    bits = 4 if weight_bits <= 4 else 8
-    chosen = configs.choose(codes.device, tokens, rows, features, bits, group > 0)
+    group = total // groups if weight_scale.dim() == 2 else 0
     flush = configs.flush(group)
-    total = blocks(features)
-    per_split = triton.cdiv(triton.cdiv(total, chosen.split), flush) * flush
-    parts = triton.cdiv(total, per_split)
-    common = [
-        *(bias, state if state_bias is not None else None, state_bias),
-        *(coefficients, None if coefficients is None else image, residual, out),
-    ]
-    common = [None if tensor is None else tensor.contiguous() for tensor in common]
-    sums = [weight_scale.contiguous(), column_sum.contiguous()]
-    row_values = [scale.contiguous(), zero.contiguous()]
+    per_split = pieces(pieces(total, config.split), flush) * flush
+    parts = pieces(total, per_split)
     partial = None
     if parts > 1:
         kind = torch.float32 if group else torch.int32
-        partial = torch.empty(parts, tokens, rows, dtype=kind, device=codes.device)
+        partial = codes.new_empty((parts, tokens, rows), dtype=kind)
+    state = None if options.state_bias is None else options.state
+    image = None if options.coefficients is None else options.image
+    extras = (
+        *(options.bias, state, options.state_bias, options.coefficients, image, options.residual),
+        out,
+    )
+    common = [None if tensor is None else tensor.contiguous() for tensor in extras]
+    sums = [weight_scale.contiguous(), column_sum.contiguous()]
+    row_values = [scale.contiguous(), zero.contiguous()]
     constants = {
-        **{"BITS": bits, "GROUP": group, "PAIR": swiglu},
-        "STATES": 0 if state_bias is None else state_bias.shape[0],
-        "RANK": 0 if coefficients is None else coefficients.shape[-1],
+        **{"BITS": bits, "GROUP": group, "PAIR": options.swiglu},
+        "STATES": 0 if options.state_bias is None else options.state_bias.shape[0],
+        "RANK": 0 if options.coefficients is None else options.coefficients.shape[-1],
     }
-    width = chosen.n // 2 if swiglu else chosen.n
     with torch.cuda.device_of(codes):
-        linear_kernel[(triton.cdiv(tokens, chosen.t) * triton.cdiv(outputs, width), parts)](
+        LINEAR[(_programs(tokens, outputs, config.t, config.n, options.swiglu), parts)](
             *(codes.contiguous(), *row_values, packed.contiguous().view(torch.int8), *sums),
             *(*common, partial),
             *(tokens, outputs, features, packed.shape[1], total, groups, per_split),
             **constants,
-            **{
-                "T": chosen.t,
-                "N": chosen.n,
-                "FLUSH": flush,
-                "BAND": chosen.band,
-                "PARTS": chosen.parts,
-            },
-            **{"SWAP": chosen.swap, "EVEN": features % BLOCK == 0, "ASM": not interpreting()},
-            **{"num_warps": chosen.warps, "num_stages": chosen.stages},
+            **{"T": config.t, "N": config.n, "FLUSH": flush, "BAND": config.band},
+            **{"SWAP": config.swap, "EVEN": features % BLOCK == 0, "ASM": not interpreting()},
+            **{"PARTS": config.parts, "num_warps": config.warps, "num_stages": config.stages},
         )
         if partial is not None:
-            width = FINISH_N // 2 if swiglu else FINISH_N
-            finish_kernel[(triton.cdiv(tokens, FINISH_T) * triton.cdiv(outputs, width),)](
+            grid = (_programs(tokens, outputs, FINISH_T, FINISH_N, options.swiglu),)
+            FINISH[grid](
                 *(partial, *row_values, *sums, *common, tokens, outputs, parts),
                 **constants,
                 **{"T": FINISH_T, "N": FINISH_N, "num_warps": 4, "num_stages": 1},
             )
     return out
+
+
+def _programs(tokens: int, outputs: int, t: int, n: int, swiglu: bool) -> int:
+    return pieces(tokens, t) * pieces(outputs, n // 2 if swiglu else n)
 
 
 def _tile_linear_fake(

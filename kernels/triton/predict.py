@@ -40,26 +40,28 @@ class Chip:
         units: Multiprocessors.
         rate: int8 multiply-adds per clock and multiprocessor.
         memory: Bytes per clock and multiprocessor from device memory.
+        cache: Bytes per clock and multiprocessor from the second-level cache, a guess.
         shared: Bytes of shared memory that a program can have.
     """
 
     units: int
     rate: int
     memory: float
+    cache: float
     shared: int
 
 
 CHIPS = {
-    80: Chip(units=108, rate=2048, memory=10.0, shared=166912),
-    86: Chip(units=84, rate=1024, memory=4.8, shared=101376),
-    89: Chip(units=142, rate=1024, memory=2.4, shared=101376),
-    90: Chip(units=132, rate=4096, memory=18.0, shared=232448),
+    80: Chip(units=108, rate=2048, memory=10.0, cache=32.0, shared=166912),
+    86: Chip(units=84, rate=1024, memory=4.8, cache=20.0, shared=101376),
+    89: Chip(units=142, rate=1024, memory=2.4, cache=16.0, shared=101376),
+    90: Chip(units=132, rate=4096, memory=18.0, cache=40.0, shared=232448),
 }
 """A100, A40, L40S and H200."""
 WAIT = 250
 """Clocks a block of channels waits for copies and barriers; programs of a multiprocessor hide each other's."""
-CACHE = 40
-"""Bytes per clock and multiprocessor from the second-level cache."""
+LARGE = ((256, 128, 8, 3), (128, 256, 8, 3))
+"""Tokens, rows, warps and stages of tiles that only sm_90 has registers for."""
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
 
 
@@ -79,7 +81,7 @@ def families(chip: int, bits: int, grouped: bool = False) -> tuple[Tile, ...]:
     wide = nearest_chip(chip) >= 90
     shapes = [(32, 64, 4, 5), (64, 64, 4, 4), (128, 64, 4, 3), (64, 128, 8, 4), (128, 128, 8, 3)]
     if wide:  # of 16 tokens, sm_8x would copy less than 16 bytes at once
-        shapes = [(16, 64, 4, 5), *shapes, *([(256, 128, 8, 3)] if bits == 4 else [])]
+        shapes = [(16, 64, 4, 5), *shapes, *(LARGE if bits == 4 else ())]
     elif bits == 8 and CHIPS[nearest_chip(chip)].shared < 2**17:
         shapes = [(t, n, warps, min(stages, 3)) for t, n, warps, stages in shapes]
     return tuple(
@@ -124,7 +126,7 @@ def clocks(chip: Chip, tile: Tile, bits: int, rows: int, blocks: int, tokens: in
     waves = programs / (chip.units * resident)
     waves = math.ceil(waves) if waves < 8 else waves
     busy = min(resident, math.ceil(programs / chip.units))
-    one = max(tile.t * tile.n * 128 / chip.rate, stage / CACHE)
+    one = max(tile.t * tile.n * 128 / chip.rate, stage / chip.cache)
     loop = waves * math.ceil(blocks / tile.split) * (busy * one + WAIT / busy)
     moved = rows * blocks * width + tokens * blocks * 128 + tokens * rows * 2
     parts = 8 * tile.split * tokens * rows if tile.split > 1 else 0

@@ -21,6 +21,7 @@ import triton.language as tl
 # Constants of kernels are upper case, and only they have a type.
 # ruff: noqa: N803, N806
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+# pyright: reportAssignmentType=false, reportGeneralTypeIssues=false
 
 
 @triton.jit

@@ -1,12 +1,13 @@
 """Compiles the kernels of linears and heads ahead of time and prints what their machine code is made of, as JSON.
 
-``python -m tests.kernels.compile_gemm ARCHITECTURE [all]``, without ``TRITON_INTERPRET``; needs no GPU. Without ``all``,
-one variant of every tile of the shipped table.
+``python -m tests.kernels.compile_gemm ARCHITECTURE [all]``, without ``TRITON_INTERPRET``; needs no GPU. Without
+``all``, one or two variants of the tiles that the shipped tables use most.
 """
 
 from __future__ import annotations
 
 import collections
+import dataclasses
 import json
 import re
 import subprocess
@@ -20,6 +21,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from starquant_fx.kernels.triton import configs, gemm, greedy
+from starquant_fx.kernels.triton import linear as linears
 from starquant_fx.kernels.triton.predict import CHIPS, Tile, families
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -43,7 +45,8 @@ HEAD = {
     },
     **{"kind": "*bf16"},
 }
-UNALIGNED = {"tokens", "blocks", "groups", "per_split", "rows", "parts"}
+FINISH = Tile(t=linears.FINISH_T, n=linears.FINISH_N, warps=4, stages=1, split=1, parts=1)
+UNALIGNED = {"tokens", "blocks", "groups", "per_split", "rows", "parts", "tiles"}
 """Integers that may be anything; the others are multiples of 16."""
 
 
@@ -141,23 +144,61 @@ def _output(tool: str, *arguments: str) -> str:
 
 def cases(chip: int, everything: bool) -> list[tuple[str, int, Tile, str]]:
     """What is compiled for an architecture: (kernel, bits, tile, variant)."""
-    found: list[tuple[str, int, Tile, str]] = []
-    for bits in (4, 8):
-        for place, tile in enumerate(families(chip, bits)):
-            chosen = VARIANTS if everything else (VARIANTS[(place + bits // 8) % 2],)
-            found += [("linear", bits, tile, variant) for variant in chosen]
-    for bits in (4, 8, 16):
-        for rows in (1, 32, 4096) if everything else (4096,):
-            found.append(("head", bits, configs.head_tile(chip, rows, bits), "head"))
+    if everything:
+        return [
+            *(
+                ("linear", bits, tile, variant)
+                for bits in (4, 8)
+                for variant in VARIANTS
+                for tile in families(chip, bits, variant == "group")
+            ),
+            *(
+                ("head", bits, tile, "head")
+                for bits in (4, 8, 16)
+                for tile in sorted({configs.head_tile(chip, rows, bits) for rows in (1, 32, 4096)})
+            ),
+            ("finish", 4, FINISH, "full"),
+            ("combine", 4, FINISH, "head"),
+        ]
+    used = collections.Counter(
+        (key[0], dataclasses.replace(tile, split=1))
+        for key, tile in configs.read_table(configs.shipped_path(chip), chip).items()
+    )
+    often = [(bits, tile) for (bits, tile), _ in used.most_common()]
+    nibbles = [tile for bits, tile in often if bits == 4]
+    found = [
+        ("linear", 4, nibbles[0], "full"),
+        ("linear", 4, nibbles[0], "pair"),
+        ("linear", 4, min(nibbles), "split"),
+        ("linear", 8, next(tile for bits, tile in often if bits == 8), "full"),
+    ]
+    if chip in (86, 90):  # sm_80 and sm_89 have the machine code of sm_86
+        found += [("linear", 4, tile, "pair") for tile in nibbles[1:]]
+        found += [("head", bits, configs.head_tile(chip, 4096, bits), "head") for bits in (4, 16)]
     return found
+
+
+def made(kernel: str, bits: int, tile: Tile, variant: str, chip: int) -> Any:
+    """The compiled kernel of a case."""
+    if kernel == "linear":
+        return linear(chip, bits, tile, variant)
+    if kernel == "head":
+        return head(chip, bits, tile)
+    if kernel == "finish":
+        constants = {"T": tile.t, "N": tile.n, "BITS": bits, "GROUP": 0, "PAIR": False}
+        constants |= {"STATES": 2, "RANK": 32}
+        pointers = {**LINEAR, **FULL, "partial": "*i32"}
+        return compiled(gemm.finish_kernel, pointers, constants, chip, tile)
+    pointers = {**HEAD, "peak": "*bf16", "tokens": "*i64", "probability": "*bf16"}
+    return compiled(greedy.combine_kernel, pointers, {"WIDTH": 1024}, chip, tile)
 
 
 def main(chip: int, everything: bool) -> None:
     """Prints a line of JSON for every kernel."""
     for kernel, bits, tile, variant in cases(chip, everything):
-        made = head(chip, bits, tile) if kernel == "head" else linear(chip, bits, tile, variant)
         about = {"kernel": kernel, "bits": bits, "tile": str(tile), "variant": variant}
-        print(json.dumps({**about, **facts(made), "limit": CHIPS[chip].shared}), flush=True)
+        found = facts(made(kernel, bits, tile, variant, chip))
+        print(json.dumps({**about, **found, "limit": CHIPS[chip].shared}), flush=True)
 
 
 if __name__ == "__main__":
