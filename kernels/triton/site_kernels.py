@@ -1,5 +1,8 @@
 """Kernels of a site: Kronecker basis with gates and quantizer, gates and quantizer alone, block-diagonal basis."""
 
+# What exists depends on constants of the compilation, which a type checker takes for variables.
+# pyright: reportPossiblyUnbound=false
+
 from __future__ import annotations
 
 from typing import Any
