@@ -1,7 +1,7 @@
 """Kernels of a site: Kronecker basis with gates and quantizer, gates and quantizer alone, block-diagonal basis."""
 
-# What exists depends on constants of the compilation, which a type checker takes for variables.
-# pyright: reportPossiblyUnbound=false
+# A kernel is not the Python that a type checker takes it for: what exists depends on constants of the compilation.
+# pyright: reportPossiblyUnboundVariable=false, reportAttributeAccessIssue=false, reportArgumentType=false
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ class Case:
     reduce: Tensor | None
     start: Tensor | None
 
-    def arguments(self) -> list[object]:
+    def arguments(self) -> list[Any]:
         return [getattr(self, field.name) for field in dataclasses.fields(self)]
 
     def found(self) -> tuple[Tensor, Tensor]:
