@@ -1,16 +1,25 @@
 """``starquant::tile_prepare``: norm, TAC, shift of the state and low-rank branch of a site, before its basis."""
 
+# A kernel is not the Python that a type checker takes it for: a launch takes options besides its arguments.
+# pyright: reportCallIssue=false
+
 from __future__ import annotations
 
 import torch
-import triton
 from torch import Tensor
 
 from starquant_fx.errors import LoweringError
 from starquant_fx.kernels.triton.launch import require_device
 from starquant_fx.kernels.triton.prepare_kernels import coefficient_kernel, prepare_kernel
 from starquant_fx.kernels.triton.row_kernels import squares_kernel
-from starquant_fx.kernels.triton.sizes import PIECE, multiprocessors, padded, warps
+from starquant_fx.kernels.triton.sizes import (
+    PIECE,
+    divided,
+    multiprocessors,
+    padded,
+    power_of_two,
+    warps,
+)
 
 WHERE = "starquant::tile_prepare"
 ROWS = 64
@@ -71,9 +80,9 @@ def tile_prepare(
     if not tokens:
         return rest, coefficients
     rows = min(ROWS, padded(tokens))
-    tiles = triton.cdiv(tokens, rows)
+    tiles = divided(tokens, rows)
     rank, width = (1, 16) if directions is None else (directions.shape[-1], padded(columns))
-    sums, squares, shares = None, None, 1
+    sums, squares, shares, share = None, None, 1, d
     if reduce is not None and directions is not None:
         shares, share = split(d, tiles, multiprocessors(x.device))
         sums = torch.empty(shares, tokens, columns, dtype=torch.float32, device=x.device)
@@ -85,13 +94,13 @@ def tile_prepare(
             num_warps=4,
         )
     elif squares is not None:
-        piece = min(PIECE, int(triton.next_power_of_2(d)))
+        piece = min(PIECE, power_of_two(d))
         squares_kernel[(tokens,)](x, squares, d, piece, num_warps=warps(piece))
     g = 1 if matrix is None else matrix.shape[-1]
     tile = CHANNELS if matrix is None else max(SPAN, padded(g))
     used = tile // g * g
     states = 0 if shift is None else shift.shape[0]
-    prepare_kernel[(tiles, triton.cdiv(d, used))](
+    prepare_kernel[(tiles, divided(d, used))](
         *(x, matrix, state, shift, directions, start, sums, squares, rest, coefficients),
         *(tokens, eps or 0.0, states, d, g, rank, columns, width, shares, rows, tile, used),
         num_warps=4 if tile <= SPAN else 8,
@@ -103,7 +112,7 @@ def split(d: int, tiles: int, processors: int) -> tuple[int, int]:
     """In how many shares the channels are summed, and the channels of each: more of them where there are few tokens."""
     wanted = min(2 * processors // tiles, MOST_SHARES, d // (2 * SPAN))
     shares = 1 << max(wanted.bit_length() - 1, 0)  # powers of two, so that few kernels are compiled
-    return shares, triton.cdiv(triton.cdiv(d, shares), SPAN) * SPAN
+    return shares, divided(divided(d, shares), SPAN) * SPAN
 
 
 def _require_sizes(

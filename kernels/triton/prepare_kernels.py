@@ -1,5 +1,8 @@
 """Kernels of what stands before a basis: coefficients of the low-rank branch, and tiles of tokens x channels."""
 
+# A kernel is not the Python that a type checker takes it for: what exists depends on constants of the compilation.
+# pyright: reportPossiblyUnboundVariable=false, reportAttributeAccessIssue=false, reportArgumentType=false
+
 from __future__ import annotations
 
 import triton

@@ -1,5 +1,8 @@
 """The per-token quantizer, the gates and what stands before a basis, as parts of the kernels of a site."""
 
+# A kernel is not the Python that a type checker takes it for: constants of the compilation are numbers and tuples.
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,11 +1,13 @@
 """``starquant::tile_site``: norm, shift of the state, basis, gates and per-token quantizer of a site on a GPU."""
 
+# A kernel is not the Python that a type checker takes it for: a launch takes options besides its arguments.
+# pyright: reportCallIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-import triton
 from torch import Tensor
 
 from starquant_fx.errors import LoweringError
@@ -17,7 +19,15 @@ from starquant_fx.kernels.triton.row_kernels import (
     squares_kernel,
 )
 from starquant_fx.kernels.triton.site_kernels import kronecker_kernel
-from starquant_fx.kernels.triton.sizes import PIECE, padded, plan, tokens_each, warps
+from starquant_fx.kernels.triton.sizes import (
+    PIECE,
+    divided,
+    padded,
+    plan,
+    power_of_two,
+    tokens_each,
+    warps,
+)
 
 WHERE = "starquant::tile_site"
 WIDEST_FACTOR = 256
@@ -89,7 +99,7 @@ def tile_site(
             x = _entered(x, eps, state, shift, signs)
             eps = shift = signs = None
         each = tokens_each(tokens, x.device)
-        kronecker_kernel[(triton.cdiv(tokens, each),)](
+        kronecker_kernel[(divided(tokens, each),)](
             *(x, state, shift, signs, left, right, *results, tokens, eps or 0.0),
             *(eps is not None, *tail, a, b, form.rows, form.first, form.second, each, form.stay),
             num_warps=form.warps,
@@ -99,7 +109,7 @@ def tile_site(
     if factors:
         x = _turned(x, eps, state, shift, factors[0].contiguous(), structure)
         eps = shift = None
-    piece = min(PIECE, triton.next_power_of_2(d))
+    piece = min(PIECE, power_of_two(d))
     gate_kernel[(tokens,)](
         *(x, state, shift, *results, eps or 0.0, eps is not None, *tail, d, piece),
         num_warps=warps(piece),
@@ -112,7 +122,7 @@ def _entered(
 ) -> Tensor:
     """The norm, the shift and the signs, in the dtype of ``x``."""
     out, d = torch.empty_like(x), x.shape[-1]
-    piece = min(PIECE, triton.next_power_of_2(d))
+    piece = min(PIECE, power_of_two(d))
     states = 0 if shift is None else shift.shape[0]
     enter_kernel[(x.shape[:-1].numel(),)](
         *(x, state, shift, signs, out, eps or 0.0, eps is not None, states, d, piece),
@@ -142,12 +152,12 @@ def _turned(
     squares = None
     if eps is not None:
         squares = torch.empty(tokens, dtype=torch.float32, device=x.device)
-        piece = min(PIECE, triton.next_power_of_2(d))
+        piece = min(PIECE, power_of_two(d))
         squares_kernel[(tokens,)](x, squares, d, piece, num_warps=warps(piece))
     out = torch.empty_like(x)
     rows = min(64, padded(tokens))
     states = 0 if shift is None else shift.shape[0]
-    block_kernel[(triton.cdiv(tokens, rows), d // size)](
+    block_kernel[(divided(tokens, rows), d // size)](
         *(x, state, shift, squares, factor, out, tokens, eps or 0.0, states, d, size),
         *(rows, padded(size)),
         num_warps=4,

@@ -1,5 +1,8 @@
 """Kernels of a site: Kronecker basis with gates and quantizer, gates and quantizer alone, block-diagonal basis."""
 
+# A kernel is not the Python that a type checker takes it for: what exists depends on constants of the compilation.
+# pyright: reportPossiblyUnboundVariable=false, reportAttributeAccessIssue=false, reportArgumentType=false
+
 from __future__ import annotations
 
 from typing import Any
@@ -84,22 +87,23 @@ def kronecker_kernel(
             x1 = entered(x1, inverse, shift, signs, label, o1, m1, d, states).to(dtype)
             if second:
                 x2 = entered(x2, inverse, shift, signs, label, o2, m2, d, states).to(dtype)
-        if not stay:
+        if not stay:  # barriers keep the compiler from loading all of this at once, for which registers are short
             r11 = _square(right, b, j1, j1, dtype)
             if second:
-                r12 = _square(right, b, j1, j2, dtype)
                 r21 = _square(right, b, j2, j1, dtype)
-                r22 = _square(right, b, j2, j2, dtype)
+        y1 = _times(x1, r11)
         if second:
-            y1 = _times(x1, r11) + _times(x2, r21)
+            y1 = (y1 + _times(x2, r21)).to(dtype)
+            if not stay:
+                tl.debug_barrier()
+                r12 = _square(right, b, j1, j2, dtype)
+                r22 = _square(right, b, j2, j2, dtype)
             y2 = _times(x1, r12) + _times(x2, r22)
-            if not stay:
-                lt = tl.trans(_square(left, a, i, i, dtype))
+        if not stay:
+            tl.debug_barrier()
+            lt = tl.trans(_square(left, a, i, i, dtype))
+        if second:
             z2 = gated(_times(lt, y2.to(dtype)), label, o2, shared, bounds)
-        else:
-            y1 = _times(x1, r11)
-            if not stay:
-                lt = tl.trans(_square(left, a, i, i, dtype))
         z1 = gated(_times(lt, y1.to(dtype)), label, o1, shared, bounds)
         low = tl.minimum(tl.min(z1), 0.0)
         high = tl.maximum(tl.max(z1), 0.0)

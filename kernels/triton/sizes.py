@@ -6,7 +6,6 @@ import dataclasses
 import functools
 
 import torch
-import triton
 
 PIECE = 4096
 """Channels that a kernel of whole tokens holds at a time."""
@@ -20,9 +19,19 @@ ROOMY = (90, 100, 103)
 """Chips with 227 KiB of shared memory for a program."""
 
 
+def power_of_two(size: int) -> int:
+    """The least power of two that holds a size of 1 or more."""
+    return 1 << (size - 1).bit_length()
+
+
+def divided(size: int, by: int) -> int:
+    """The quotient, rounded up."""
+    return -(-size // by)
+
+
 def padded(size: int) -> int:
     """The least power of two that holds a size and that ``tl.dot`` takes, which is 16 at least."""
-    return max(16, int(triton.next_power_of_2(size)))
+    return max(16, power_of_two(size))
 
 
 def pieces(size: int) -> tuple[int, int]:
@@ -91,8 +100,8 @@ def warps(values: int) -> int:
 
 def tokens_each(tokens: int, device: torch.device) -> int:
     """Tokens that a program does: a power of two, so that few kernels are compiled."""
-    share = triton.cdiv(tokens, RESIDENT * multiprocessors(device))
-    return min(triton.next_power_of_2(share), MOST_EACH)
+    share = divided(tokens, RESIDENT * multiprocessors(device))
+    return min(power_of_two(share), MOST_EACH)
 
 
 def multiprocessors(device: torch.device) -> int:

@@ -28,6 +28,8 @@ BASES = [
     ("hadamard", 128, 5),
 ]
 HALVES = [torch.float32, torch.float16]
+OPTIONS = [(False, False, False), (True, False, True), (False, True, True), (True, True, False)]
+"""Norm, shift, gates."""
 
 
 def check(case: Site) -> None:
@@ -37,18 +39,20 @@ def check(case: Site) -> None:
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize(("structure", "a", "b"), BASES)
 def test_site_is_the_reference(structure: str, a: int, b: int, dtype: torch.dtype) -> None:
-    for norm, shift, gates in itertools.product((False, True), repeat=3):
-        check(site_case(structure, a, b, dtype=dtype, norm=norm, shift=shift, gates=gates))
+    for norm, shift, gates in OPTIONS:
+        check(site_case(structure, a, b, (3,), dtype, norm=norm, shift=shift, gates=gates))
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
-@pytest.mark.parametrize("structure", ["none", "kronecker"])
-def test_bits_grids_and_clips(structure: str, bits: int) -> None:
-    for symmetric, clip, dtype in itertools.product((False, True), (False, True), HALVES):
-        check(site_case(structure, 16, 4, bits=bits, symmetric=symmetric, clip=clip, dtype=dtype))
+@pytest.mark.parametrize(
+    ("structure", "dtype"), [("none", torch.float32), ("kronecker", torch.float16)]
+)
+def test_bits_grids_and_clips(structure: str, dtype: torch.dtype, bits: int) -> None:
+    for symmetric, clip in itertools.product((False, True), repeat=2):
+        check(site_case(structure, 16, 4, (2,), dtype, bits=bits, symmetric=symmetric, clip=clip))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     base=st.sampled_from(["none", "block", "kronecker", "hadamard"]),
     a=st.integers(1, 20),
@@ -73,7 +77,9 @@ def test_ragged_shapes(
 ) -> None:
     dtype = torch.float16 if half else torch.float32
     norm, shift, gates, symmetric = options
-    check(site_case(base, a, b, lead, dtype, states, norm, shift, gates, bits, symmetric, seed=seed))
+    check(
+        site_case(base, a, b, lead, dtype, states, norm, shift, gates, bits, symmetric, seed=seed)
+    )
 
 
 @pytest.mark.parametrize("size", [1, 28, 96, 148, 200])
@@ -99,7 +105,7 @@ def test_a_wide_token_has_its_entry_apart(
         for roomy in ((), (90,)):  # both forms: factors read for every token, or kept
             monkeypatch.setattr(sizes, "ROOMY", roomy)
             sizes.plan.cache_clear()
-            check(site_case(structure, 16, 37, (5,), norm=norm, shift=shift))
+            check(site_case(structure, 16, 37, (2,), norm=norm, shift=shift))
     finally:
         sizes.plan.cache_clear()
 
@@ -111,40 +117,38 @@ def test_programs_do_several_tokens(each: int, monkeypatch: pytest.MonkeyPatch) 
     check(site_case("kronecker", 8, 4, (11,)))
 
 
-@pytest.mark.parametrize(("structure", "a", "b"), BASES)
+@pytest.mark.parametrize("structure", ["none", "block", "kronecker"])
 @pytest.mark.parametrize("masked", [0, 1])
-def test_all_tokens_of_one_state(structure: str, a: int, b: int, masked: int) -> None:
-    case = site_case(structure, a, b)
+def test_all_tokens_of_one_state(structure: str, masked: int) -> None:
+    case = site_case(structure, 4, 8, (3,))
     assert case.state is not None
     case.state.fill_(masked)
     check(case)
 
 
-@pytest.mark.parametrize(("structure", "a", "b"), BASES)
+@pytest.mark.parametrize(("structure", "a", "b"), BASES[:5])
 def test_no_states_no_tokens_and_padding(structure: str, a: int, b: int) -> None:
-    check(dataclasses.replace(site_case(structure, a, b), state=None))
+    check(dataclasses.replace(site_case(structure, a, b, (2,)), state=None))
     empty = site_case(structure, a, b, (2, 0))
     codes, scale, zero = empty.found()
     assert (codes.shape, scale.shape, zero.shape) == ((2, 0, a * b), (2, 0, 1), (2, 0, 1))
-    padded = site_case(structure, a, b, shift=False)
+    padded = site_case(structure, a, b, (2, 2), shift=False)
     padded.x[1] = 0
     check(padded)
 
 
-@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize(("structure", "a", "b"), BASES)
-def test_what_is_not_finite_makes_its_scale_nan(
-    structure: str, a: int, b: int, wrong: float
-) -> None:
-    for norm, shift, channel in itertools.product((False, True), (False, True), (0, -1)):
-        case = site_case(structure, a, b, (4,), norm=norm, shift=shift)
+def test_what_is_not_finite_makes_its_scale_nan(structure: str, a: int, b: int) -> None:
+    for both in (False, True):
+        case = site_case(structure, a, b, (5,), norm=both, shift=both)
         clean = case.found()
-        case.x[2, channel] = wrong
-        codes, scale, zero = case.found()
-        assert bool(scale[2].isnan())
-        others = [0, 1, 3]
-        for got, expected in zip((codes, scale, zero), clean, strict=True):
-            assert torch.equal(got[others], expected[others])
+        case.x[0, 0] = float("nan")
+        case.x[2, -1] = float("inf")
+        case.x[3, a * b // 2] = -float("inf")
+        found = case.found()
+        assert found[1].isnan().flatten().tolist() == [True, False, True, True, False]
+        for got, expected in zip(found, clean, strict=True):
+            assert torch.equal(got[[1, 4]], expected[[1, 4]])
 
 
 def test_a_state_that_there_is_not_makes_its_scale_nan() -> None:

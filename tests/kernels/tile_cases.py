@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ class Site:
     def found(self) -> Found:
         return tile_site(*self.arguments())
 
-    def arguments(self) -> list[object]:
+    def arguments(self) -> list[Any]:
         return [getattr(self, field.name) for field in dataclasses.fields(self)]
 
     def expected(self) -> Found:
