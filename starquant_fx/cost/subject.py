@@ -122,10 +122,11 @@ def costs(
     resolved = choose_target(target, torch.device("cpu"))
     built = fake_model(model, layers)
     program = capture(built, recipe, mask_token_id=mask_token_of(built))
-    plain = _costed(_without_assertions(program), program, masked_rows)
+    captured = _without_assertions(program)
     run_passes(program, recipe.passes)
     with program.fake_mode:
         lowered = lower(program, resolved)
+    plain = _costed(captured, program, masked_rows)  # now the sites are known
     found = _costed(lowered, program, masked_rows)
     own = any(n.operator.startswith("starquant.panel") for n in found.nodes)
     notes = ()
