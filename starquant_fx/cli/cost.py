@@ -11,6 +11,9 @@ import typer
 from starquant_fx.cli.options import RecipeName
 from starquant_fx.errors import InputError, nearest
 
+WIDTH = 120
+"""Columns of tables that go into a file or a pipe."""
+
 
 def cost_command(
     model: Annotated[
@@ -22,7 +25,8 @@ def cost_command(
     ],
     recipe: RecipeName = "star-w4a4",
     target: Annotated[
-        str, typer.Option("--target", "-t", help="Whose graph is counted; auto, or a target's name.")
+        str,
+        typer.Option("--target", "-t", help="Whose graph is counted; auto, or a target's name."),
     ] = "auto",
     chip: Annotated[
         list[str] | None,
@@ -38,7 +42,8 @@ def cost_command(
         str, typer.Option("--by", help="Sum nodes by node, role, site, pass or operator.")
     ] = "role",
     logits: Annotated[
-        str, typer.Option("--logits", help="all, or masked: of the masked rows only, in both graphs.")
+        str,
+        typer.Option("--logits", help="all, or masked: of the masked rows only, in both graphs."),
     ] = "all",
     masked: Annotated[
         float, typer.Option("--masked", min=0.0, max=1.0, help="Share of masked positions.")
@@ -46,7 +51,8 @@ def cost_command(
     eager: Annotated[
         bool,
         typer.Option(
-            "--eager", help="Every call is a kernel of its own and launched from Python: no fusion, no graph."
+            "--eager",
+            help="Every call is a kernel of its own and launched from Python: no fusion, no graph.",
         ),
     ] = False,
     rate: Annotated[
@@ -91,6 +97,8 @@ def cost_command(
     found = costs(model, chosen, target, layers=layers, masked_rows=logits == "masked")
     asked = table.Asked(chips, shapes, by, not eager)
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
     console.print(table.predictions(found, asked))
     console.print(table.groups(found, asked))
     if symbolic:

@@ -18,7 +18,9 @@ def _named(*names: str) -> tuple[str, ...]:
 @formula(
     *_named("view", "reshape", "transpose", "permute", "t", "unsqueeze", "squeeze", "expand"),
     *_named("split", "slice", "select", "chunk", "flatten", "unflatten", "alias", "detach"),
-    *_named("sym_size", "_assert_tensor_metadata", "split_with_sizes", "_unsafe_view", "lift_fresh_copy"),
+    *_named(
+        "sym_size", "_assert_tensor_metadata", "split_with_sizes", "_unsafe_view", "lift_fresh_copy"
+    ),
     *("python.getitem", "python._operator.getitem"),
 )
 def view(call: Call) -> Work:

@@ -21,7 +21,7 @@ ACTIVATED = 2
 @formula("starquant.site_codes")
 def site_codes(call: Call) -> Work:
     """Branch and left factor in bf16, TAC and right factor in fp32; a token reads its own state's tables only."""
-    x, elements = call.get("x"), numel(call.get("x"))
+    elements = numel(call.get("x"))
     table = dict(zip(TABLES, call.get("tables"), strict=True))
     passes = QUANTIZE + sum(table[name] is not None for name in ("means", "signs", "bounds"))
     passes += ACTIVATED * (call.get("other") is not None) + NORM * (call.get("eps") is not None)

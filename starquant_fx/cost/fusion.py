@@ -1,7 +1,8 @@
-"""Which calls are one kernel under ``torch.compile``: elementwise neighbours between kernels that a compiler cannot open.
+"""Which calls are one kernel under ``torch.compile``: elementwise neighbours between kernels that stay closed.
 
-Two elementwise calls are one kernel if one reads the other's result, views between them included, and as many kernels
-lie before both on the longest path. A compiler's own limits, and its duplicating or splitting of work, are not modelled.
+Two elementwise calls are one kernel if one reads the other's result, views between them included, and as many
+closed kernels lie before both on the longest path. A compiler's limits, its duplicating and splitting of work, are not
+modelled.
 """
 
 from __future__ import annotations

@@ -12,7 +12,17 @@ import sympy
 from torch import Tensor, fx
 
 from starquant_fx.cost import aten, cpu_operators, reference_operators, tile_operators
-from starquant_fx.cost.calls import BATCH, LENGTH, ROWS, ZERO, Call, bound, operator_name, size, stored
+from starquant_fx.cost.calls import (
+    BATCH,
+    LENGTH,
+    ROWS,
+    ZERO,
+    Call,
+    bound,
+    operator_name,
+    size,
+    stored,
+)
 from starquant_fx.cost.calls import tensors as tensors_in
 from starquant_fx.cost.fusion import fused_kernels, source_of
 from starquant_fx.cost.places import Place, places

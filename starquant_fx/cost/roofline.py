@@ -63,9 +63,7 @@ def predict(cost: GraphCost, chip: Chip, shape: Shape, *, compiled: bool) -> Pre
         memory += moving if moving > computing else 0.0
         launch += launching
         seconds[number] = max(computing, moving) + launching
-    return Prediction(
-        compute + memory + launch, compute, memory, launch, len(kernels), seconds
-    )
+    return Prediction(compute + memory + launch, compute, memory, launch, len(kernels), seconds)
 
 
 def peak_activations(cost: GraphCost, shape: Shape, *, compiled: bool) -> float:
@@ -124,9 +122,7 @@ GROUPS: dict[str, Callable[[NodeCost], str]] = {
 """What nodes can be summed by."""
 
 
-def rows_by(
-    cost: GraphCost, chip: Chip, shape: Shape, group: str, *, compiled: bool
-) -> list[Row]:
+def rows_by(cost: GraphCost, chip: Chip, shape: Shape, group: str, *, compiled: bool) -> list[Row]:
     """Sums by group, the longest first (nodes in their order).
 
     Args:

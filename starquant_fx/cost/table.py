@@ -36,7 +36,9 @@ class Asked:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=Text(title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
+    table = Table(
+        title=Text(title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left"
+    )
     for i, column in enumerate(columns):
         table.add_column(column, justify="right" if i else "left", no_wrap=True)
     return table
@@ -53,11 +55,11 @@ def _peaks(costs: Costs, shape: Shape, compiled: bool) -> list[float]:
 
 
 def predictions(costs: Costs, asked: Asked) -> Table:
-    """Time and peak memory, both graphs, every chip and shape."""
+    """Time and peak memory of both graphs; shares of time and numbers of kernels are the quantized one's."""
     table = _table(
         f"Predicted, not measured: {costs.model}, {costs.recipe} on {costs.target} and bf16",
-        *("chip", "tokens", "logits", "bf16 ms", "ms", "x bf16", "compute", "memory", "launches"),
-        *("bf16 peak GB", "peak GB", "share"),
+        *("chip", "tokens", "logits", "bf16 ms", "ms", "x bf16", "computing", "moving", "kernels"),
+        *("bf16 GB", "GB", "share"),
     )
     for chip in asked.chips:
         for shape in asked.shapes:
@@ -129,7 +131,9 @@ def sentences(costs: Costs, asked: Asked) -> list[str]:
         f"kernels: bf16 {before.launches(False)}, with elementwise neighbours fused {before.launches(True)}; "
         f"{costs.recipe} {after.launches(False)}, fused {after.launches(True)}",
         "assumed: elementwise calls between other kernels are one kernel, launches captured in a graph where the chip "
-        "can" if asked.compiled else "assumed: every call is a kernel of its own and is launched from Python",
+        "can"
+        if asked.compiled
+        else "assumed: every call is a kernel of its own and is launched from Python",
     ]
     for chip in asked.chips:
         rates = {**chip.rates, "bandwidth": chip.bandwidth}
