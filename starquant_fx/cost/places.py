@@ -66,7 +66,8 @@ def _place(
     if product and linears:
         site = of_linear[linears[0]][0]
         return Place("+".join(of_linear[one][1] for one in linears), site.name, made)
-    if (site_name := known.get("site")) in sites:
+    site_name = str(known.get("site", ""))
+    if site_name in sites:
         role = known.get("role")
         if known.get("part") in ("low_rank", "state_bias") and linears:
             role = of_linear[linears[0]][1]

@@ -129,7 +129,7 @@ def costs(
     plain = _costed(captured, program, masked_rows)  # now the sites are known
     found = _costed(lowered, program, masked_rows)
     own = any(n.operator.startswith("starquant.panel") for n in found.nodes)
-    notes = ()
+    notes: tuple[str, ...] = ()
     if resolved == "cpu" and not own and any(program.quantized_sites()):
         notes = ("the CPU kernels do not run on this machine: the reference graph is counted",)
     return Costs(model, recipe.name, resolved, plain, found, notes)
@@ -195,7 +195,7 @@ def _loaded(name: str, layers: int | None) -> nn.Module:
         )
     model, _ = from_pretrained(name, dtype=torch.bfloat16)
     twin = skeleton(model).eval()
-    twin.config = model.config  # type: ignore[assignment]
+    twin.config = model.config
     return twin
 
 

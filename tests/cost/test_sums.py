@@ -8,6 +8,7 @@ import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from starquant_fx.capture import capture
 from starquant_fx.cost.calls import BATCH, BF16, INT8, LENGTH, ROWS, UNITS
 from starquant_fx.cost.chips import CHIPS, chip_named
 from starquant_fx.cost.graph import GraphCost, cost_of
@@ -16,18 +17,20 @@ from starquant_fx.cost.shapes import Shape, at, parse_shape
 from starquant_fx.cost.subject import fake_model
 from starquant_fx.errors import InputError
 from starquant_fx.kernels import cpu
+from starquant_fx.pass_manager import run_passes
 from starquant_fx.program import CONSTANTS
+from starquant_fx.recipes import get_recipe
 from starquant_fx.report import tensor_bytes
 from tests.cost.costed import small
-from tests.small_programs import rewritten, until
 
 H200 = CHIPS["H200"]
 
 
 def extrapolated(recipe: str, layers: int) -> int:
     """Weights of LLaDA-8B with so many layers, from captures of one and two: each further one adds the same."""
-    one, two = (small(recipe, model="LLaDA-8B", layers=n).quantized.weights for n in (1, 2))
-    return one + (layers - 1) * (two - one)
+    one, two = (small("rtn-w4a4", model="LLaDA-8B", layers=n).quantized.weights for n in (1, 2))
+    rest = small(recipe, model="LLaDA-8B", layers=1).quantized.weights
+    return rest + (layers - 1) * (two - one)
 
 
 @pytest.mark.parametrize("shape", [Shape(1, 7), Shape(3, 20), Shape(2, 64, 9)])
@@ -69,14 +72,13 @@ def test_weights_of_bf16() -> None:
 
 
 def test_weights_are_those_of_the_report() -> None:
-    program = rewritten("llada", until("fuse"), calibrated=True)
-    found = cost_of(program.module, program.sites)
-    tensors = program.tensors()
-    own = {name for name in tensors if name.startswith(f"{CONSTANTS}.")}
-    assert found.tensors == {n: t.numel() * t.element_size() for n, t in tensors.items()}
-    halved = sum(t.numel() * 2 for n, t in tensors.items() if n not in own)  # stored in bf16
-    rest = {n: t for n, t in tensors.items() if n in own}
-    assert halved + tensor_bytes(rest, CONSTANTS) == tensor_bytes(tensors, CONSTANTS)
+    recipe = get_recipe("star+embed8-w4a4[role:head=w8a8]")
+    model = fake_model("dream-tiny", layers=1)
+    program = capture(model, recipe, mask_token_id=3)
+    plain = cost_of(program.module).weights
+    run_passes(program, recipe.passes)
+    assert cost_of(program.module).weights == tensor_bytes(program.tensors(), CONSTANTS)
+    assert plain == tensor_bytes(dict(model.named_parameters()), CONSTANTS)
 
 
 @pytest.mark.parametrize("chip", list(CHIPS))
