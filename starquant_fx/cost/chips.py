@@ -101,7 +101,10 @@ def _cpu(name: str, cores: int, bandwidth: float) -> Chip:
                 10, "docs/performance.md, Single kernels: what products leave of a site's time"
             ),
         },
-        Rate(bandwidth * 1e9, "measured: copy of 256 MiB by torch, bytes read and written"),
+        Rate(
+            bandwidth * 1e9,
+            "measured: 256 MiB copied by torch, bytes read and written; two cores together copied no faster",
+        ),
         Rate(1e-5, "assumption: a call of one of torch's operators"),
         Rate(1.5e-4, "docs/performance.md, Single kernels: a call's own time"),
         False,
@@ -117,7 +120,7 @@ CHIPS = {
         _gpu("H100", 989, 67, 1979, 3350, 80, "NVIDIA H100 SXM data sheet"),
         _h200(),
         _cpu("cpu", 1, 25),
-        _cpu("cpu-2", 2, 40),
+        _cpu("cpu-2", 2, 25),
     )
 }
 """By name; ``cpu`` is one core of the processor that docs/performance.md is measured on, ``cpu-2`` two."""

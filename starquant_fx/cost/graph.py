@@ -154,8 +154,8 @@ def cost_of(module: fx.GraphModule, sites: Mapping[str, Site] | None = None) -> 
         if work.kind is Kind.VIEW:
             continue
         kernel = kernels[node]
-        own = {True: ZERO, False: ZERO}
-        outside = {True: ZERO, False: ZERO}
+        own: dict[bool, sympy.Expr] = {True: ZERO, False: ZERO}
+        outside: dict[bool, sympy.Expr] = {True: ZERO, False: ZERO}
         for (source, count), constant in reads.items():
             own[constant] += count
             key = (kernel, source, count)
