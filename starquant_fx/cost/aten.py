@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sympy
 
-from starquant_fx.cost.calls import ELEMENTWISE, Call, numel, size, tokens, unit
+from starquant_fx.cost.calls import ELEMENTWISE, ZERO, Call, numel, size, tokens, unit
 from starquant_fx.cost.work import Kind, Work, formula, summed
 
 NORM, SOFTMAX = 4, 5
@@ -88,7 +88,7 @@ def linear(call: Call) -> Work:
     x, weight, bias = (call.get(name) for name in ("input", "weight", "bias"))
     outputs, features = map(size, weight.shape)
     products = (unit(x.dtype), 2 * tokens(x) * features * outputs)
-    added = (ELEMENTWISE, 0 if bias is None else tokens(x) * outputs)
+    added = (ELEMENTWISE, ZERO if bias is None else tokens(x) * outputs)
     return Work(Kind.KERNEL, summed(products, added))
 
 
