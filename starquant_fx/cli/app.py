@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from starquant_fx.cli.compile import compile_command
+from starquant_fx.cli.cost import cost_command
 from starquant_fx.cli.demo import demo_command
 from starquant_fx.cli.evaluate import evaluate_command
 from starquant_fx.cli.generate import generate_command
@@ -24,6 +25,7 @@ app.command("compile")(compile_command)
 app.command("generate")(generate_command)
 app.command("evaluate")(evaluate_command)
 app.command("harness")(harness_command)
+app.command("cost")(cost_command)
 app.command("passes")(passes_command)
 app.command("recipes")(recipes_command)
 app.command("demo")(demo_command)

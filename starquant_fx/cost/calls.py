@@ -1,0 +1,106 @@
+"""A call of an operator as the formulas see it: arguments by name, sizes as sympy expressions."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor, fx
+
+BATCH, LENGTH, ROWS = sympy.symbols("B L R", integer=True, positive=True)
+"""Sequences of a forward, tokens of each, and the positions whose logits are computed."""
+ZERO = sympy.Integer(0)
+BF16, FP32, INT8, ELEMENTWISE = "bf16", "fp32", "int8", "elementwise"
+UNITS = (BF16, FP32, INT8, ELEMENTWISE)
+"""Where operations are done: matrix products by the type they multiply (bf16 stands for fp16 too), and all else."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One call.
+
+    Attributes:
+        name: Operator without its overload, such as ``aten.linear``.
+        arguments: By the schema's names; tensors are fake ones.
+        results: Tensors that it makes.
+    """
+
+    name: str
+    arguments: Mapping[str, Any]
+    results: tuple[Tensor, ...]
+
+    def get(self, name: str) -> Any:
+        """An argument, None where it was left out."""
+        return self.arguments.get(name)
+
+    @property
+    def elements(self) -> sympy.Expr:
+        """Elements of the first result."""
+        return numel(self.results[0]) if self.results else ZERO
+
+
+def operator_name(target: Any) -> str:
+    """The name of a node's operator without its overload."""
+    packet = getattr(target, "overloadpacket", None)
+    if packet is not None:
+        return str(packet)
+    return f"python.{getattr(target, '__name__', target)}"
+
+
+def bound(node: fx.Node) -> dict[str, Any]:
+    """The arguments of a node's call by the names that the operator's schema gives them."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is not None:
+        names = [argument.name for argument in schema.arguments]
+    else:
+        try:
+            names = list(inspect.signature(node.target).parameters)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            names = []
+    names += [f"argument_{i}" for i in range(len(names), len(node.args))]
+    return dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """Every tensor in a value, which may be nested in tuples and lists."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for one in value:
+            yield from tensors(one)
+
+
+def size(value: Any) -> sympy.Expr:
+    """A size, symbolic or not, as an expression."""
+    return value.node.expr if isinstance(value, torch.SymInt) else sympy.Integer(int(value))
+
+
+def numel(tensor: Tensor) -> sympy.Expr:
+    """Number of elements."""
+    return sympy.Mul(*map(size, tensor.shape))
+
+
+def stored(tensor: Tensor) -> sympy.Expr:
+    """Bytes of a tensor's own elements; a dimension that was expanded counts once."""
+    own = [
+        size(n)
+        for n, step in zip(tensor.shape, tensor.stride(), strict=True)
+        if not (isinstance(step, int) and step == 0)
+    ]
+    return sympy.Mul(tensor.element_size(), *own)
+
+
+def tokens(x: Tensor) -> sympy.Expr:
+    """Elements of all dimensions but the last."""
+    return sympy.Mul(*map(size, x.shape[:-1]))
+
+
+def unit(dtype: torch.dtype) -> str:
+    """The unit that multiplies matrices of a type."""
+    if not dtype.is_floating_point:
+        return INT8
+    return FP32 if dtype.itemsize > 2 else BF16

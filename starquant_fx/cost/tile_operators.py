@@ -1,0 +1,65 @@
+"""Formulas of the triton target's operators.
+
+Products with tables of states run over all states at once, as tensor cores take them. Weights and activations are
+read once, whatever the tiles: what is read again comes from the cache.
+"""
+
+from __future__ import annotations
+
+from starquant_fx.cost.aten import NORM
+from starquant_fx.cost.calls import ELEMENTWISE, Call, numel, size, tokens, unit
+from starquant_fx.cost.cpu_operators import ACTIVATED
+from starquant_fx.cost.reference_operators import QUANTIZE, Part, integer_product, rotation
+from starquant_fx.cost.work import Kind, Work, formula, summed
+
+
+@formula("starquant.tile_prepare")
+def tile_prepare(call: Call) -> Work:
+    """Norm, TAC 2 T d g, coefficients 2 T d S k, and what the branch takes away, 2 T d S k."""
+    x, elements = call.get("x"), numel(call.get("x"))
+    passes = NORM * (call.get("eps") is not None) + (call.get("shift") is not None)
+    parts: list[Part] = [(ELEMENTWISE, passes * elements)]
+    if (matrix := call.get("matrix")) is not None:
+        parts.append((unit(x.dtype), 2 * elements * size(matrix.shape[-1])))
+    for table in (call.get("reduce"), call.get("directions")):
+        if table is not None:
+            columns = size(table.shape[0]) * size(table.shape[-1])
+            parts.append((unit(x.dtype), 2 * elements * columns))
+    return Work(Kind.KERNEL, summed(*parts))
+
+
+@formula("starquant.tile_site")
+def tile_site(call: Call) -> Work:
+    """Norm, shift, basis, gates and quantizer in one pass."""
+    x, elements = call.get("x"), numel(call.get("x"))
+    passes = QUANTIZE + (call.get("shift") is not None) + bool(call.get("bounds"))
+    passes += NORM * (call.get("eps") is not None)
+    basis = rotation(x, call.get("factors") or (), call.get("structure"))
+    return Work(Kind.KERNEL, summed((ELEMENTWISE, passes * elements), *basis))
+
+
+@formula("starquant.tile_linear")
+def tile_linear(call: Call) -> Work:
+    """Integer products with epilogue, branch 2 T S k n, residual and SwiGLU."""
+    codes, outputs = call.get("codes"), call.get("weight_scale").shape[0]
+    made = tokens(codes) * size(outputs)
+    added = (call.get(name) for name in ("bias", "state_bias", "residual"))
+    parts = integer_product(codes, outputs, *added)
+    coefficients = call.get("coefficients")
+    if coefficients is not None and call.get("image") is not None:
+        columns = size(coefficients.shape[-1])
+        parts += [(unit(coefficients.dtype), 2 * made * columns), (ELEMENTWISE, made)]
+    if call.get("swiglu"):
+        parts.append((ELEMENTWISE, ACTIVATED * made / 2))
+    return Work(Kind.KERNEL, summed(*parts))
+
+
+@formula("starquant.tile_greedy")
+def tile_greedy(call: Call) -> Work:
+    """The head of some rows and the largest of its logits; no logit is stored. Arguments are found by their names."""
+    x = call.get("codes") if call.get("codes") is not None else call.get("x")
+    weight = call.get("weight_scale") if call.get("weight") is None else call.get("weight")
+    rows = tokens(x) if call.get("rows") is None else numel(call.get("rows"))
+    made = rows * size(weight.shape[0])
+    products = (unit(x.dtype), 2 * made * size(x.shape[-1]))
+    return Work(Kind.KERNEL, summed(products, (ELEMENTWISE, (4 + 4) * made)))

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from starquant_fx.cli.app import app
+from starquant_fx.errors import InputError, StarQuantError
+
+TINY = ("llada-tiny", "--layers", "1", "--target", "reference")
+
+
+def shown(*arguments: str) -> str:
+    done = CliRunner().invoke(app, ["cost", *arguments])
+    if done.exception is not None:
+        raise done.exception
+    return done.output
+
+
+def test_tables_totals_and_json(tmp_path: Path) -> None:
+    file = tmp_path / "cost.json"
+    text = shown(
+        *TINY,
+        *("--chip", "H200", "--chip", "cpu", "--tokens", "1x64", "--tokens", "4x256"),
+        *("--logits", "masked", "--by", "pass", "--symbolic", "--json", str(file)),
+    )
+    for part in ("Predicted, not measured", "4x256", "insert-tac", "B*L", "measured on one H200"):
+        assert part in text
+    found = json.loads(file.read_text())
+    assert len(found["predictions"]) == 4
+    assert found["predictions"][3]["rows"] == 512
+    assert found["predictions"][0]["quantized"]["seconds"] > 0
+    assert {row["name"] for row in found["predictions"][0]["pass"]} >= {"capture", "fuse"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("llada-tiny", "--chip", "A4O"), "a40"),
+        (("llada-tiny", "--tokens", "many"), "4x1024"),
+        (("llada-tiny", "--by", "rule"), "role"),
+        (("llada-tiny", "--logits", "some"), "masked"),
+        (("llada-tiny", "--rate", "int8=fast"), "int8=1500"),
+        (("llada-tiny", "--target", "triton2"), "reference"),
+        (("llada-tny",), "llada-tiny"),
+        (("bert", "--layers", "3"), "there is no model"),
+    ],
+)
+def test_refusals_say_what_is_known(arguments: tuple[str, ...], part: str) -> None:
+    with pytest.raises(StarQuantError) as refused:
+        shown(*arguments)
+    assert part in str(refused.value)
+
+
+def test_a_rate_of_nothing_is_refused() -> None:
+    with pytest.raises(InputError, match="no rate"):
+        shown("llada-tiny", "--rate", "int8=0")

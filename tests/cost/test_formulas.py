@@ -1,0 +1,148 @@
+"""Formulas against counts that are certain: torch's own counter, and numbers worked out by hand."""
+
+from __future__ import annotations
+
+import operator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from starquant_fx import operators
+from starquant_fx.cost.calls import BF16, ELEMENTWISE, FP32, INT8, UNITS, operator_name
+from starquant_fx.cost.cpu_operators import TABLES
+from starquant_fx.cost.graph import cost_of
+from starquant_fx.cost.shapes import Shape, at
+from starquant_fx.cost.work import FORMULAS
+from starquant_fx.kernels import cpu
+from tests.cost.costed import small, work
+from tests.small_models import model
+from tests.small_programs import captured
+
+bf16, int8, uint8, fp32 = torch.bfloat16, torch.int8, torch.uint8, torch.float32
+
+
+@pytest.mark.parametrize("kind", ["llada", "dream", "odd"])
+@pytest.mark.parametrize("shape", [(1, 5), (3, 8)])
+def test_products_are_those_of_torchs_flop_counter(kind: str, shape: tuple[int, int]) -> None:
+    program = captured(kind, calibrated=False)
+    counted = cost_of(program.module)
+    products = sum(at(counted.operations(unit), Shape(*shape)) for unit in (BF16, FP32))
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        model(kind)(torch.zeros(shape, dtype=torch.long))
+    assert products == counter.get_total_flops()
+
+
+def test_every_operator_of_programs_and_of_the_cpu_target_has_a_formula() -> None:
+    named = {f"starquant.{name}" for name in (*operators.names(), *cpu.OPERATORS)}
+    assert named - set(FORMULAS) == set()
+    assert TABLES == cpu.TABLES
+
+
+def test_an_unknown_operator_is_counted_by_elements_and_named() -> None:
+    graph = fx.Graph()
+    with FakeTensorMode():
+        value = torch.empty(2, 3)
+    x = graph.placeholder("input_ids")
+    y = graph.call_function(torch.ops.aten.erfinv.default, (x,))
+    z = graph.call_function(operator.getitem, (y, 0))
+    graph.output(z)
+    for node, held in ((x, value), (y, value), (z, value[0])):
+        node.meta["val"] = held
+    found = cost_of(fx.GraphModule({}, graph))
+    assert found.estimated == ("aten.erfinv",)
+    assert found.operations(ELEMENTWISE) == 12
+    assert found.launches(fused=True) == 1
+    assert found.moved(fused=False) == 2 * 6 * 4
+
+
+@pytest.mark.parametrize(
+    ("structure", "factors", "products"),
+    [
+        ("dense", [(64, 64, fp32)], 2 * 64),
+        ("kronecker", [(16, 16, fp32), (4, 4, fp32)], 2 * (16 + 4)),
+        ("block", [(8, 8, 8, fp32)], 2 * 8),
+        ("hadamard", [(64, fp32), (16, 16, fp32), (4, 4, fp32)], 2 * (16 + 4)),
+    ],
+)
+def test_a_basis_multiplies_each_element_by_its_factors(
+    structure: str, factors: list[object], products: int
+) -> None:
+    found = work("rotate", (5, 64), x=(5, 64, bf16), factors=factors, structure=structure)
+    assert found.operations[BF16] == 5 * 64 * products
+
+
+def test_a_tile_of_a_linear_by_hand() -> None:
+    arguments = {
+        "codes": (3, 5, 256, int8),
+        "scale": (3, 5, 1, fp32),
+        "packed": (128, 128, uint8),
+        "weight_scale": (128, fp32),
+        "state_bias": (2, 128, fp32),
+        "coefficients": (3, 5, 32, bf16),
+        "image": (32, 128, bf16),
+    }
+    found = work("tile_linear", (3, 5, 64), **arguments, swiglu=True)
+    assert found.operations[INT8] == 2 * 15 * 256 * 128
+    assert found.operations[BF16] == 2 * 15 * 32 * 128
+    assert found.operations[ELEMENTWISE] == 15 * 128 * (4 + 1) + 15 * 128 + 2 * 15 * 64
+    plain = work("tile_linear", (3, 5, 128), **{**arguments, "coefficients": None}, swiglu=False)
+    assert plain.operations == {INT8: 2 * 15 * 256 * 128, ELEMENTWISE: 15 * 128 * 5}
+
+
+def test_tiles_of_a_site_by_hand() -> None:
+    prepared = work(
+        "tile_prepare",
+        (5, 64),
+        x=(5, 64, bf16),
+        eps=1e-5,
+        matrix=(4, 16, 16, bf16),
+        shift=(2, 64, fp32),
+        directions=(2, 64, 8, bf16),
+        reduce=(2, 64, 8, bf16),
+        start=(2, 8, fp32),
+    )
+    assert prepared.operations[BF16] == 5 * 64 * (2 * 16 + 2 * 16 + 2 * 16)
+    assert prepared.operations[ELEMENTWISE] == 5 * 64 * (4 + 1)
+    bare = work("tile_prepare", (5, 64), x=(5, 64, bf16))
+    assert bare.operations == {}
+    site = work(
+        "tile_site",
+        (5, 64),
+        x=(5, 64, bf16),
+        factors=[(16, 16, bf16), (4, 4, bf16)],
+        structure="kronecker",
+        bounds=[60, 62, 62, 64],
+    )
+    assert site.operations == {BF16: 5 * 64 * 2 * 20, ELEMENTWISE: 5 * 64 * (6 + 1)}
+
+
+def test_the_tiled_head_counts_its_rows_only() -> None:
+    found = work(
+        "tile_greedy", (3,), codes=(20, 64, int8), rows=(3, torch.int64), weight_scale=(100, fp32)
+    )
+    assert found.operations[INT8] == 2 * 3 * 64 * 100
+
+
+def test_the_cpu_target_and_the_reference_have_the_same_integer_products() -> None:
+    if cpu.unavailable() is not None:
+        pytest.skip("no CPU kernels here")
+    reference, lowered = small().quantized, small(target="cpu").quantized
+    assert reference.operations(INT8) == lowered.operations(INT8)
+    assert reference.launches(False) > 2 * lowered.launches(False)
+    assert lowered.estimated == reference.estimated == ()
+
+
+def test_names_of_operators() -> None:
+    def double(x: Tensor) -> Tensor:
+        return F.silu(x)
+
+    assert operator_name(torch.ops.aten.add.Tensor) == "aten.add"
+    assert operator_name(operator.getitem) == "python.getitem"
+    assert operator_name(double) == "python.double"
+    assert set(small().bf16.nodes[0].operations) <= set(UNITS)
