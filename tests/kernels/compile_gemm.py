@@ -90,10 +90,10 @@ def linear(chip: int, bits: int, tile: Tile, variant: str) -> Any:
         del pointers["residual"]
     if variant == "split":
         pointers |= {"partial": "*i32"}
-    group = 1 if variant == "group" else 0
+    group = 2 if variant == "group" else 0
     constants = {
-        **{"T": tile.t, "N": tile.n, "BITS": bits, "GROUP": group, "FLUSH": 1, "EVEN": True},
-        **{"PAIR": variant == "pair", "STATES": 2 * branched, "RANK": 32 * branched},
+        **{"T": tile.t, "N": tile.n, "BITS": bits, "GROUP": group, "FLUSH": configs.flush(group)},
+        **{"EVEN": True, "PAIR": variant == "pair", "STATES": 2 * branched, "RANK": 32 * branched},
         **{"SWAP": chip >= 90, "ASM": True, "BAND": configs.BANDS, "PARTS": tile.parts},
     }
     if variant == "one":
@@ -172,6 +172,7 @@ def cases(chip: int, everything: bool) -> list[tuple[str, int, Tile, str]]:
     if chip in (86, 90):  # sm_80 and sm_89 have the machine code of sm_86
         found += [("linear", 4, tile, "pair") for tile in nibbles[1:]]
         found += [("linear", 4, min(nibbles), "one"), *LAST]
+        found += [("linear", 8, families(chip, 8, grouped=True)[-1], "group")]
         found += [("head", bits, configs.head_tile(chip, 4096, bits), "head") for bits in (4, 16)]
     return found
 
