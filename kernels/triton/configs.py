@@ -113,8 +113,11 @@ def head_tile(chip: int, rows: int, bits: int) -> Tile:
 
 
 def flush(group: int) -> int:
-    """Blocks of channels to sum as integers, for groups of ``group`` blocks (0 = none): a divisor, at most 4."""
-    return max(size for size in range(1, 5) if group % size == 0) if group else 1
+    """Blocks of channels to sum as integers, for groups of ``group`` blocks (0 = none).
+
+    At most two: they are a stage of the loop together, and more would not fit shared memory.
+    """
+    return 2 if group and group % 2 == 0 else 1
 
 
 def bucket(tokens: int) -> int:

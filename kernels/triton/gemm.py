@@ -204,7 +204,8 @@ def finish_kernel(
     at = partial + token.to(tl.int64)[:, None] * rows + row[None, :]
     keep = (token < tokens)[:, None] & inside[None, :]
     total = tl.zeros((T, N), dtype=partial.dtype.element_ty)
-    stride = rows.to(tl.int64) * tokens
+    # Integers that are 1 are constants without ``to``.
+    stride = tl.full((), 1, tl.int64) * tokens * rows
     for part in range(parts):
         total += tl.load(at + part * stride, mask=keep, other=0)
     store_linear(

@@ -76,7 +76,8 @@ def families(chip: int, bits: int, grouped: bool = False) -> tuple[Tile, ...]:
     Args:
         chip: Architecture.
         bits: 4 or 8.
-        grouped: With scales of groups of channels, whose sums take registers too: larger tiles would spill.
+        grouped: With scales of groups of channels, whose sums take registers too: larger tiles would spill. A stage is
+            up to two blocks then, so there are fewer of them.
     """
     wide = nearest_chip(chip) >= 90
     shapes = [(32, 64, 4, 5), (64, 64, 4, 4), (128, 64, 4, 3), (64, 128, 8, 4), (128, 128, 8, 3)]
@@ -85,9 +86,16 @@ def families(chip: int, bits: int, grouped: bool = False) -> tuple[Tile, ...]:
     elif bits == 8 and CHIPS[nearest_chip(chip)].shared < 2**17:
         shapes = [(t, n, warps, min(stages, 3)) for t, n, warps, stages in shapes]
     return tuple(
-        Tile(t=t, n=n, warps=warps, stages=stages, split=1, parts=min(4, max(1, t // 32)))
+        Tile(
+            t=t,
+            n=n,
+            warps=warps,
+            stages=min(stages, 3) if grouped else stages,
+            split=1,
+            parts=min(4, max(1, t // 32)),
+        )
         for t, n, warps, stages in shapes
-        if n == 64 or not grouped
+        if not grouped or (n == 64 and (wide or t <= 64))
     )
 
 

@@ -160,7 +160,9 @@ def accumulate(
                 )
             place = output * groups + block // GROUP
             scale = tl.load(weight_scale + place)
-            correction += scale * tl.load(column_sum + place).to(tl.float32)
+            # A group's sum is taken off once, with its first blocks.
+            once = tl.where(block % GROUP == 0, tl.load(column_sum + place), 0)
+            correction += scale * once.to(tl.float32)
             unit = scale * 0.0625 if BITS == 4 else scale
             sums += part.to(tl.float32) * (unit[:, None] if SWAP else unit[None, :])
         zeros = tl.load(zero + token)

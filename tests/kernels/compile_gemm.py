@@ -25,8 +25,9 @@ from starquant_fx.kernels.triton import linear as linears
 from starquant_fx.kernels.triton.predict import CHIPS, Tile, families
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-VARIANTS = ("full", "pair", "plain", "split", "group")
-"""Epilogues: everything but SwiGLU; SwiGLU and branch; scales only; parts of a split product; groups of channels."""
+VARIANTS = ("full", "pair", "plain", "split", "group", "one")
+"""Epilogues: everything but SwiGLU; SwiGLU and branch; scales only; parts of a split product; groups of channels; and
+scales of one token, output and block, which launches make constants of."""
 LINEAR = {
     **{"codes": "*i8", "scale": "*fp32", "zero": "*fp32", "packed": "*i8"},
     **{"weight_scale": "*fp32", "column_sum": "*i32", "out": "*bf16"},
@@ -46,6 +47,10 @@ HEAD = {
     **{"kind": "*bf16"},
 }
 FINISH = Tile(t=linears.FINISH_T, n=linears.FINISH_N, warps=4, stages=1, split=1, parts=1)
+LAST = [
+    *(("finish", 4, FINISH, variant) for variant in ("full", "one")),
+    ("combine", 4, FINISH, "head"),
+]
 UNALIGNED = {"tokens", "blocks", "groups", "per_split", "rows", "parts", "tiles"}
 """Integers that may be anything; the others are multiples of 16."""
 
@@ -57,16 +62,7 @@ def compiled(
     signature: dict[str, str] = {}
     values: dict[tuple[int, ...], Any] = {}
     hints: dict[tuple[int, ...], Any] = {}
-    integers = {
-        "tokens",
-        "outputs",
-        "features",
-        "row_bytes",
-        "blocks",
-        "groups",
-        "per_split",
-        "rows",
-    }
+    integers = (UNALIGNED | {"outputs", "features", "row_bytes"}) - set(constants)
     for place, name in enumerate(kernel.arg_names):
         if name in pointers:
             signature[name] = pointers[name]
@@ -94,12 +90,14 @@ def linear(chip: int, bits: int, tile: Tile, variant: str) -> Any:
         del pointers["residual"]
     if variant == "split":
         pointers |= {"partial": "*i32"}
-    group = 1 if variant == "group" else 0
+    group = 2 if variant == "group" else 0
     constants = {
-        **{"T": tile.t, "N": tile.n, "BITS": bits, "GROUP": group, "FLUSH": 1, "EVEN": True},
-        **{"PAIR": variant == "pair", "STATES": 2 * branched, "RANK": 32 * branched},
+        **{"T": tile.t, "N": tile.n, "BITS": bits, "GROUP": group, "FLUSH": configs.flush(group)},
+        **{"EVEN": True, "PAIR": variant == "pair", "STATES": 2 * branched, "RANK": 32 * branched},
         **{"SWAP": chip >= 90, "ASM": True, "BAND": configs.BANDS, "PARTS": tile.parts},
     }
+    if variant == "one":
+        constants |= dict.fromkeys(("tokens", "outputs", "blocks", "groups", "per_split"), 1)
     return compiled(gemm.linear_kernel, pointers, constants, chip, tile)
 
 
@@ -157,8 +155,7 @@ def cases(chip: int, everything: bool) -> list[tuple[str, int, Tile, str]]:
                 for bits in (4, 8, 16)
                 for tile in sorted({configs.head_tile(chip, rows, bits) for rows in (1, 32, 4096)})
             ),
-            ("finish", 4, FINISH, "full"),
-            ("combine", 4, FINISH, "head"),
+            *LAST,
         ]
     used = collections.Counter(
         (key[0], dataclasses.replace(tile, split=1))
@@ -174,6 +171,8 @@ def cases(chip: int, everything: bool) -> list[tuple[str, int, Tile, str]]:
     ]
     if chip in (86, 90):  # sm_80 and sm_89 have the machine code of sm_86
         found += [("linear", 4, tile, "pair") for tile in nibbles[1:]]
+        found += [("linear", 4, min(nibbles), "one"), *LAST]
+        found += [("linear", 8, families(chip, 8, grouped=True)[-1], "group")]
         found += [("head", bits, configs.head_tile(chip, 4096, bits), "head") for bits in (4, 16)]
     return found
 
@@ -187,6 +186,7 @@ def made(kernel: str, bits: int, tile: Tile, variant: str, chip: int) -> Any:
     if kernel == "finish":
         constants = {"T": tile.t, "N": tile.n, "BITS": bits, "GROUP": 0, "PAIR": False}
         constants |= {"STATES": 2, "RANK": 32}
+        constants |= dict.fromkeys(("tokens", "outputs"), 1) if variant == "one" else {}
         pointers = {**LINEAR, **FULL, "partial": "*i32"}
         return compiled(gemm.finish_kernel, pointers, constants, chip, tile)
     pointers = {**HEAD, "peak": "*bf16", "tokens": "*i64", "probability": "*bf16"}

@@ -88,7 +88,9 @@ def test_epilogue_in_parts_is_the_same(
 
 @pytest.mark.parametrize("tile", FORMS)
 @pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize(("features", "groups"), [(512, 4), (512, 2), (384, 1)])
+@pytest.mark.parametrize(
+    ("features", "groups"), [(512, 4), (512, 2), (384, 1), (1280, 2), (1536, 2)]
+)
 def test_groups_of_channels(
     tile: Config, bits: int, features: int, groups: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
