@@ -22,11 +22,10 @@ def use_site_kernel(module: fx.GraphModule, node: fx.Node, tables: Tables) -> No
     x, eps = before_norm(form.x)
     shift = tables.read(node, site, "shift", lambda: _shift(form))
     if form.matrix is not None or form.directions is not None:
-        if form.state is None and shift is not None:
-            form.state = _one_state(node, x)  # TAC alone
+        alone = shift is not None and form.means is None and form.directions is None
         read = [
             tables.read(node, site, "matrix", lambda: _typed(form.matrix, dtype)),
-            form.state,
+            _one_state(node, x) if alone else form.state,  # TAC's bias is that of every state
             shift,
             tables.read(node, site, "directions", lambda: _typed(padded(form.directions), dtype)),
             tables.read(node, site, "reduce", lambda: _typed(_reduce(form), dtype)),
@@ -69,7 +68,11 @@ def _shift(form: SiteForm) -> Tensor | None:
     """What is added before the branch: TAC's bias less the mean of the state, float32 [S or 1, d]."""
     parts = [] if form.offset is None else [form.offset.float()[None]]
     parts += [] if form.means is None else [-form.means.float()]
-    return sum(parts[1:], parts[0]).contiguous() if parts else None
+    if not parts:
+        return None
+    rows = 1 if form.directions is None else len(form.directions)
+    shift = sum(parts[1:], parts[0])
+    return shift.expand(max(rows, len(shift)), -1).contiguous()
 
 
 def _reduce(form: SiteForm) -> Tensor | None:

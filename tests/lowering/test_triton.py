@@ -75,7 +75,7 @@ def test_a_layer_is_four_products(kind: str) -> None:
     linears = calls(graph, tiles.tile_linear.default)
     assert len(linears) == 4 * layers
     assert sum(node.args[12] is not None for node in linears) == 2 * layers
-    assert sum(node.args[13] for node in linears) == layers
+    assert sum(node.args[13] is True for node in linears) == layers
     assert not calls(graph, aten.silu.default)
     assert len(calls(graph, tiles.tile_site.default)) == 4 * layers
     prepared = calls(graph, tiles.tile_prepare.default)
