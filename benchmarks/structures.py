@@ -40,15 +40,35 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def medians(calls: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
-    """Median seconds of each call; they take turns, so that noise hits all of them alike."""
+def wall(call: Callable[[], Any]) -> float:
+    """Seconds of one call by the wall clock."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def in_turns(
+    calls: Sequence[Callable[[], Any]],
+    repeats: int,
+    seconds: Callable[[Callable[[], Any]], float] = wall,
+) -> list[list[float]]:
+    """Seconds of each call, ``repeats`` of them after a first one; they take turns, so that noise hits all alike.
+
+    Args:
+        calls: What is timed.
+        repeats: Timed rounds.
+        seconds: Runs and times one call.
+    """
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(repeats + 1):
-        for call, seconds in zip(calls, times, strict=True):
-            start = time.perf_counter()
-            call()
-            seconds.append(time.perf_counter() - start)
-    return [statistics.median(seconds[1:]) for seconds in times]
+        for call, found in zip(calls, times, strict=True):
+            found.append(seconds(call))
+    return [found[1:] for found in times]
+
+
+def medians(calls: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
+    """Median seconds of each call, as ``in_turns`` times them."""
+    return [statistics.median(found) for found in in_turns(calls, repeats)]
 
 
 def rows(width: int, tokens: int, repeats: int, dtype: torch.dtype) -> list[str]:

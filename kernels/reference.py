@@ -312,6 +312,26 @@ def integer_matmul(codes: Tensor, weight: Tensor, magnitude: int) -> Tensor:
     return codes.to(dtype) @ weight.to(dtype).T
 
 
+def sum_of_groups(
+    codes: Tensor, zero: Tensor, weight: Tensor, weight_scale: Tensor, column_sum: Tensor
+) -> Tensor:
+    """``sum over groups of (codes @ W - zero * column_sum) * weight_scale``: float32 [..., n].
+
+    Args:
+        codes: [..., d] integers.
+        zero: float32 [..., 1].
+        weight: Codes int8 [n, d].
+        weight_scale: float32 [n, groups]; a group is d / groups neighbouring channels.
+        column_sum: Sum of a group's weight codes, int32 [n, groups].
+    """
+    groups = weight_scale.shape[1]
+    left = codes.double().unflatten(-1, (groups, -1))
+    right = weight.double().unflatten(-1, (groups, -1))
+    totals = torch.einsum("...gk,ngk->...ng", left, right)
+    totals = totals - zero.double().unsqueeze(-1) * column_sum.double()
+    return (totals.float() * weight_scale).sum(-1)
+
+
 def quantized_linear(
     codes: Tensor,
     scale: Tensor,
@@ -329,13 +349,16 @@ def quantized_linear(
 
     ``y = (codes @ W - zero * column_sum) * scale * weight_scale + bias + state_bias[state]``
 
+    With scales of groups of channels, the product with its zero-point correction is each group's own, and what they
+    give, times their scales, is added up in float32.
+
     Args:
         codes: Activation codes uint8 [..., d].
         scale: float32 [..., 1].
         zero: float32 [..., 1].
         packed: Packed weight codes of ``weight_bits``.
-        weight_scale: float32 [n].
-        column_sum: Sum of the weight codes per output channel, int32 [n].
+        weight_scale: float32 [n], or [n, groups] for groups of d / groups neighbouring channels.
+        column_sum: Sum of the weight codes per output channel (and group), int32, the shape of ``weight_scale``.
         weight_bits: 2..8.
         bias: [n] or None.
         state: [...] or None.
@@ -346,9 +369,12 @@ def quantized_linear(
         [..., n].
     """
     weight = unpack(packed, weight_bits, weight_scale.shape[0], codes.shape[-1])
-    total = integer_matmul(codes, weight, 255 * 2 ** (weight_bits - 1))
-    total = total - zero.to(total.dtype) * column_sum.to(total.dtype)
-    y = total.float() * scale * weight_scale
+    if weight_scale.dim() == 2:
+        y = sum_of_groups(codes, zero, weight, weight_scale, column_sum) * scale
+    else:
+        total = integer_matmul(codes, weight, 255 * 2 ** (weight_bits - 1))
+        total = total - zero.to(total.dtype) * column_sum.to(total.dtype)
+        y = total.float() * scale * weight_scale
     if bias is not None:
         y = y + bias.float()
     if state is not None and state_bias is not None:

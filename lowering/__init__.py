@@ -14,23 +14,33 @@ from torch import fx
 from starquant_fx.errors import LoweringError, nearest
 from starquant_fx.kernels import cpu as cpu_kernels
 from starquant_fx.lowering import cpu, reference
-from starquant_fx.lowering.choice import AUTO, log_choice
+from starquant_fx.lowering.choice import AUTO, log_choice, triton_unavailable
+from starquant_fx.lowering.tables import Laid
 from starquant_fx.program import Program
 
-TARGETS: dict[str, Callable[[Program], fx.GraphModule]] = {
+
+def _triton(program: Program, laid: Laid) -> fx.GraphModule:
+    """The target ``triton``, which is imported only where it is used."""
+    from starquant_fx.lowering import triton
+
+    return triton.lower(program, laid)
+
+
+TARGETS: dict[str, Callable[[Program, Laid], fx.GraphModule]] = {
     "reference": reference.lower,
     "cpu": cpu.lower,
+    "triton": _triton,
 }
 """Targets by name."""
 
 
 def choose_target(name: str, device: torch.device) -> str:
-    """Resolves ``auto`` for a device: ``cpu`` there if its kernels run on this machine, else ``reference``.
+    """Resolves ``auto`` for a device: ``triton`` on CUDA, ``cpu`` on the CPU, else or without kernels ``reference``.
 
     The choice is logged once.
 
     Raises:
-        LoweringError: Unknown target (the nearest name is offered).
+        LoweringError: Unknown target (the nearest name is offered), or ``triton`` where it cannot run.
     """
     if not isinstance(name, str) or name not in (AUTO, *TARGETS):
         raise LoweringError(
@@ -40,12 +50,38 @@ def choose_target(name: str, device: torch.device) -> str:
             got=repr(name),
             hint=nearest(str(name), TARGETS) or f"{AUTO!r} takes the fastest one",
         )
+    missing = triton_unavailable(device)
+    if name == "triton" and missing is not None:
+        raise LoweringError(
+            "the target triton does not run here",
+            where="target",
+            expected="an NVIDIA GPU of compute capability 8.0 or higher, and Triton",
+            got=missing,
+            hint="device='cuda' moves the model to a GPU; target='auto' takes what runs; TRITON_INTERPRET=1 in the "
+            "environment interprets the kernels on the CPU, slowly",
+        )
     log_choice(name, device)
     if name != AUTO:
         return name
+    if device.type == "cuda" and missing is None:
+        return "triton"
     return "cpu" if device.type == "cpu" and cpu_kernels.unavailable() is None else "reference"
 
 
-def lower(program: Program, target: str) -> fx.GraphModule:
-    """Lowers a finished program to a target (already resolved by ``choose_target``)."""
-    return TARGETS[target](program)
+def runs_on(target: str, device: torch.device) -> bool:
+    """Whether a target runs on a device of this machine."""
+    if target == "triton":
+        return triton_unavailable(device) is None
+    return target != "cpu" or device.type == "cpu"
+
+
+def lower(program: Program, target: str, laid: Laid | None = None) -> fx.GraphModule:
+    """Lowers a finished program to a target (already resolved by ``choose_target``).
+
+    Args:
+        program: A fused program.
+        target: Name of the target.
+        laid: What other captures of the model laid out for the target's kernels, to be shared; receives what this
+            one lays out.
+    """
+    return TARGETS[target](program, {} if laid is None else laid)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import logging
+import os
 from collections import Counter
 
 import torch
@@ -13,10 +15,28 @@ from starquant_fx.kernels import cpu
 
 AUTO = "auto"
 """Name of the fastest target that runs on a device."""
+OLDEST = 8
+"""Major compute capability of the oldest GPUs that the Triton kernels are made for."""
+TRITON = "the Triton kernels run"
 RUN = "the CPU kernels run (AVX512-VNNI, AVX512-BF16)"
 STAND_IN = "the reference kernels stand in"
+TILE = "tile_"
+"""Names of the operators of the Triton kernels start so."""
 FREE = ("token_state", "ratio_state", "partition", "scatter")
 """Operators that have one implementation, which is no matter of choice."""
+
+
+def triton_unavailable(device: torch.device) -> str | None:
+    """Why the Triton kernels do not run on a device; None if they do."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if device.type == "cpu":
+        interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+        return None if interpreted else "a model on the CPU"
+    if device.type != "cuda":
+        return f"a model on {device}"
+    major, minor = torch.cuda.get_device_capability(device)
+    return None if major >= OLDEST else f"a GPU of compute capability {major}.{minor}"
 
 
 def choice(asked: str, device: torch.device) -> str:
@@ -26,6 +46,11 @@ def choice(asked: str, device: torch.device) -> str:
         asked: Name of the target, or ``auto``.
         device: Where the program is.
     """
+    on_gpu = asked == AUTO and device.type == "cuda"
+    if asked == "triton" or (on_gpu and triton_unavailable(device) is None):
+        return TRITON if device.type == "cuda" else f"{TRITON}, interpreted on the CPU"
+    if on_gpu:
+        return f"{STAND_IN}: {triton_unavailable(device)}"
     if asked not in (AUTO, "cpu"):
         return "the reference kernels run"
     if device.type != "cpu":
@@ -61,11 +86,13 @@ def kernels_in_use(asked: str, device: torch.device, graph: fx.Graph) -> str:
     for node in graph.nodes:
         space, _, name = str(node.target).removesuffix(".default").rpartition(".")
         if node.op == "call_function" and space == "starquant" and name not in FREE:
-            (own if name in cpu.OPERATORS else others)[name] += 1
+            (own if name in cpu.OPERATORS or name.startswith(TILE) else others)[name] += 1
     text = choice(asked, device)
     parts = [f": {_listed(own)}" if own else ""]
     if others:
-        parts.append(f"{'; by the reference' if text == RUN else ''}: {_listed(others)}")
+        parts.append(
+            f"{'; by the reference' if text.startswith((RUN, TRITON)) else ''}: {_listed(others)}"
+        )
     return text + "".join(parts)
 
 

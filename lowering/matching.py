@@ -15,6 +15,16 @@ def become(node: fx.Node, target: Any, *arguments: Any) -> None:
     node.target, node.args, node.kwargs = target, arguments, {}
 
 
+def call_before(node: fx.Node, target: Any, arguments: tuple[Any, ...]) -> fx.Node:
+    """Inserts a call before a node; tables that stand behind it and that the call reads move before it."""
+    with node.graph.inserting_before(node):
+        call = node.graph.call_function(target, arguments)
+    for source in call.all_input_nodes:
+        if source > call:
+            call.prepend(source)
+    return call
+
+
 def arguments_of(node: Any, target: object) -> tuple[Any, ...]:
     """The arguments of a node that calls this operator; else nothing."""
     return tuple(node.args) if isinstance(node, fx.Node) and node.target == target else ()
@@ -41,10 +51,3 @@ def alike(*nodes: Any) -> bool:
 def tensors_of(module: fx.GraphModule, value: Any) -> Any:
     """The tensors that nodes in an argument read."""
     return fx.map_arg(value, lambda n: operator.attrgetter(str(n.target))(module))
-
-
-def add_tensor(module: fx.GraphModule, name: str, tensor: torch.Tensor) -> fx.Node:
-    """Adds a tensor to a module that has the name's owner, and a node that reads it where nodes are inserted now."""
-    owner, _, leaf = name.rpartition(".")
-    module.get_submodule(owner).register_buffer(leaf, tensor)
-    return module.graph.get_attr(name)

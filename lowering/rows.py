@@ -26,6 +26,7 @@ BY_POSITION = frozenset(
         *(f"starquant.{name}.default" for name in ("quantize_activation", "dequantize_activation")),
         *(f"starquant.{name}.default" for name in ("transform_quantize", "quantized_linear")),
         *(f"starquant.{name}.default" for name in ("site_codes", "panel_linear", "panel_linears")),
+        *(f"starquant.{name}.default" for name in ("tile_prepare", "tile_site", "tile_linear")),
     ]
 )
 """Operators whose results at a position depend on their inputs at that position only."""

@@ -23,7 +23,7 @@ from starquant_fx.compiled import CompiledModel, bind_tensors, spare_tensors
 from starquant_fx.errors import CheckpointError, InputError, StarQuantError, cause
 from starquant_fx.files import check_destination, replacing
 from starquant_fx.fingerprint import fingerprint
-from starquant_fx.lowering import AUTO, TARGETS, choose_target
+from starquant_fx.lowering import AUTO, TARGETS, choose_target, runs_on
 from starquant_fx.model_facts import check_mask_token, check_module
 from starquant_fx.pass_manager import run_passes
 from starquant_fx.program import CONSTANTS
@@ -151,8 +151,7 @@ def _load(model: nn.Module, file: Any, path: Path, target: str | None) -> Compil
     )
     check_values(program, path)
     program.stages.clear()
-    moved = report.target == "cpu" and program.device.type != "cpu"
-    asked = target or (AUTO if moved else report.target)
+    asked = target or (report.target if runs_on(report.target, program.device) else AUTO)
     report = dataclasses.replace(report, target=choose_target(asked, program.device))
     spare = spare_tensors(model, program)
     return CompiledModel(twin, program, report, spare, model, made_from, asked)

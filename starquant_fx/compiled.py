@@ -15,7 +15,9 @@ from starquant_fx.diffusion import generate
 from starquant_fx.errors import InputError, LoweringError
 from starquant_fx.lowering import lower
 from starquant_fx.lowering.choice import kernels_in_use
+from starquant_fx.lowering.greedy import greedy_at_rows
 from starquant_fx.lowering.rows import at_rows
+from starquant_fx.lowering.tables import Laid
 from starquant_fx.models.layers import DenoiserOutput
 from starquant_fx.pass_manager import run_passes
 from starquant_fx.program import CONSTANTS, Program
@@ -51,8 +53,10 @@ class CompiledModel(nn.Module):
         super().__init__()
         self.config: Any = getattr(signature_of, "config", None)
         self.program = program
-        self.graph = lower(program, report.target)
+        self._laid: Laid = {}
+        self.graph = lower(program, report.target, self._laid)
         self.fingerprint = fingerprint
+        release_device_memory(program, self.graph)
         kernels = kernels_in_use(asked or report.target, program.device, self.graph.graph)
         self.report = dataclasses.replace(report, kernels=kernels)
         self._plain_inputs = [str(n.target) for n in program.graph.nodes if n.op == "placeholder"]
@@ -61,6 +65,7 @@ class CompiledModel(nn.Module):
         self._spare = spare
         self._variants: dict[Any, fx.GraphModule] = {}
         self._at_rows: dict[fx.GraphModule, fx.GraphModule] = {}
+        self._greedy: dict[fx.GraphModule, fx.GraphModule] = {}
 
     @property
     def recipe(self) -> Any:
@@ -101,6 +106,29 @@ class CompiledModel(nn.Module):
         graph, inputs = self.graph_at_rows(args, kwargs)
         logits: Tensor = graph(*inputs, rows)
         return logits[0]
+
+    def greedy_at(self, rows: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """The most probable token at some positions; on the target ``triton`` without storing the logits.
+
+        Args:
+            rows: [R] int64, positions in the flattened [B L].
+            *args: As ``forward``.
+            **kwargs: As ``forward``.
+
+        Returns:
+            The largest logit [R], NaN if there is one; the token [R] int64, the first of the largest logits; and its
+            probability [R].
+
+        Raises:
+            InputError: The arguments do not fit the model.
+        """
+        graph, inputs = self.graph_at_rows(args, kwargs)
+        if graph not in self._greedy:
+            with TRACING:
+                if graph not in self._greedy:  # another thread made it meanwhile
+                    self._greedy[graph] = greedy_at_rows(graph, self.report.target == "triton")
+        largest, tokens, probability = self._greedy[graph](*inputs, rows)
+        return largest, tokens, probability
 
     def graph_at_rows(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -162,7 +190,7 @@ class CompiledModel(nn.Module):
         """
         run_passes(program, self.recipe.passes)
         bind_tensors(program, {**self._spare, **self.program.tensors()})
-        return lower(program, self.report.target)
+        return lower(program, self.report.target, self._laid)
 
     def _variant(self, arguments: dict[str, Tensor]) -> fx.GraphModule:
         key = capture_key(arguments)
@@ -179,6 +207,18 @@ class CompiledModel(nn.Module):
         return self.adopt(
             capture(self._skeleton[0], self.recipe, mask_token_id=mask_id, arguments=traced)
         )
+
+
+def release_device_memory(program: Program, lowered: fx.GraphModule) -> None:
+    """Moves what passes made and a lowered graph does not read, as it has it in another layout, off a GPU to the host.
+
+    Packed weights are then once in the device's memory; saving and other captures read them from the host.
+    """
+    read = {str(node.target) for node in lowered.graph.nodes if node.op == "get_attr"}
+    for name, tensor in program.tensors().items():
+        if tensor.is_cuda and name.startswith(f"{CONSTANTS}.") and name not in read:
+            path, _, leaf = name.rpartition(".")
+            program.module.get_submodule(path).register_buffer(leaf, tensor.cpu())
 
 
 def bind_tensors(program: Program, tensors: dict[str, Tensor]) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from starquant_fx.errors import InputError, nearest
@@ -133,20 +133,40 @@ def models(text: str) -> list[ModelSpec]:
     Raises:
         InputError: There is no such model.
     """
-    for name in text.split(","):
-        if name not in MODELS:
+    return [MODELS[name] for name in named(text, MODELS, "model", "--models")]
+
+
+def named(text: str, known: Collection[str], what: str, option: str) -> list[str]:
+    """Names separated by commas, as an option takes them.
+
+    Args:
+        text: What was given.
+        known: The names that there are.
+        what: What they name.
+        option: Its name.
+
+    Raises:
+        InputError: One is not known.
+    """
+    names = text.split(",")
+    for name in names:
+        if name not in known:
             raise InputError(
-                f"unknown model {name!r}",
-                where="--models",
-                expected=", ".join(MODELS),
+                f"unknown {what} {name!r}",
+                where=option,
+                expected=", ".join(known),
                 got=name,
-                hint=nearest(name, MODELS),
+                hint=nearest(name, known),
             )
-    return [MODELS[name] for name in text.split(",")]
+    return names
 
 
-def shapes(text: str) -> list[Shape]:
+def shapes(text: str, option: str = "--tokens") -> list[Shape]:
     """Token shapes such as ``1x128,4x512``, small ones first, because a process's peak memory only grows.
+
+    Args:
+        text: What was given.
+        option: The option that it was given to.
 
     Raises:
         InputError: A shape is malformed.
@@ -157,7 +177,7 @@ def shapes(text: str) -> list[Shape]:
         if match is None:
             raise InputError(
                 "a token shape is malformed",
-                where="--tokens",
+                where=option,
                 expected="SEQUENCESxTOKENS, such as 1x512",
                 got=part,
             )

@@ -17,13 +17,13 @@ def build(place: Place) -> Runner:
     torchao = importlib.import_module("torchao.quantization")
     model = load(place, "fp32")
     torchao.quantize_(model, torchao.Int8DynamicActivationInt8WeightConfig())
-    held = sum(_bytes(linear.weight) for linear in block_linears(model))
+    held = sum(stored_bytes(linear.weight) for linear in block_linears(model))
     return Runner(torch_forward(model, compiled=True), held, "int8")
 
 
-def _bytes(tensor: Any) -> int:
+def stored_bytes(tensor: Any) -> int:
     """Bytes of a tensor that may be made of others."""
     if type(tensor) in (Tensor, nn.Parameter) or not hasattr(tensor, "__tensor_flatten__"):
         return int(tensor.nbytes)
     names, _ = tensor.__tensor_flatten__()
-    return sum(_bytes(getattr(tensor, name)) for name in names)
+    return sum(stored_bytes(getattr(tensor, name)) for name in names)

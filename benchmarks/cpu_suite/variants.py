@@ -6,7 +6,7 @@ import dataclasses
 import importlib.util
 from typing import Any
 
-from starquant_fx.errors import InputError, nearest
+from cpu_suite.specs import named
 
 FULL = "fp32"
 LIMIT = "int8 limit"
@@ -107,15 +107,6 @@ def chosen(text: str) -> list[Variant]:
     Raises:
         InputError: There is no such variant.
     """
-    names = list(VARIANTS) if text == "all" else text.split(",")
-    for name in names:
-        if name not in VARIANTS:
-            raise InputError(
-                f"unknown variant {name!r}",
-                where="--variants",
-                expected=f"all, or some of: {', '.join(VARIANTS)}",
-                got=name,
-                hint=nearest(name, VARIANTS),
-            )
+    names = list(VARIANTS) if text == "all" else named(text, VARIANTS, "variant", "--variants")
     wanted = {*names, *ANCHORS, FULL}
     return [variant for name, variant in VARIANTS.items() if name in wanted]

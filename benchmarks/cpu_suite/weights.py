@@ -17,6 +17,10 @@ from starquant_fx.models.locate import locate
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 ORDINARY = 16
 """Ids below this are left to special tokens."""
+EMBEDDINGS = ("wte.weight", "embed_tokens.weight")
+BLOCK_ENDS = ("attn_out.weight", "ff_out.weight", "o_proj.weight", "down_proj.weight")
+HEAD = "model.transformer.ff_out.weight"
+"""A LLaDA's head, whose name ends as that of a down projection."""
 
 
 def prepare(place: Place) -> None:
@@ -54,12 +58,24 @@ def draw(spec: ModelSpec, seed: int = 0) -> dict[str, Tensor]:
         if parameter.dim() == 1:
             found[name] = torch.ones(parameter.shape, dtype=torch.bfloat16)
             continue
-        block_end = ".blocks." in name and name.endswith(("attn_out.weight", "ff_out.weight"))
-        deviation = 1.0 if "wte" in name else parameter.shape[1] ** -0.5
-        deviation *= (2 * spec.layers) ** -0.5 if block_end else 1.0
-        values = torch.empty(parameter.shape).normal_(0, deviation, generator=generator)
+        spread = deviation(name, parameter.shape[1], spec.layers)
+        values = torch.empty(parameter.shape).normal_(0, spread, generator=generator)
         found[name] = values.to(torch.bfloat16)
     return found
+
+
+def deviation(name: str, inputs: int, layers: int) -> float:
+    """The standard deviation of a matrix: one in an embedding, gain one in a linear, less where a block ends.
+
+    Args:
+        name: Published name of a LLaDA's or Dream's weight.
+        inputs: Its columns.
+        layers: Blocks of the model.
+    """
+    if name.endswith(EMBEDDINGS):
+        return 1.0
+    block_end = name.endswith(BLOCK_ENDS) and name != HEAD
+    return (inputs * (2 * layers if block_end else 1)) ** -0.5
 
 
 def token_ids(spec: ModelSpec, shape: Shape, seed: int = 0) -> Tensor:

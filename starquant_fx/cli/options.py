@@ -35,7 +35,7 @@ CalibrationFile = Annotated[
         "Default: the shipped excerpt for shipped models, else the model's own generations.",
     ),
 ]
-Target = Annotated[str, typer.Option("--target", "-t", help="auto, reference or cpu.")]
+Target = Annotated[str, typer.Option("--target", "-t", help="auto, reference, cpu or triton.")]
 Device = Annotated[
     str | None,
     typer.Option("--device", help="Where everything is computed, such as cuda. Default: cpu."),

@@ -24,8 +24,14 @@ import torch
 from torch import Tensor
 
 from starquant_fx.diffusion import arguments
+from starquant_fx.diffusion.candidates import (
+    NumberWatch,
+    at_candidates,
+    candidate_rows,
+    row_capacity,
+)
 from starquant_fx.diffusion.canvas import blank_canvas
-from starquant_fx.diffusion.stepping import StepCallback, logits_at, require_numbers
+from starquant_fx.diffusion.stepping import StepCallback, greedy_at, logits_at
 from starquant_fx.errors import InputError
 from starquant_fx.operators import op
 
@@ -100,51 +106,53 @@ def llada_generate(
 
     ids, keep = blank_canvas(model, prompt_ids, attention_mask, gen_length, mask_id)
     given = ids != mask_id
+    mask = None if keep is None else keep.long()
+    only_greedy = temperature == 0 and cfg_scale == 0 and remasking == "low_confidence"
+    only_greedy = only_greedy and not (logits_eos_inf or confidence_eos_eot_inf)
+    demoted = [i for i in (eot, eos if temperature == 0 else None) if i is not None]
+    demoted = demoted if confidence_eos_eot_inf else []
     quota, remainder = divmod(block_length, steps_per_block)
+    watch = NumberWatch(ids.device)
+    capacity: int | None = None
     for step in range(blocks * steps_per_block):
         block, step_in_block = divmod(step, steps_per_block)
         end = prompt_ids.shape[1] + (block + 1) * block_length
         candidates = ids == mask_id
         candidates[:, end:] = False
-        rows = _guided_logits(model, candidates, ids, keep, given, mask_id, cfg_scale)
-
-        noise = None
-        if temperature > 0:
-            # The full shape is drawn, whatever is used of it: this keeps the published stream of
-            # numbers.
-            noise = torch.rand(
-                (*ids.shape, rows.shape[-1]),
-                dtype=torch.float64,
-                device=rows.device,
-                generator=generator,
-            )[candidates]
-        if noise is not None or logits_eos_inf:
-            require_numbers(rows, step + 1)
-        if logits_eos_inf:
-            rows[:, eos] = -torch.inf
-        if noise is None:
-            largest, tokens, sureness = op("greedy")(rows, False)
-            require_numbers(rows, step + 1, largest)
+        if step_in_block == 0:
+            capacity = row_capacity(candidates)
+        rows = candidate_rows(candidates, capacity)
+        if only_greedy:
+            largest, tokens, sureness = greedy_at(model, rows, ids, mask)
+            watch.see(step + 1, largest)
         else:
-            tokens, sureness = gumbel_argmax(rows, temperature, noise), None
+            logits = _guided_logits(model, rows, ids, mask, given, mask_id, cfg_scale)
+            watch.see(step + 1, logits)
+            noise = None
+            if temperature > 0:
+                # The full shape is drawn, whatever is used of it: this keeps the published stream of
+                # numbers.
+                noise = torch.rand(
+                    (*ids.shape, logits.shape[-1]),
+                    dtype=torch.float64,
+                    device=logits.device,
+                    generator=generator,
+                ).flatten(0, 1)[rows]
+            if logits_eos_inf:
+                logits[:, eos] = -torch.inf
+            tokens, sureness = _chosen(logits, noise, temperature, demoted)
         if remasking == "random":
             drawn = torch.rand(ids.shape, device=ids.device, generator=generator)
             confidence = drawn.masked_fill(~candidates, -torch.inf)
         else:
-            if confidence_eos_eot_inf:
-                rows[:, eot] = -torch.inf
-                if temperature == 0:
-                    rows[:, eos] = -torch.inf
-            if sureness is None or confidence_eos_eot_inf:
-                sureness = rows.softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
-            confidence = torch.full(ids.shape, -torch.inf, dtype=rows.dtype, device=ids.device)
-            confidence[candidates] = sureness
+            confidence = at_candidates(candidates, rows, sureness, -torch.inf)
 
-        proposed = ids.masked_scatter(candidates, tokens)
+        proposed = at_candidates(candidates, rows, tokens, ids)
         chosen = confidence.topk(quota + (step_in_block < remainder), dim=1).indices
         ids = ids.scatter(1, chosen, proposed.gather(1, chosen))
         if on_step is not None:
             on_step(step + 1, blocks * steps_per_block, ids.clone(), confidence)
+    watch.check()
     return ids
 
 
@@ -165,18 +173,30 @@ def gumbel_argmax(logits: Tensor, temperature: float, uniforms: Tensor) -> Tenso
     return (logits.double().exp() / (-uniforms.log()) ** temperature).argmax(-1)
 
 
+def _chosen(
+    logits: Tensor, noise: Tensor | None, temperature: float, demoted: list[int]
+) -> tuple[Tensor, Tensor]:
+    """The tokens [R] of logits [R, vocab] and how sure they are; that of demoted tokens is 0."""
+    if noise is None:
+        _, tokens, sureness = op("greedy")(logits, False)
+        if not demoted:
+            return tokens, sureness
+    else:
+        tokens = gumbel_argmax(logits, temperature, noise)
+    logits[:, demoted] = -torch.inf
+    return tokens, logits.softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
+
+
 def _guided_logits(
     model: Callable[..., Any],
-    candidates: Tensor,
+    rows: Tensor,
     ids: Tensor,
-    keep: Tensor | None,
+    mask: Tensor | None,
     given: Tensor,
     mask_id: int,
     scale: float,
 ) -> Tensor:
-    """Logits [R, vocab] of the candidates [B, L], with classifier-free guidance if ``scale`` > 0."""
-    mask = None if keep is None else keep.long()
-    rows = candidates.flatten().nonzero().squeeze(1)
+    """Logits [R, vocab] at rows of the flattened ids, with classifier-free guidance if ``scale`` > 0."""
     if scale == 0:
         return logits_at(model, rows, ids, mask)
     both = torch.cat([ids, ids.masked_fill(given, mask_id)])

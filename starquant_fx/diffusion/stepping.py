@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from starquant_fx.errors import InputError, StarQuantError
+from starquant_fx.operators import op
 
 StepCallback = Callable[[int, int, Tensor, Tensor], None]
 """Called after every denoising step with (step, total, ids, confidence).
@@ -129,25 +130,53 @@ def logits_at(
     return logits
 
 
-def require_numbers(logits: Tensor, step: int, largest: Tensor | None = None) -> None:
+def greedy_at(
+    model: Callable[..., Any], rows: Tensor, ids: Tensor, attention_mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The most probable token at some positions; a model with a method ``greedy_at`` may do without their logits.
+
+    Args:
+        model: As in ``model_logits``.
+        rows: [R] int64, positions in the flattened [B L].
+        ids: [B, L] int64.
+        attention_mask: Passed on.
+
+    Returns:
+        The largest logit [R], the token [R] and its probability [R], as ``reference.greedy`` says.
+
+    Raises:
+        InputError: As ``model_logits``.
+    """
+    own = getattr(model, "greedy_at", None)
+    if own is None:
+        return op("greedy")(logits_at(model, rows, ids, attention_mask), False)
+    return own(rows, ids, attention_mask=attention_mask)
+
+
+def require_numbers(logits: Tensor, step: int) -> None:
     """Raises a StarQuantError if the logits of a denoising step contain NaN; -inf is allowed.
 
     Args:
-        logits: [R, vocab].
+        logits: [R, vocab], or the largest of each row [R].
         step: Counts from 1.
-        largest: The largest of each row [R] where it is known; a NaN in a row is its largest.
 
     Raises:
         StarQuantError: There is a NaN.
     """
-    if bool((logits.amax(-1) if largest is None else largest).isnan().any()):
-        raise StarQuantError(
-            "the model's logits contain NaN",
-            where=f"denoising step {step}",
-            expected="numbers",
-            got=f"{int(logits.isnan().sum())} NaN",
-            hint="check the weights, and try a wider dtype if the model runs in float16",
-        )
+    strange = (logits.amax(-1) if logits.dim() == 2 else logits).isnan()
+    if bool(strange.any()):
+        raise logits_with_nan(step, f"{int(strange.sum())} positions with NaN")
+
+
+def logits_with_nan(step: int, got: str = "NaN") -> StarQuantError:
+    """The refusal of NaN in a step's logits."""
+    return StarQuantError(
+        "the model's logits contain NaN",
+        where=f"denoising step {step}",
+        expected="numbers",
+        got=got,
+        hint="check the weights, and try a wider dtype if the model runs in float16",
+    )
 
 
 @contextlib.contextmanager

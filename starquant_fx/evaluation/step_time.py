@@ -26,6 +26,7 @@ PARTS = {
     "quantized_linear": LINEARS,
     "panel_linear": LINEARS,
     "panel_linears": LINEARS,
+    "tile_linear": LINEARS,
     "aten.linear.": LINEARS,
     "attention": ATTENTION,
     "starquant.": TRANSFORMS,

@@ -55,7 +55,8 @@ def test_a_nan_is_refused(kind: str, options: dict[str, Any], column: int) -> No
         model.table[5, MASK, column] = torch.nan
     with pytest.raises(StarQuantError, match="contain NaN") as refusal:
         SAMPLERS[kind](model, PROMPT, **GREEDY[kind], **options)
-    assert (refusal.value.where, refusal.value.got) == ("denoising step 1", "1 NaN")
+    assert refusal.value.where == "denoising step 1"
+    assert refusal.value.got == "1 positions with NaN"
 
 
 class Coarse(Denoiser):

@@ -12,7 +12,7 @@ import torch
 
 from starquant_fx import compile as compile_model
 from starquant_fx import generate
-from starquant_fx.diffusion import llada
+from starquant_fx.diffusion import candidates
 from starquant_fx.evaluation import step_time
 from starquant_fx.evaluation.step_time import StepTimes, timed_generation
 from tests.small_models import masked_ids, model
@@ -81,7 +81,7 @@ def test_each_part_gets_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     plain = model("llada")
     monkeypatch.setattr(plain, "forward", takes(1.0, plain.forward))
-    monkeypatch.setattr(llada, "require_numbers", takes(0.1, llada.require_numbers))
+    monkeypatch.setattr(candidates, "require_numbers", takes(0.1, candidates.require_numbers))
     view = _View(takes(0.01, lambda *step: None))
     monkeypatch.setattr(step_time, "step_view", lambda *given: view)
     _, times = timed_generation(plain, masked_ids("llada", (1, 6), 0.0), **OPTIONS)

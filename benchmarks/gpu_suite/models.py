@@ -1,0 +1,94 @@
+"""Models at full size with random weights, made on the device; copies that share them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cpu_suite.torchao_int8 import stored_bytes
+from cpu_suite.weights import deviation
+from gpu_suite.specs import GpuModel
+from starquant_fx.models.dream import DreamConfig, DreamModel
+from starquant_fx.models.llada import LladaConfig, LladaModel
+
+
+def random_model(
+    spec: GpuModel, device: torch.device, seed: int = 0, dtype: torch.dtype = torch.bfloat16
+) -> nn.Module:
+    """A model from its configuration; hidden states and logits stay near one.
+
+    Args:
+        spec: The sizes.
+        device: Where the weights are drawn; no other memory holds them at any time.
+        seed: Of the draw.
+        dtype: Of the weights.
+    """
+    with torch.device("meta"):
+        model: nn.Module = (
+            DreamModel(DreamConfig.from_dict(spec.published()))
+            if spec.family == "dream"
+            else LladaModel(LladaConfig.from_dict(spec.published()))
+        )
+    model = model.to(dtype).to_empty(device=device).eval().requires_grad_(False)
+    generator = torch.Generator(device).manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2:
+            spread = deviation(name, parameter.shape[1], spec.layers)
+            parameter.normal_(0, spread, generator=generator)
+        elif name.endswith("bias"):
+            parameter.normal_(0, 0.1, generator=generator)
+        else:
+            parameter.fill_(1)
+    return model
+
+
+def blocks(model: nn.Module) -> nn.ModuleList:
+    """The blocks of a LLaDA or Dream."""
+    path = "model.transformer.blocks" if isinstance(model, LladaModel) else "model.layers"
+    found = model.get_submodule(path)
+    assert isinstance(found, nn.ModuleList)
+    return found
+
+
+def twin(model: nn.Module) -> nn.Module:
+    """A copy with modules of its own that shares every weight."""
+    memo: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()}
+    return copy.deepcopy(model, memo)
+
+
+def with_linears(model: nn.Module, make: Callable[[nn.Linear], nn.Module], head: bool) -> nn.Module:
+    """A twin whose linears are something else.
+
+    Args:
+        model: The model; it stays as it is.
+        make: Makes the new module of a linear.
+        head: Whether the head is replaced too.
+    """
+    other: Any = twin(model)
+    kept = None if head else other.get_output_embeddings()
+    for parent in list(other.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Linear) and child is not kept:
+                parent.register_module(name, make(child))
+    found: nn.Module = other
+    return found
+
+
+def held_bytes(*modules: nn.Module) -> int:
+    """Bytes of all parameters and buffers of some modules, shared ones once."""
+    found: dict[int, int] = {}
+    for module in modules:
+        for tensor in module.state_dict(keep_vars=True).values():
+            if isinstance(tensor, Tensor):
+                found[_identity(tensor)] = stored_bytes(tensor)
+    return sum(found.values())
+
+
+def _identity(tensor: Tensor) -> int:
+    """Where the data are; a tensor that is made of others has no place of its own."""
+    plain = type(tensor) in (Tensor, nn.Parameter)
+    return tensor.data_ptr() if plain and tensor.numel() else id(tensor)

@@ -1,0 +1,85 @@
+"""The operators of the Triton target: found when they are asked for, because nothing else here needs them."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import pkgutil
+from typing import Any
+
+import torch
+
+from starquant_fx.errors import LoweringError, cause
+from starquant_fx.lowering import TARGETS
+
+PACKAGE = "starquant_fx.kernels.triton"
+TARGET = "triton"
+
+
+@functools.cache
+def _loaded() -> str:
+    """Imports all of the package, which registers its operators; empty, or why that failed."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if importlib.util.find_spec(PACKAGE) is None:
+        return f"there is no {PACKAGE} in this version"
+    try:
+        package: Any = importlib.import_module(PACKAGE)
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{PACKAGE}.{module.name}")
+    except Exception as error:  # whatever a broken kernel raises belongs into its rows
+        return cause(error)
+    return ""
+
+
+def missing(device: torch.device, *names: str) -> str:
+    """Why operators cannot run on a device; empty if they can.
+
+    Args:
+        device: The device.
+        *names: Operators, such as ``tile_linear``.
+    """
+    if reason := _loaded():
+        return reason
+    if device.type != "cuda" and not interpreting():
+        return "Triton needs a CUDA device, or TRITON_INTERPRET=1"
+    absent = [name for name in names if not hasattr(torch.ops.starquant, name)]
+    return f"there is no operator {', '.join(absent)} in this version" if absent else ""
+
+
+def interpreting() -> bool:
+    """Whether Triton interprets its kernels."""
+    triton: Any = importlib.import_module("triton")
+    return bool(triton.knobs.runtime.interpret)
+
+
+def operator(name: str, device: torch.device) -> Any:
+    """An operator of the target.
+
+    Raises:
+        LoweringError: It cannot run on this device.
+    """
+    if reason := missing(device, name):
+        raise LoweringError(reason, where=name)
+    return getattr(torch.ops.starquant, name)
+
+
+def layout() -> Any:
+    """The module that packs weights for the operators: ``tile_pack`` and ``tile_unpack``."""
+    return importlib.import_module(f"{PACKAGE}.layout")
+
+
+def target(device: torch.device) -> tuple[str | None, str]:
+    """The target that ours is lowered to, and what a reader must know; None and why where there is none.
+
+    On a CPU, where the benchmark is only tried, it is the reference unless Triton interprets.
+    """
+    reason = missing(device)
+    if not reason and TARGET not in TARGETS:
+        reason = f"there is no target {TARGET!r} in this version"
+    if not reason:
+        return TARGET, ""
+    if device.type == "cuda":
+        return None, reason
+    return "reference", f"reference kernels: {reason}"

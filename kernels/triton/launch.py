@@ -1,0 +1,60 @@
+"""What every launch asks: is Triton interpreting, which chip is it, can the tensor be used at all."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+from triton import knobs
+
+from starquant_fx.errors import LoweringError
+
+INTERPRETED = 90
+"""The architecture that the interpreter passes for."""
+
+
+def interpreting() -> bool:
+    """Whether kernels run in Triton's interpreter (``TRITON_INTERPRET=1``), on CPU tensors and slowly."""
+    return bool(knobs.runtime.interpret)
+
+
+def architecture(device: torch.device) -> int:
+    """Compute capability of a device as one number.
+
+    Args:
+        device: A CUDA device, or any device while interpreting.
+
+    Returns:
+        80, 86, 89, 90, ...; ``INTERPRETED`` for what is not a CUDA device.
+    """
+    if device.type != "cuda":
+        return INTERPRETED
+    return _capability(torch.cuda.current_device() if device.index is None else device.index)
+
+
+@functools.cache
+def _capability(index: int) -> int:
+    major, minor = torch.cuda.get_device_capability(index)
+    return 10 * major + minor
+
+
+def require_device(tensor: Tensor, where: str) -> None:
+    """Refuses a tensor that no kernel can read.
+
+    Args:
+        tensor: What is about to be given to a kernel.
+        where: The operator.
+
+    Raises:
+        LoweringError: It is not on a CUDA device, and Triton is not interpreting.
+    """
+    if tensor.is_cuda or interpreting():
+        return
+    raise LoweringError(
+        "a kernel of the triton target cannot run here",
+        where=where,
+        expected="tensors on a CUDA device",
+        got=f"a tensor on {tensor.device}",
+        hint="move the model to a CUDA device, or set TRITON_INTERPRET=1 before the start (slow, for tests)",
+    )

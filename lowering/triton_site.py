@@ -1,0 +1,93 @@
+"""What the Triton target does to the transforms and the quantizer of a site, and to a norm before them."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from starquant_fx.lowering.matching import become
+from starquant_fx.lowering.site_form import SiteForm, before_norm, site_form, take_coefficients
+from starquant_fx.lowering.tables import Tables
+from starquant_fx.lowering.triton_branch import padded
+from starquant_fx.program import facts
+
+
+def use_site_kernel(module: fx.GraphModule, node: fx.Node, tables: Tables) -> None:
+    """Replaces a site by ``tile_site``; with TAC or a low-rank branch, ``tile_prepare`` stands before it."""
+    form = site_form(module, node)
+    site, dtype = facts(node)["site"], form.x.meta["val"].dtype
+    x, eps = before_norm(form.x)
+    shift = tables.read(node, site, "shift", lambda: _shift(form))
+    if form.matrix is not None or form.directions is not None:
+        if form.state is None and shift is not None:
+            form.state = _one_state(node, x)  # TAC alone
+        read = [
+            tables.read(node, site, "matrix", lambda: _typed(form.matrix, dtype)),
+            form.state,
+            shift,
+            tables.read(node, site, "directions", lambda: _typed(padded(form.directions), dtype)),
+            tables.read(node, site, "reduce", lambda: _typed(_reduce(form), dtype)),
+            tables.read(node, site, "start", lambda: _start(form)),
+        ]
+        with module.graph.inserting_before(node):
+            target = torch.ops.starquant.tile_prepare.default
+            prepared = module.graph.call_function(target, (x, eps, *read))
+            rest = module.graph.call_function(operator.getitem, (prepared, 0))
+        rest.meta.update(form.x.meta)
+        take_coefficients(form, prepared, 1)
+        x, eps, shift = rest, None, None
+    factors = [
+        tables.read(node, site, f"factor_{i}", lambda f=f: _typed(f, dtype))  # type: ignore[misc]
+        for i, f in enumerate(form.factors)
+    ]
+    clip = tables.read(node, site, "clip", lambda: _typed(form.clip, torch.float32))
+    state = form.state if shift is not None or form.bounds else None
+    gates = (form.structure, form.shared, list(form.bounds))
+    quantizer = (form.bits, form.symmetric, clip)
+    arguments: Any = (x, eps, state, shift, factors, *gates, *quantizer)
+    become(node, torch.ops.starquant.tile_site.default, *arguments)
+
+
+def _one_state(node: fx.Node, x: fx.Node) -> fx.Node:
+    """A state of zero for every token of [..., d]."""
+    graph = node.graph
+    with graph.inserting_before(node):
+        first = graph.call_function(torch.ops.aten.select.int, (x, -1, 0))
+        return graph.call_function(
+            torch.ops.aten.zeros_like.default, (first,), {"dtype": torch.int64}
+        )
+
+
+def _typed(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if tensor is None else tensor.to(dtype).contiguous()
+
+
+def _shift(form: SiteForm) -> Tensor | None:
+    """What is added before the branch: TAC's bias less the mean of the state, float32 [S or 1, d]."""
+    parts = [] if form.offset is None else [form.offset.float()[None]]
+    parts += [] if form.means is None else [-form.means.float()]
+    return sum(parts[1:], parts[0]).contiguous() if parts else None
+
+
+def _reduce(form: SiteForm) -> Tensor | None:
+    """What coefficients are read off a site's input with: U of each state behind TAC, float32 [S, d, k]."""
+    u = padded(form.directions)
+    if u is None or form.matrix is None:
+        return None if u is None else u.float()
+    blocks, size = form.matrix.shape[:2]
+    split = u.float().unflatten(1, (blocks, size))
+    return torch.einsum("bji,sbjk->sbik", form.matrix.float(), split).flatten(1, 2)
+
+
+def _start(form: SiteForm) -> Tensor | None:
+    """The coefficients of an input of zeros, float32 [S, k]."""
+    u, shift = padded(form.directions), _shift(form)
+    if u is None:
+        return None
+    u = u.float()
+    if shift is None:
+        return u.new_zeros(u.shape[0], u.shape[2])
+    return torch.einsum("sdk,sd->sk", u, shift.expand(u.shape[:2]))

@@ -1,0 +1,98 @@
+"""Compiles Triton kernels ahead of time for a chip that need not be there, and reads what became of them.
+
+Run where ``TRITON_INTERPRET`` is not set: an interpreted kernel has nothing to compile.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+SHARED_LIMIT = {80: 166912, 86: 101376, 89: 101376, 90: 232448}
+"""Bytes of shared memory that a program may have; compiling does not fail when it takes more."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What a kernel was compiled to.
+
+    Attributes:
+        registers: Of a thread.
+        shared: Bytes of shared memory of a program.
+        stack: Bytes of local memory of a thread.
+        sass: Its machine code as text.
+    """
+
+    registers: int
+    shared: int
+    stack: int
+    sass: str
+
+    def count(self, pattern: str) -> int:
+        """How often a regular expression occurs in the machine code."""
+        return len(re.findall(pattern, self.sass))
+
+    @property
+    def spills(self) -> int:
+        """Loads and stores of local memory."""
+        return self.count(r"\b(?:LDL|STL)\b")
+
+
+def compile_kernel(
+    kernel: Any,
+    signature: Mapping[str, str],
+    constants: Mapping[str, Any],
+    capability: int,
+    num_warps: int = 4,
+    num_stages: int = 3,
+) -> Facts:
+    """Compiles a kernel.
+
+    Args:
+        kernel: A ``triton.jit`` function.
+        signature: Types of its run-time arguments by name, for example ``"*bf16"``, ``"i32"``. Pointers are taken to
+            be aligned to 16 bytes, as PyTorch allocates them.
+        constants: Its other arguments by name; None for a tensor that is not given.
+        capability: 80, 86, 89, 90.
+        num_warps: Warps of a program.
+        num_stages: Stages of software pipelining.
+
+    Returns:
+        What it was compiled to.
+    """
+    names = kernel.arg_names
+    types = {name: signature.get(name, "constexpr") for name in names}
+    fixed = {(names.index(name),): value for name, value in constants.items()}
+    aligned = {
+        (names.index(name),): [["tt.divisibility", 16]]
+        for name, kind in signature.items()
+        if kind.startswith("*")
+    }
+    compiled = triton.compile(
+        ASTSource(kernel, signature=types, constexprs=fixed, attrs=aligned),
+        target=GPUTarget("cuda", capability, 32),
+        options={"num_warps": num_warps, "num_stages": num_stages},
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        binary = Path(folder) / "kernel.cubin"
+        binary.write_bytes(compiled.asm["cubin"])
+        usage = _tool("cuobjdump", "--dump-resource-usage", str(binary))
+        sass = _tool("nvdisasm", "-c", str(binary))
+    stack, registers = (int(re.findall(rf"{what}:(\d+)", usage)[-1]) for what in ("STACK", "REG"))
+    return Facts(registers, compiled.metadata.shared, stack, sass)
+
+
+def _tool(name: str, *arguments: str) -> str:
+    """Output of one of the programs that come with Triton."""
+    program = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+    done = subprocess.run([str(program), *arguments], capture_output=True, text=True, check=True)
+    return done.stdout

@@ -1,0 +1,58 @@
+"""What the activation kernels are compiled to at the sizes of LLaDA-8B and Dream-7B, read from their machine code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LIMIT = {"80": 166912, "86": 101376, "89": 101376, "90": 232448}
+"""Bytes of shared memory that a program may have."""
+ROOT = Path(__file__).parents[2]
+Table = dict[str, dict[str, int]]
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Table]:
+    """Facts by chip and kernel; two processes that do not interpret."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    running = []
+    for chips in (("80", "89"), ("86", "90")):
+        environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
+        command = [sys.executable, "-m", "tests.kernels.triton_site_kernels", *chips]
+        running.append(
+            subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE)
+        )
+    found: dict[str, Table] = {}
+    for process in running:
+        output, _ = process.communicate()
+        assert process.returncode == 0
+        found |= json.loads(output)
+    return found
+
+
+@pytest.mark.parametrize("chip", LIMIT)
+def test_nothing_spills_and_shared_memory_suffices(compiled: dict[str, Table], chip: str) -> None:
+    for name, facts in compiled[chip].items():
+        assert (facts["stack"], facts["spills"]) == (0, 0), name
+        assert facts["shared"] <= LIMIT[chip], name
+
+
+@pytest.mark.parametrize("chip", LIMIT)
+def test_products_are_on_tensor_cores(compiled: dict[str, Table], chip: str) -> None:
+    for name, facts in compiled[chip].items():
+        assert (facts["products"] > 0) == (not name.startswith("gate")), name
+
+
+@pytest.mark.parametrize("chip", LIMIT)
+def test_memory_is_read_and_written_in_wide_pieces(compiled: dict[str, Table], chip: str) -> None:
+    for name, facts in compiled[chip].items():
+        assert facts["loads of 16 bytes"], name
+        assert not facts["loads of less than 4 bytes"], name
+        assert not facts["stores of less than 4 bytes"], name
+        # Rows of 28 and 148 codes are not a multiple of 16 bytes.
+        assert bool(facts["stores of 16 bytes"]) == (name[-3:] not in ("x28", "148")), name

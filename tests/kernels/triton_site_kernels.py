@@ -1,0 +1,154 @@
+"""Compiles the activation kernels for the sizes of LLaDA-8B and Dream-7B, and prints the facts as JSON.
+
+``test_triton_site_sass.py`` calls it as ``python -m tests.kernels.triton_site_kernels CAPABILITY ...``, in a process
+that does not interpret.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from starquant_fx.kernels.triton.prepare import CHANNELS, ROWS, SPAN
+from starquant_fx.kernels.triton.prepare_kernels import coefficient_kernel, prepare_kernel
+from starquant_fx.kernels.triton.row_kernels import block_kernel, gate_kernel
+from starquant_fx.kernels.triton.site_kernels import kronecker_kernel
+from starquant_fx.kernels.triton.sizes import PIECE, plan, warps
+from tests.kernels.sass import Facts, compile_kernel
+
+ROW = {
+    "x": "*bf16",
+    "state": "*i64",
+    "codes": "*i8",
+    "scale": "*fp32",
+    "zero": "*fp32",
+    "eps": "fp32",
+}
+QUANTIZER = {"bits": 4, "symmetric": False, "states": 2}
+ADDED = {"shift": "*fp32", "signs": "*fp32"}
+
+
+def gates(d: int) -> dict[str, Any]:
+    """Gates that leave each state 1/64 of its own."""
+    edges = (d - d // 32, d - d // 64, d)
+    return {"shared": edges[0], "bounds": (*edges[:2], *edges[1:])}
+
+
+def kronecker(capability: int, b: int, norm: bool, added: bool) -> Facts:
+    form = plan(128, b, capability, norm, added)
+    apart = form.entered
+    options = {} if added and not apart else dict.fromkeys(ADDED)
+    pointers = ADDED if added and not apart else {}
+    return compile_kernel(
+        kronecker_kernel,
+        ROW | {"left": "*bf16", "right": "*bf16", "clip": "*fp32", "tokens": "i32"} | pointers,
+        QUANTIZER
+        | gates(128 * b)
+        | options
+        | {"norm": norm and not apart, "a": 128, "b": b, "rows": form.rows, "first": form.first}
+        | {"second": form.second, "each": 8, "stay": form.stay},
+        capability,
+        form.warps,
+        form.stages,
+    )
+
+
+def gate(capability: int, d: int) -> Facts:
+    return compile_kernel(
+        gate_kernel,
+        ROW | {"clip": "*fp32", "shift": "*fp32"},
+        QUANTIZER | gates(d) | {"norm": True, "d": d, "piece": PIECE},
+        capability,
+        warps(PIECE),
+    )
+
+
+def block(capability: int, d: int) -> Facts:
+    pointers = {name: "*fp32" for name in ("shift", "squares", "factor")}
+    return compile_kernel(
+        block_kernel,
+        {"x": "*bf16", "state": "*i64", "out": "*bf16", "tokens": "i32", "eps": "fp32"} | pointers,
+        {"states": 2, "d": d, "g": 128, "rows": ROWS, "width": 128},
+        capability,
+    )
+
+
+def coefficient(capability: int, d: int) -> Facts:
+    return compile_kernel(
+        coefficient_kernel,
+        {"x": "*bf16", "reduce": "*bf16", "sums": "*fp32", "squares": "*fp32", "tokens": "i32"},
+        {"d": d, "rank": 16, "columns": 32, "width": 32, "rows": ROWS, "piece": SPAN, "share": d},
+        capability,
+    )
+
+
+def prepare(capability: int, d: int, g: int) -> Facts:
+    tile = CHANNELS if g in (1, 128) else SPAN
+    tables = {name: "*fp32" for name in ("shift", "start", "sums", "squares")}
+    types = {name: "*bf16" for name in ("x", "directions", "rest", "coefficients")}
+    pointers = tables | types | {"state": "*i64"} | ({} if g == 1 else {"matrix": "*bf16"})
+    return compile_kernel(
+        prepare_kernel,
+        pointers | {"tokens": "i32", "eps": "fp32"},
+        ({"matrix": None} if g == 1 else {})
+        | {"states": 2, "d": d, "g": g, "rank": 16, "columns": 32, "width": 32, "shares": 1}
+        | {"rows": ROWS, "tile": tile, "used": tile // g * g},
+        capability,
+        4 if tile <= SPAN else 8,
+    )
+
+
+def facts(capability: int) -> dict[str, Facts]:
+    """Of the kernels with the largest number of options that a site of such a model has.
+
+    Compute capability 8.9 has the limits and the instructions of 8.6, so that only what is near the limits is compiled.
+    """
+    found = {
+        "kronecker 128x32": kronecker(capability, 32, norm=True, added=True),
+        "kronecker 128x28": kronecker(capability, 28, norm=True, added=True),
+        "kronecker 128x96": kronecker(capability, 96, norm=False, added=True),
+        "kronecker 128x148": kronecker(capability, 148, norm=False, added=True),
+    }
+    if capability == 89:
+        return found
+    return found | {
+        "gate 4096": gate(capability, 4096),
+        "block 4096": block(capability, 4096),
+        "coefficient 4096": coefficient(capability, 4096),
+        "prepare 4096, blocks of 16": prepare(capability, 4096, 16),
+        "prepare 3584, blocks of 128": prepare(capability, 3584, 128),
+        "prepare 4096": prepare(capability, 4096, 1),
+    }
+
+
+def summary(fact: Facts) -> dict[str, int]:
+    """What ``test_triton_site_sass.py`` asserts on; loads include copies to shared memory."""
+    load, store = r"\bLDG(?:STS)?\.E\.(?:\w+\.)*", r"\bSTG\.E\.(?:\w+\.)*"
+    return {
+        "registers": fact.registers,
+        "shared": fact.shared,
+        "stack": fact.stack,
+        "spills": fact.spills,
+        "products": fact.count(r"\bHG?MMA\b"),
+        "loads of 16 bytes": fact.count(load + "128"),
+        "loads of less than 4 bytes": fact.count(load + "[SU](?:8|16)"),
+        "stores of 16 bytes": fact.count(store + "128"),
+        "stores of less than 4 bytes": fact.count(store + "[SU](?:8|16)"),
+    }
+
+
+def main() -> None:
+    """Prints the facts of every kernel for every chip asked for."""
+    print(
+        json.dumps(
+            {
+                chip: {name: summary(fact) for name, fact in facts(int(chip)).items()}
+                for chip in sys.argv[1:]
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
