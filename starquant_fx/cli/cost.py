@@ -26,7 +26,12 @@ def cost_command(
     recipe: RecipeName = "star-w4a4",
     target: Annotated[
         str,
-        typer.Option("--target", "-t", help="Whose graph is counted; auto, or a target's name."),
+        typer.Option(
+            "--target",
+            "-t",
+            help="Whose graph is counted: reference, cpu or triton. auto: triton if the first chip is a GPU, "
+            "else cpu.",
+        ),
     ] = "auto",
     chip: Annotated[
         list[str] | None,
@@ -94,6 +99,8 @@ def cost_command(
     chosen = get_recipe(recipe)
     if output is not None:
         check_destination(output, ".json")
+    if target == "auto":
+        target = "triton" if chips[0].captures else "cpu"
     found = costs(model, chosen, target, layers=layers, masked_rows=logits == "masked")
     asked = table.Asked(chips, shapes, by, not eager)
     console = Console()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch import fx
 
@@ -67,12 +67,33 @@ def _place(
         site = of_linear[linears[0]][0]
         return Place("+".join(of_linear[one][1] for one in linears), site.name, made)
     site_name = str(known.get("site", ""))
+    if name.startswith("starquant.") and site_name not in sites:  # the target made it
+        near = map(_site_made, node.all_input_nodes) if product else _sites_read(node)
+        site_name = next((one for one in near if one in sites), "")
+        if product and site_name:
+            return Place("+".join(sites[site_name].roles), site_name, made)
     if site_name in sites:
         role = known.get("role")
         if known.get("part") in ("low_rank", "state_bias") and linears:
             role = of_linear[linears[0]][1]
         return Place(role or "+".join(sites[site_name].roles) + " site", site_name, made)
     return Place(OPERATORS.get(name, OTHER), "", made)
+
+
+def _site_made(node: fx.Node) -> str:
+    """The site of the operator whose result a node is or takes."""
+    if operator_name(node.target) == "python.getitem":
+        node = node.all_input_nodes[0]
+    return str(facts(node).get("site", ""))
+
+
+def _sites_read(node: fx.Node) -> Iterator[str]:
+    """The sites of what reads a node's results."""
+    for user in node.users:
+        if operator_name(user.target) == "python.getitem":
+            yield from _sites_read(user)
+        else:
+            yield str(facts(user).get("site", ""))
 
 
 def _linear_of(constant: fx.Node) -> str:

@@ -15,7 +15,7 @@ from starquant_fx.capture import capture, skeleton
 from starquant_fx.cost.graph import GraphCost, cost_of
 from starquant_fx.cost.retrace import retrace
 from starquant_fx.errors import InputError, nearest
-from starquant_fx.lowering import choose_target, lower
+from starquant_fx.lowering import TARGETS, choose_target, lower
 from starquant_fx.lowering.rows import at_rows
 from starquant_fx.model_facts import mask_token_of
 from starquant_fx.models.folder import read_config
@@ -107,7 +107,7 @@ def costs(
     Args:
         model: A name in ``SIZES``, a shipped model, or a folder.
         recipe: The recipe.
-        target: A target's name.
+        target: A target's name; ``auto`` = the fastest that runs on this machine's CPU.
         layers: Number of layers instead of the configuration's.
         masked_rows: Logits, and the last layer's MLP, only for R rows, in both graphs.
 
@@ -119,7 +119,8 @@ def costs(
         LoweringError: There is no such target.
         StarQuantError: The model cannot be captured, or the recipe does not fit it.
     """
-    resolved = choose_target(target, torch.device("cpu"))
+    # Nothing runs, so that a target is counted on a machine that it does not run on, too.
+    resolved = target if target in TARGETS else choose_target(target, torch.device("cpu"))
     built = fake_model(model, layers)
     program = capture(built, recipe, mask_token_id=mask_token_of(built))
     captured = _without_assertions(program)

@@ -9,7 +9,13 @@ from __future__ import annotations
 from starquant_fx.cost.aten import NORM
 from starquant_fx.cost.calls import ELEMENTWISE, Call, numel, size, tokens, unit
 from starquant_fx.cost.cpu_operators import ACTIVATED
-from starquant_fx.cost.reference_operators import QUANTIZE, Part, integer_product, rotation
+from starquant_fx.cost.reference_operators import (
+    EPILOGUE,
+    QUANTIZE,
+    Part,
+    integer_product,
+    rotation,
+)
 from starquant_fx.cost.work import Kind, Work, formula, summed
 
 
@@ -54,12 +60,11 @@ def tile_linear(call: Call) -> Work:
     return Work(Kind.KERNEL, summed(*parts))
 
 
-@formula("starquant.tile_greedy")
+@formula("starquant.tile_greedy", "starquant.tile_greedy_int8")
 def tile_greedy(call: Call) -> Work:
-    """The head of some rows and the largest of its logits; no logit is stored. Arguments are found by their names."""
-    x = call.get("codes") if call.get("codes") is not None else call.get("x")
-    weight = call.get("weight_scale") if call.get("weight") is None else call.get("weight")
-    rows = tokens(x) if call.get("rows") is None else numel(call.get("rows"))
-    made = rows * size(weight.shape[0])
+    """The head and the largest of its logits, none of which is stored; four operations a logit beside the head's."""
+    whole = call.name.endswith("int8")
+    x = call.get("codes" if whole else "x")
+    made = tokens(x) * size(call.get("weight_scale" if whole else "weight").shape[0])
     products = (unit(x.dtype), 2 * made * size(x.shape[-1]))
-    return Work(Kind.KERNEL, summed(products, (ELEMENTWISE, (4 + 4) * made)))
+    return Work(Kind.KERNEL, summed(products, (ELEMENTWISE, (EPILOGUE * whole + 4) * made)))

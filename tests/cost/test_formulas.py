@@ -122,11 +122,26 @@ def test_tiles_of_a_site_by_hand() -> None:
     assert site.operations == {BF16: 5 * 64 * 2 * 20, ELEMENTWISE: 5 * 64 * (6 + 1)}
 
 
-def test_the_tiled_head_counts_its_rows_only() -> None:
-    found = work(
-        "tile_greedy", (3,), codes=(20, 64, int8), rows=(3, torch.int64), weight_scale=(100, fp32)
-    )
-    assert found.operations[INT8] == 2 * 3 * 64 * 100
+def test_tiled_heads_by_hand() -> None:
+    found = work("tile_greedy_int8", (3,), codes=(3, 64, int8), weight_scale=(100, fp32))
+    assert found.operations == {INT8: 2 * 3 * 64 * 100, ELEMENTWISE: 8 * 300}
+    found = work("tile_greedy", (3,), x=(3, 64, bf16), weight=(100, 64, bf16))
+    assert found.operations == {BF16: 2 * 3 * 64 * 100, ELEMENTWISE: 4 * 300}
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_triton_target_has_a_formula_for_all_it_calls(masked: bool) -> None:
+    recipe = "star+embed8-w4a4[role:head=w8a8]"
+    found = small(recipe, "triton", masked, "LLaDA-8B").quantized
+    reference = small(recipe, "reference", masked, "LLaDA-8B").quantized
+    called = {node.operator for node in found.nodes}
+    assert {"starquant.tile_prepare", "starquant.tile_site", "starquant.tile_linear"} <= called
+    assert found.estimated == ()
+    assert found.operations(INT8) == reference.operations(INT8)
+    assert found.launches(fused=True) < reference.launches(fused=True)
+    roles = {node.place.role for node in found.nodes if node.operator == "starquant.tile_linear"}
+    assert roles == {"q+k+v", "o", "gate+up", "down", "head"}
+    assert all(n.place.site for n in found.nodes if n.operator == "starquant.tile_prepare")
 
 
 def test_the_cpu_target_and_the_reference_have_the_same_integer_products() -> None:
