@@ -48,7 +48,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--segments", type=int, default=96, help="held-out segments of 256 tokens")
     top.add_argument("--draws", type=int, default=4, help="Monte-Carlo draws a segment")
     top.add_argument(
-        "--target", default="auto", help="that the compiled models run on: auto, reference, cpu, triton"
+        "--target",
+        default="auto",
+        help="that the compiled models run on: auto, reference, cpu, triton",
     )
     top.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of one thread")
     top.add_argument("--cache", type=Path, default=ROOT / "runs" / "accuracy.jsonl")

@@ -23,12 +23,18 @@ def use_site_kernel(module: fx.GraphModule, node: fx.Node, tables: Tables) -> No
     shift = tables.read(node, site, "shift", lambda: _shift(form))
     if form.matrix is not None or form.directions is not None:
         alone = shift is not None and form.means is None and form.directions is None
+        directions = tables.read(
+            node, site, "directions", lambda: _typed(padded(form.directions), dtype)
+        )
+        reduce = directions  # without TAC they are the same
+        if form.matrix is not None:
+            reduce = tables.read(node, site, "reduce", lambda: _typed(_reduce(form), dtype))
         read = [
             tables.read(node, site, "matrix", lambda: _typed(form.matrix, dtype)),
             _one_state(node, x) if alone else form.state,  # TAC's bias is that of every state
             shift,
-            tables.read(node, site, "directions", lambda: _typed(padded(form.directions), dtype)),
-            tables.read(node, site, "reduce", lambda: _typed(_reduce(form), dtype)),
+            directions,
+            reduce,
             tables.read(node, site, "start", lambda: _start(form)),
         ]
         with module.graph.inserting_before(node):
@@ -76,10 +82,10 @@ def _shift(form: SiteForm) -> Tensor | None:
 
 
 def _reduce(form: SiteForm) -> Tensor | None:
-    """What coefficients are read off a site's input with: U of each state behind TAC, float32 [S, d, k]."""
+    """What coefficients are read off the input of TAC with: ``M^T U`` of each state, float32 [S, d, k]."""
     u = padded(form.directions)
-    if u is None or form.matrix is None:
-        return None if u is None else u.float()
+    if u is None:
+        return None
     blocks, size = form.matrix.shape[:2]
     split = u.float().unflatten(1, (blocks, size))
     return torch.einsum("bji,sbjk->sbik", form.matrix.float(), split).flatten(1, 2)

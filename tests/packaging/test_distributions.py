@@ -46,11 +46,11 @@ def wheel_names(folder: Path) -> list[str]:
 
 
 def expected_contents(root: Path) -> set[str]:
-    """Sources of the four folders, the shipped models and texts, as paths in the wheel."""
+    """Sources of the four folders, tables of tiles, the shipped models and texts, as paths in the wheel."""
     found = {"starquant_fx/py.typed"}
     for folder in ("kernels", "lowering", "passes"):
         for path in (root / folder).rglob("*"):
-            if path.suffix in (".py", ".cpp", ".h"):
+            if path.suffix in (".py", ".cpp", ".h", ".json"):
                 found.add(f"starquant_fx/{path.relative_to(root).as_posix()}")
     for path in (root / "starquant_fx").rglob("*"):
         relative = path.relative_to(root)
