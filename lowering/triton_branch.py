@@ -9,20 +9,35 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
+from starquant_fx.errors import LoweringError
 from starquant_fx.lowering.matching import become, tensors_of
 from starquant_fx.lowering.tables import Tables
 from starquant_fx.operators import op
 
 aten = torch.ops.aten
+WIDEST = 128
+"""Columns that ``tile_prepare`` has room for."""
 MULTIPLE = 16
 """Columns come in multiples of it, as tensor cores read them."""
 
 
 def padded(directions: Tensor | None) -> Tensor | None:
-    """Directions [S, d, k] with columns of zeros, as many as make S k a multiple of ``MULTIPLE``."""
+    """Directions [S, d, k] with columns of zeros, as many as make S k a multiple of ``MULTIPLE``.
+
+    Raises:
+        LoweringError: There are more than the kernels have room for.
+    """
     if directions is None:
         return None
     states, _, rank = directions.shape
+    if states * _padded_rank(states, rank) > WIDEST:
+        raise LoweringError(
+            "the triton target has no kernel for so many directions",
+            where="insert-low-rank",
+            expected=f"up to {WIDEST} directions of all {states} states",
+            got=f"{rank} a state",
+            hint=f"insert-low-rank{{rank={WIDEST // states}}}, or fewer mask-ratio buckets",
+        )
     return torch.nn.functional.pad(directions, (0, _padded_rank(states, rank) - rank))
 
 

@@ -8,52 +8,69 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from starquant_fx.kernels.triton import covers
 from starquant_fx.lowering.matching import become
 from starquant_fx.lowering.site_form import SiteForm, before_norm, site_form, take_coefficients
 from starquant_fx.lowering.tables import Tables
 from starquant_fx.lowering.triton_branch import padded
+from starquant_fx.operators import op
 from starquant_fx.program import facts
 
 
 def use_site_kernel(module: fx.GraphModule, node: fx.Node, tables: Tables) -> None:
-    """Replaces a site by ``tile_site``; with TAC or a low-rank branch, ``tile_prepare`` stands before it."""
+    """Replaces a site by ``tile_site``.
+
+    With TAC or a low-rank branch ``tile_prepare`` stands before it, and also before a basis that the kernels do not
+    have, which stays the reference's between the two.
+    """
     form = site_form(module, node)
     site, dtype = facts(node)["site"], form.x.meta["val"].dtype
     x, eps = before_norm(form.x)
     shift = tables.read(node, site, "shift", lambda: _shift(form))
-    if form.matrix is not None or form.directions is not None:
-        alone = shift is not None and form.means is None and form.directions is None
-        directions = tables.read(
-            node, site, "directions", lambda: _typed(padded(form.directions), dtype)
-        )
-        reduce = directions  # without TAC they are the same
-        if form.matrix is not None:
-            reduce = tables.read(node, site, "reduce", lambda: _typed(_reduce(form), dtype))
-        read = [
-            tables.read(node, site, "matrix", lambda: _typed(form.matrix, dtype)),
-            _one_state(node, x) if alone else form.state,  # TAC's bias is that of every state
-            shift,
-            directions,
-            reduce,
-            tables.read(node, site, "start", lambda: _start(form)),
-        ]
-        with module.graph.inserting_before(node):
-            target = torch.ops.starquant.tile_prepare.default
-            prepared = module.graph.call_function(target, (x, eps, *read))
-            rest = module.graph.call_function(operator.getitem, (prepared, 0))
-        rest.meta.update(form.x.meta)
-        take_coefficients(form, prepared, 1)
-        x, eps, shift = rest, None, None
     factors = [
         tables.read(node, site, f"factor_{i}", lambda f=f: _typed(f, dtype))  # type: ignore[misc]
         for i, f in enumerate(form.factors)
     ]
+    covered = covers(form.structure, form.factors)
+    apart = not covered and (eps is not None or shift is not None)
+    if apart or form.matrix is not None or form.directions is not None:
+        x, eps, shift = _prepared(node, form, (x, eps, shift), tables), None, None
+    if not covered:
+        with module.graph.inserting_before(node):
+            x = module.graph.call_function(op("rotate"), (x, factors, form.structure))
+        factors = []
     clip = tables.read(node, site, "clip", lambda: _typed(form.clip, torch.float32))
     state = form.state if shift is not None or form.bounds else None
     gates = (form.structure, form.shared, list(form.bounds))
     quantizer = (form.bits, form.symmetric, clip)
     arguments: Any = (x, eps, state, shift, factors, *gates, *quantizer)
     become(node, torch.ops.starquant.tile_site.default, *arguments)
+
+
+def _prepared(
+    node: fx.Node, form: SiteForm, source: tuple[fx.Node, Any, fx.Node | None], tables: Tables
+) -> fx.Node:
+    """What ``tile_prepare`` makes of the source (x, eps, shift) of a site; its branch reads the coefficients."""
+    (x, eps, shift), site = source, facts(node)["site"]
+    dtype, graph = form.x.meta["val"].dtype, node.graph
+    directions = tables.read(
+        node, site, "directions", lambda: _typed(padded(form.directions), dtype)
+    )
+    reduce = directions  # without TAC they are the same
+    if form.matrix is not None:
+        reduce = tables.read(node, site, "reduce", lambda: _typed(_reduce(form), dtype))
+    alone = shift is not None and form.means is None and form.directions is None
+    arguments = (
+        *(x, eps, tables.read(node, site, "matrix", lambda: _typed(form.matrix, dtype))),
+        _one_state(node, x) if alone else form.state,  # TAC's bias is that of every state
+        *(shift, directions, reduce, tables.read(node, site, "start", lambda: _start(form))),
+    )
+    with graph.inserting_before(node):
+        prepared = graph.call_function(torch.ops.starquant.tile_prepare.default, arguments)
+        rest = graph.call_function(operator.getitem, (prepared, 0))
+    rest.meta.update(form.x.meta)
+    take_coefficients(form, prepared, 1)
+    return rest
 
 
 def _one_state(node: fx.Node, x: fx.Node) -> fx.Node:

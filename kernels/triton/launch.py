@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,6 +12,8 @@ from triton import knobs
 
 from starquant_fx.errors import LoweringError
 
+P = ParamSpec("P")
+R = TypeVar("R")
 INTERPRETED = 90
 """The architecture that the interpreter passes for."""
 
@@ -37,6 +41,18 @@ def architecture(device: torch.device) -> int:
 def _capability(index: int) -> int:
     major, minor = torch.cuda.get_device_capability(index)
     return 10 * major + minor
+
+
+def on_its_device(operator: Callable[P, R]) -> Callable[P, R]:
+    """An operator that launches on the device of its first tensor, whichever is the current one."""
+
+    @functools.wraps(operator)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        first = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        with torch.cuda.device_of(first):
+            return operator(*args, **kwargs)
+
+    return guarded
 
 
 def require_device(tensor: Tensor, where: str) -> None:

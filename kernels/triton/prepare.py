@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from starquant_fx.errors import LoweringError
-from starquant_fx.kernels.triton.launch import require_device
+from starquant_fx.kernels.triton.launch import on_its_device, require_device
 from starquant_fx.kernels.triton.prepare_kernels import coefficient_kernel, prepare_kernel
 from starquant_fx.kernels.triton.row_kernels import squares_kernel
 from starquant_fx.kernels.triton.sizes import (
@@ -34,6 +34,7 @@ MOST_SHARES = 8
 """Parts that the channels are split in to fill the chip when there are few tokens."""
 
 
+@on_its_device
 def tile_prepare(
     x: Tensor,
     eps: float | None,

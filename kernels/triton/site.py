@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from starquant_fx.errors import LoweringError
-from starquant_fx.kernels.triton.launch import architecture, require_device
+from starquant_fx.kernels.triton.launch import architecture, on_its_device, require_device
 from starquant_fx.kernels.triton.row_kernels import (
     block_kernel,
     enter_kernel,
@@ -34,6 +34,7 @@ WIDEST_FACTOR = 256
 """Largest Kronecker factor, padded, and largest block, that a kernel takes."""
 
 
+@on_its_device
 def tile_site(
     x: Tensor,
     eps: float | None,
@@ -163,6 +164,12 @@ def _turned(
         num_warps=4,
     )
     return out
+
+
+def covers(structure: str, factors: Sequence[Tensor]) -> bool:
+    """Whether ``tile_site`` has a basis of these factors."""
+    turned = [f for f in factors if f.dim() > 1]
+    return structure == "dense" or all(padded(f.shape[-1]) <= WIDEST_FACTOR for f in turned)
 
 
 def _require_size(size: int, structure: str) -> None:

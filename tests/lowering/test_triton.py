@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,16 @@ from starquant_fx import load_artifact, save_artifact
 from starquant_fx.capture import capture, skeleton
 from starquant_fx.compiled import release_device_memory
 from starquant_fx.errors import LoweringError
-from starquant_fx.lowering import choose_target, lower
+from starquant_fx.lowering import choose_target, lower, triton_site
 from starquant_fx.lowering.greedy import greedy_at_rows
 from starquant_fx.lowering.rows import at_rows
 from starquant_fx.lowering.tables import Laid
 from starquant_fx.operators import op
+from starquant_fx.pass_base import Pass
 from starquant_fx.pass_manager import run_passes
+from starquant_fx.passes import InsertLowRank, InsertSgat, InsertTokenState
 from starquant_fx.program import Program
+from starquant_fx.recipe import Recipe
 from starquant_fx.recipes import get_recipe
 from tests.compile_cases import fresh
 from tests.small_models import MASK, masked_ids, model
@@ -36,6 +40,12 @@ INT8_HEAD = "star-w8a8[role:head=w8a8]"
 def program_of(kind: str, recipe: str) -> Program:
     chosen = quick(recipe) if "star" in recipe else get_recipe(recipe)
     return run_passes(captured(kind, chosen), chosen.passes)
+
+
+def with_passes(recipe: str, *passes: Pass) -> Recipe:
+    """A recipe with passes of other options."""
+    chosen, named = quick(recipe), {one.name: one for one in passes}
+    return dataclasses.replace(chosen, passes=tuple(named.get(p.name, p) for p in chosen.passes))
 
 
 def calls(graph: fx.Graph, target: Any) -> list[fx.Node]:
@@ -64,6 +74,39 @@ def test_logits_are_near_the_reference(kind: str, recipe: str) -> None:
         assert not calls(module.graph, op(target))
     # In float32 codes differ where a sum in another order crosses the middle between two levels.
     assert distance(module(ids), lower(program, "reference")(ids)) < 1e-3
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        (InsertTokenState(edges=(0.4, 0.7)),),  # six states
+        (InsertSgat(structure="block", size=8, rank=4),),
+        (InsertTokenState(edges=(0.5,)), InsertLowRank(rank=3)),
+    ],
+)
+def test_other_options(changed: tuple[Pass, ...]) -> None:
+    recipe = with_passes("star-w8a8", *changed)
+    program = run_passes(captured("llada", recipe), recipe.passes)
+    ids = torch.cat([masked_ids("llada", (1, 5), ratio, seed=3) for ratio in (0.2, 0.5, 1.0)])
+    found, expected = (lower(program, target)(ids) for target in ("triton", "reference"))
+    assert distance(found, expected) < 1e-3
+
+
+def test_a_basis_without_a_kernel_stays_the_references(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_site, "covers", lambda structure, factors: not len(factors))
+    program, ids = program_of("dream", "star-w8a8"), masked_ids("dream", (2, 4), 0.5)
+    low = lower(program, "triton")
+    assert len(calls(low.graph, op("rotate"))) == len(calls(low.graph, tiles.tile_site.default))
+    assert distance(low(ids), lower(program, "reference")(ids)) < 1e-3
+
+
+def test_too_many_directions_are_refused() -> None:
+    recipe = with_passes(
+        "star-w4a4", InsertTokenState(edges=(0.2, 0.4, 0.6, 0.8)), InsertLowRank(rank=16)
+    )
+    bare = capture(skeleton(model("llada")), recipe, mask_token_id=MASK["llada"])
+    with pytest.raises(LoweringError, match="up to 128 directions of all 10 states"):
+        lower(run_passes(bare, recipe.passes), "triton")
 
 
 @pytest.mark.parametrize("kind", KINDS)
