@@ -217,3 +217,23 @@ def test_packed_weights_are_once_in_a_devices_memory() -> None:
     kept = [t for n, t in program.tensors().items() if n in read]
     assert kept
     assert all(t.device.type == "cuda" for t in kept)
+
+
+def test_generation_is_that_of_the_reference() -> None:
+    """With left padding, which is another capture that reads the same tensors."""
+    made = {t: fresh("llada", "rtn-w8a8", target=t) for t in ("triton", "reference")}
+    prompt = masked_ids("llada", (2, 5), 0.0)
+    keep = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    texts = [
+        one.generate(prompt, keep, steps=2, gen_length=4, block_length=4) for one in made.values()
+    ]
+    assert torch.equal(*texts)
+
+
+def test_torch_compile_takes_a_step_of_generation_whole() -> None:
+    one = fresh("llada", "rtn-w8a8", target="triton")
+    ids, rows = masked_ids("llada", (2, 4), 0.5), torch.tensor([1, 5])
+    expected = one.greedy_at(rows, ids)  # makes the graph, which torch.compile cannot
+    compiled = torch.compile(one.greedy_at, fullgraph=True, backend="aot_eager")
+    for found, value in zip(compiled(rows, ids), expected, strict=True):
+        torch.testing.assert_close(found, value)
