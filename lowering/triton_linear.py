@@ -23,8 +23,7 @@ aten = torch.ops.aten
 def use_linear_kernel(module: fx.GraphModule, forms: list[LinearForm], tables: Tables) -> None:
     """Makes the linears of a site one product, with the SwiGLU that reads two of them."""
     swiglu = _swiglu(forms)
-    if swiglu is not None:
-        forms, end = swiglu
+    forms = swiglu[0] if swiglu else forms
     f = forms[0]
     owner = f"{f.packed.target}_{len(forms)}"
     read = {
@@ -38,7 +37,7 @@ def use_linear_kernel(module: fx.GraphModule, forms: list[LinearForm], tables: T
     )
     target = torch.ops.starquant.tile_linear.default
     if swiglu is not None:
-        become(end, target, *arguments)
+        become(swiglu[1], target, *arguments)
     elif len(forms) == 1:
         become(f.end, target, *arguments)
     else:

@@ -94,7 +94,7 @@ def _shift(form: SiteForm) -> Tensor | None:
     if not parts:
         return None
     rows = 1 if form.directions is None else len(form.directions)
-    shift = sum(parts[1:], parts[0])
+    shift = parts[0] if len(parts) == 1 else parts[0] + parts[1]
     return shift.expand(max(rows, len(shift)), -1).contiguous()
 
 
