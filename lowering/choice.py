@@ -35,6 +35,8 @@ def triton_unavailable(device: torch.device) -> str | None:
         return None if interpreted else "a model on the CPU"
     if device.type != "cuda":
         return f"a model on {device}"
+    if torch.version.hip is not None:
+        return "an AMD GPU"
     major, minor = torch.cuda.get_device_capability(device)
     return None if major >= OLDEST else f"a GPU of compute capability {major}.{minor}"
 

@@ -12,7 +12,7 @@ from starquant_fx.errors import LoweringError
 from starquant_fx.kernels import cpu
 from starquant_fx.lowering.choice import log_choice
 from starquant_fx.lowering.cpu_attention import use_attention_kernels
-from starquant_fx.lowering.cpu_site import use_site_kernel
+from starquant_fx.lowering.cpu_site import KEPT, use_site_kernel
 from starquant_fx.lowering.linear_form import LinearForm, by_site, linear_forms
 from starquant_fx.lowering.matching import become, call_before, tensors_of
 from starquant_fx.lowering.tables import Laid, Tables
@@ -53,7 +53,7 @@ def lower(program: Program, laid: Laid) -> fx.GraphModule:
         for node in list(graph.nodes):
             if node.target in (op("transform_quantize"), op("quantize_activation")):
                 use_site_kernel(module, node, tables)
-        for forms in by_site(linear_forms(graph, _covers)):
+        for forms in by_site(linear_forms(graph, _covers, KEPT)):
             _use_linear_kernel(module, forms, tables)
         graph.eliminate_dead_code()
         use_attention_kernels(graph)

@@ -19,6 +19,9 @@ from starquant_fx.lowering.site_form import (
 from starquant_fx.lowering.tables import Tables
 from starquant_fx.program import facts
 
+KEPT = (torch.bfloat16, torch.float32)
+"""Types that the kernels read and write as they are."""
+
 
 def use_site_kernel(module: fx.GraphModule, node: fx.Node, tables: Tables) -> None:
     """Replaces a site's transforms and quantizer by one kernel, with the operators before it that only it reads."""
@@ -47,7 +50,7 @@ def use_site_kernel(module: fx.GraphModule, node: fx.Node, tables: Tables) -> No
 
 def _source(x: fx.Node) -> tuple[fx.Node, fx.Node | None, float | None]:
     """What ``site_codes`` reads to compute ``x`` itself: x, other and eps, see there."""
-    if len(x.users) == 1 and (pair := before_swiglu(x)) is not None:
+    if len(x.users) == 1 and (pair := before_swiglu(x, KEPT)) is not None:
         return (*pair, None)
-    source, eps = before_norm(x)
+    source, eps = before_norm(x, KEPT)
     return source, None, eps

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from starquant_fx.lowering.matching import alike, arguments_of
+from starquant_fx.lowering.matching import Types, alike, arguments_of
 from starquant_fx.operators import op
 
 Covers = Callable[[fx.Node, fx.Node], bool]
@@ -52,12 +52,13 @@ class LinearForm:
         return (self.codes, self.scale, self.zero, *kind)
 
 
-def linear_forms(graph: fx.Graph, covers: Covers) -> list[LinearForm]:
+def linear_forms(graph: fx.Graph, covers: Covers, types: Types) -> list[LinearForm]:
     """The integer linears of a graph, each with as much of what follows as nothing else reads on the way.
 
     Args:
         graph: With fake values in its nodes' ``meta``.
         covers: Of the target.
+        types: Of residuals that the target's linears add.
 
     Returns:
         In graph order.
@@ -75,7 +76,7 @@ def linear_forms(graph: fx.Graph, covers: Covers) -> list[LinearForm]:
             pair = arguments_of(reader, torch.ops.aten.add.Tensor)
             if pair and not reader.kwargs:
                 other = pair[1] if pair[0] is form.end else pair[0]
-                if alike(reader, form.end, other) and other is not form.end:
+                if alike(types, reader, form.end, other) and other is not form.end:
                     form.residual, form.end = other, reader
         forms.append(form)
     return forms

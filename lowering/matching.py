@@ -35,13 +35,17 @@ def same(a: Any, b: Any) -> bool:
     return statically_known_true(a == b)
 
 
-def alike(*nodes: Any) -> bool:
-    """Whether all are nodes whose tensors have the same sizes and type, one that the CPU's kernels keep as it is."""
+Types = tuple[torch.dtype, ...]
+"""Float types that a target's kernels keep as they are."""
+
+
+def alike(types: Types, *nodes: Any) -> bool:
+    """Whether all are nodes whose tensors have the same sizes and the same one of some types."""
     values = [node.meta.get("val") if isinstance(node, fx.Node) else None for node in nodes]
     first = values[0]
     return isinstance(first, torch.Tensor) and all(
         isinstance(v, torch.Tensor)
-        and v.dtype == first.dtype in (torch.bfloat16, torch.float32)
+        and v.dtype == first.dtype in types
         and v.dim() == first.dim()
         and all(same(a, b) for a, b in zip(v.shape, first.shape, strict=True))
         for v in values

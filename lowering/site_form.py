@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from starquant_fx.lowering.matching import alike, arguments_of, tensors_of
+from starquant_fx.lowering.matching import Types, alike, arguments_of, tensors_of
 from starquant_fx.operators import op
 
 aten = torch.ops.aten
@@ -82,24 +82,24 @@ def site_form(module: fx.GraphModule, node: fx.Node) -> SiteForm:
     return SiteForm(*values)
 
 
-def before_norm(x: fx.Node) -> tuple[fx.Node, float | None]:
+def before_norm(x: fx.Node, types: Types) -> tuple[fx.Node, float | None]:
     """What an RMS norm without a gain reads, and its eps, if ``x`` is one that is read once; else ``x`` and None."""
     normed = (arguments_of(x, aten._to_copy.default) or (x,))[0]
     if len(x.users) == 1:
         match arguments_of(normed, aten.rms_norm.default):
             case (wide, [_], None, float(eps)) if len(normed.users) == 1:
                 source = (arguments_of(wide, aten._to_copy.default) or (wide,))[0]
-                if wide.meta["val"].dtype == torch.float32 and alike(x, source):
+                if wide.meta["val"].dtype == torch.float32 and alike(types, x, source):
                     return source, eps
     return x, None
 
 
-def before_swiglu(x: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+def before_swiglu(x: fx.Node, types: Types) -> tuple[fx.Node, fx.Node] | None:
     """Gate and up of ``silu(gate) * up``, if ``x`` is that and its parts are read once; else None."""
     factors = arguments_of(x, aten.mul.Tensor)
     for activated, other in (factors, factors[::-1]) if factors else ():
         gate = arguments_of(activated, aten.silu.default)
-        if gate and len(activated.users) == 1 and alike(x, *gate, other):
+        if gate and len(activated.users) == 1 and alike(types, x, *gate, other):
             return gate[0], other
     return None
 

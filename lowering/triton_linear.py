@@ -16,6 +16,7 @@ from starquant_fx.lowering.matching import become, call_before, tensors_of
 from starquant_fx.lowering.site_form import before_swiglu
 from starquant_fx.lowering.tables import Tables
 from starquant_fx.lowering.triton_branch import flat_image
+from starquant_fx.lowering.triton_site import KEPT
 
 aten = torch.ops.aten
 
@@ -50,7 +51,7 @@ def _swiglu(forms: Sequence[LinearForm]) -> tuple[list[LinearForm], fx.Node] | N
         return None
     by_end = {form.end: form for form in forms}
     for product in [user for form in forms for user in form.end.users]:
-        pair = before_swiglu(product)
+        pair = before_swiglu(product, KEPT)
         if pair is not None and set(pair) == set(by_end) and product not in by_end:
             alone = all(len(end.users) == 1 for end in pair)
             return ([by_end[end] for end in pair], product) if alone else None
@@ -88,6 +89,8 @@ def _maker(
             return tile_pack(torch.cat(codes), f.weight_bits)
         if name == "image":
             return torch.cat([flat_image(image, f.dtype) for image in found], 1)
+        if name in ("weight_scale", "column_sum"):
+            return torch.cat(found)  # [n], or [n, groups]
         return _joined(found, scales)
 
     return make

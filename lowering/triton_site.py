@@ -16,6 +16,9 @@ from starquant_fx.lowering.triton_branch import padded
 from starquant_fx.operators import op
 from starquant_fx.program import facts
 
+KEPT = (torch.bfloat16, torch.float16, torch.float32)
+"""Types that the kernels read and write as they are."""
+
 
 def use_site_kernel(module: fx.GraphModule, node: fx.Node, tables: Tables) -> None:
     """Replaces a site by ``tile_site``.
@@ -25,7 +28,7 @@ def use_site_kernel(module: fx.GraphModule, node: fx.Node, tables: Tables) -> No
     """
     form = site_form(module, node)
     site, dtype = facts(node)["site"], form.x.meta["val"].dtype
-    x, eps = before_norm(form.x)
+    x, eps = before_norm(form.x, KEPT)
     shift = tables.read(node, site, "shift", lambda: _shift(form))
     factors = [
         tables.read(node, site, f"factor_{i}", lambda f=f: _typed(f, dtype))  # type: ignore[misc]
@@ -78,9 +81,13 @@ def _one_state(node: fx.Node, x: fx.Node) -> fx.Node:
     graph = node.graph
     with graph.inserting_before(node):
         first = graph.call_function(torch.ops.aten.select.int, (x, -1, 0))
-        return graph.call_function(
+        state = graph.call_function(
             torch.ops.aten.zeros_like.default, (first,), {"dtype": torch.int64}
         )
+    value = x.meta["val"]
+    first.meta["val"] = value.new_empty(value.shape[:-1])
+    state.meta["val"] = value.new_empty(value.shape[:-1], dtype=torch.int64)
+    return state
 
 
 def _typed(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -21,7 +21,7 @@ def bind(
 ) -> dict[str, Tensor]:
     """Returns the tensor arguments of a call by name, ``input_ids`` first.
 
-    All-ones padding masks and Dream's ``"full"`` are dropped: they change nothing.
+    All-ones padding masks (on the CPU) and Dream's ``"full"`` are dropped: they change nothing.
 
     Args:
         signature: Of the original model's forward.
@@ -78,7 +78,8 @@ def bind(
         )
     _check(ids, model)
     mask = tensors.get("attention_mask")
-    if mask is not None and mask.dim() == 2:
+    # Elsewhere than on the CPU a look at values would make the host wait for the device, at every call.
+    if mask is not None and mask.dim() == 2 and mask.device.type == "cpu":
         check_padding(mask)
         # Not while torch.compile traces, which cannot decide by values.
         if not torch.compiler.is_compiling() and bool(mask.all()):
@@ -111,7 +112,8 @@ def _check_shape(name: str, value: Tensor, ids: Tensor) -> None:
 def _checked_state(state: Any, ids: Tensor) -> Tensor:
     """Returns a token state as int64 after checking its shape and values."""
     good = isinstance(state, Tensor) and state.shape == ids.shape and not state.is_floating_point()
-    if not good or bool(((state != 0) & (state != 1)).any()):
+    seen = good and state.device.type == "cpu"
+    if not good or (seen and bool(((state != 0) & (state != 1)).any())):
         raise InputError(
             "the token state does not fit the ids",
             where="token_state",

@@ -84,7 +84,8 @@ class CompiledModel(nn.Module):
 
         Raises:
             InputError: The arguments do not fit the model, or a site of quantized activations reads NaN or Inf. What
-                a head in full precision makes of them is returned as it is; samplers refuse NaN in it.
+                a head in full precision makes of them is returned as it is; samplers refuse NaN in it. The target
+                ``triton`` looks at no values, so that nothing waits: there, such a token's logits are NaN.
         """
         graph, arguments = self._bound(args, kwargs)
         return DenoiserOutput(graph(*arguments.values()))

@@ -78,12 +78,12 @@ def with_linears(model: nn.Module, make: Callable[[nn.Linear], nn.Module], head:
     return found
 
 
-def held_bytes(*modules: nn.Module) -> int:
-    """Bytes of all parameters and buffers of some modules, shared ones once."""
+def held_bytes(device: torch.device, *modules: nn.Module) -> int:
+    """Bytes of all parameters and buffers of some modules on a device, shared ones once."""
     found: dict[int, int] = {}
     for module in modules:
         for tensor in module.state_dict(keep_vars=True).values():
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor) and tensor.device.type == device.type:
                 found[_identity(tensor)] = stored_bytes(tensor)
     return sum(found.values())
 

@@ -24,7 +24,7 @@ FUSED_GREEDY = "starquant_fx.lowering.greedy"
 def ours(subject: Subject, recipe: str, whole: bool = False) -> Runner:
     """Builds a recipe's model.
 
-    Its graphs are called themselves: a call of the compiled model checks its arguments, which waits for the device.
+    Its graphs are called themselves: a call of the compiled model binds its arguments anew.
 
     Args:
         subject: The model.
@@ -66,8 +66,8 @@ def ours(subject: Subject, recipe: str, whole: bool = False) -> Runner:
 
     return Runner(
         forward,
-        weight_bytes=held_bytes(compiled.graph),
-        held_bytes=held_bytes(compiled.graph, compiled.program.module),
+        weight_bytes=held_bytes(subject.device, compiled.graph),
+        held_bytes=held_bytes(subject.device, compiled.graph, compiled.program.module),
         head="int8" if "head" in recipe else "bf16",
         note=note,
         greedy=greedy if importlib.util.find_spec(FUSED_GREEDY) else None,

@@ -53,7 +53,7 @@ class Variant:
 
 
 def _torch(model: nn.Module, head: str, note: str = "", graphed: bool = True) -> Runner:
-    held = held_bytes(model)
+    held = held_bytes(next(model.parameters()).device, model)
     return Runner(Logits(model), held, held, head, graphed, note)
 
 

@@ -63,12 +63,14 @@ class NumberWatch:
         self._at_once = device.type == "cpu"
         self._seen: list[Tensor] = []
 
-    def see(self, step: int, values: Tensor) -> None:
+    def see(self, step: int, values: Tensor, candidates: Tensor, rows: Tensor) -> None:
         """Looks at one step.
 
         Args:
             step: Counts from 1, as the calls do.
             values: Logits [R, vocab], or the largest of each row [R]; -inf is allowed.
+            candidates: [B, L] bool; other rows may hold what they like.
+            rows: [R], see ``candidate_rows``.
 
         Raises:
             StarQuantError: On the CPU, if there is a NaN.
@@ -76,7 +78,8 @@ class NumberWatch:
         if self._at_once:
             require_numbers(values, step)
         else:
-            self._seen.append(values.isnan().any())
+            largest = values.amax(-1) if values.dim() == 2 else values
+            self._seen.append((largest.isnan() & candidates.flatten()[rows]).any())
 
     def check(self) -> None:
         """Raises a StarQuantError if a step that was seen had a NaN."""

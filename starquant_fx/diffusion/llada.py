@@ -118,16 +118,16 @@ def llada_generate(
         block, step_in_block = divmod(step, steps_per_block)
         end = prompt_ids.shape[1] + (block + 1) * block_length
         candidates = ids == mask_id
-        candidates[:, end:] = False
+        candidates[:, end:].fill_(False)
         if step_in_block == 0:
             capacity = row_capacity(candidates)
         rows = candidate_rows(candidates, capacity)
         if only_greedy:
             largest, tokens, sureness = greedy_at(model, rows, ids, mask)
-            watch.see(step + 1, largest)
+            watch.see(step + 1, largest, candidates, rows)
         else:
             logits = _guided_logits(model, rows, ids, mask, given, mask_id, cfg_scale)
-            watch.see(step + 1, logits)
+            watch.see(step + 1, logits, candidates, rows)
             noise = None
             if temperature > 0:
                 # The full shape is drawn, whatever is used of it: this keeps the published stream of
@@ -139,7 +139,7 @@ def llada_generate(
                     generator=generator,
                 ).flatten(0, 1)[rows]
             if logits_eos_inf:
-                logits[:, eos] = -torch.inf
+                logits[:, eos].fill_(-torch.inf)
             tokens, sureness = _chosen(logits, noise, temperature, demoted)
         if remasking == "random":
             drawn = torch.rand(ids.shape, device=ids.device, generator=generator)
@@ -183,7 +183,8 @@ def _chosen(
             return tokens, sureness
     else:
         tokens = gumbel_argmax(logits, temperature, noise)
-    logits[:, demoted] = -torch.inf
+    for one in demoted:  # one by one: a list of them would be copied to the device, which waits
+        logits[:, one].fill_(-torch.inf)
     return tokens, logits.softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
 
 

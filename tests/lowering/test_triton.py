@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 from pathlib import Path
@@ -18,8 +19,10 @@ from starquant_fx.compiled import release_device_memory
 from starquant_fx.errors import LoweringError
 from starquant_fx.lowering import choose_target, lower, triton_site
 from starquant_fx.lowering.greedy import greedy_at_rows
+from starquant_fx.lowering.linear_form import LinearForm
 from starquant_fx.lowering.rows import at_rows
 from starquant_fx.lowering.tables import Laid
+from starquant_fx.lowering.triton_linear import _maker
 from starquant_fx.operators import op
 from starquant_fx.pass_base import Pass
 from starquant_fx.pass_manager import run_passes
@@ -144,6 +147,37 @@ def test_greedy_choices_are_those_of_the_logits(kind: str, recipe: str) -> None:
     torch.testing.assert_close(found[0], largest)
     assert torch.equal(found[1], tokens)
     torch.testing.assert_close(found[2], probability)
+
+
+def test_float16_is_fused_as_bfloat16_is() -> None:
+    given = copy.deepcopy(model("llada")).half()
+    recipe = get_recipe("rtn-w4a8")
+    bare = capture(skeleton(given), recipe, mask_token_id=MASK["llada"])
+    graph = lower(run_passes(bare, recipe.passes), "triton").graph
+    assert len(calls(graph, aten.rms_norm.default)) == 1, "the head's"
+    assert not calls(graph, aten.silu.default)
+
+
+def test_tac_alone_is_computed_for_chosen_rows() -> None:
+    module = lower(program_of("llada", "quarot+tac-w4a4"), "triton")
+    low, ids, rows = at_rows(module), masked_ids("llada", (2, 4), 0.5), torch.tensor([1, 2, 7])
+    torch.testing.assert_close(low(ids, rows)[0], module(ids).flatten(0, 1)[rows])
+    (*_, last) = calls(low.graph, tiles.tile_prepare.default)
+    assert last.args[0].target == aten.unsqueeze.default, "it reads rows"
+
+
+def test_scales_of_groups_are_joined_by_outputs() -> None:
+    root = torch.nn.Module()
+    graph, scales = fx.Graph(), [torch.rand(8, 2), torch.rand(4, 2)]
+    forms = []
+    for i, scale in enumerate(scales):
+        root.register_buffer(f"s{i}", scale)
+        node: Any = graph.get_attr(f"s{i}")
+        values: Any = (*[None] * 4, node, None, 4, *[None] * 3, torch.float32)
+        forms.append(LinearForm(node, *values))
+    made = _maker(fx.GraphModule(root, graph), forms, "weight_scale")()
+    assert made is not None
+    assert torch.equal(made, torch.cat(scales))
 
 
 def test_captures_of_a_model_share_what_is_laid_out() -> None:
