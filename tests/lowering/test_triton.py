@@ -163,7 +163,8 @@ def test_tac_alone_is_computed_for_chosen_rows() -> None:
     low, ids, rows = at_rows(module), masked_ids("llada", (2, 4), 0.5), torch.tensor([1, 2, 7])
     torch.testing.assert_close(low(ids, rows)[0], module(ids).flatten(0, 1)[rows])
     (*_, last) = calls(low.graph, tiles.tile_prepare.default)
-    assert last.args[0].target == aten.unsqueeze.default, "it reads rows"
+    source: Any = last.args[0]
+    assert source.target == aten.unsqueeze.default, "it reads rows"
 
 
 def test_scales_of_groups_are_joined_by_outputs() -> None:
