@@ -34,7 +34,7 @@ def use_site_kernel(module: fx.GraphModule, node: fx.Node, tables: Tables) -> No
         tables.read(node, site, f"factor_{i}", lambda f=f: _typed(f, dtype))  # type: ignore[misc]
         for i, f in enumerate(form.factors)
     ]
-    covered = covers(form.structure, form.factors)
+    covered = covers(form.structure, form.factors, dtype)
     apart = not covered and (eps is not None or shift is not None)
     if apart or form.matrix is not None or form.directions is not None:
         x, eps, shift = _prepared(node, form, (x, eps, shift), tables), None, None

@@ -12,6 +12,7 @@ from starquant_fx.errors import LoweringError
 from starquant_fx.kernels.triton.launch import on_its_device, require_device
 from starquant_fx.kernels.triton.prepare_kernels import coefficient_kernel, prepare_kernel
 from starquant_fx.kernels.triton.row_kernels import squares_kernel
+from starquant_fx.kernels.triton.site_checks import check_prepare
 from starquant_fx.kernels.triton.sizes import (
     PIECE,
     divided,
@@ -66,9 +67,11 @@ def tile_prepare(
         ([..., 0] without a branch); both in the dtype of ``x``.
 
     Raises:
+        InputError: Tensors do not fit each other.
         LoweringError: No kernel can run on this device, or takes these sizes.
     """
     require_device(x, WHERE)
+    check_prepare(WHERE, x, matrix, state, shift, directions, reduce, start)
     columns = _require_sizes(matrix, state, shift, directions, reduce)
     x = x.contiguous()
     state, shift, matrix, directions, reduce, start = (

@@ -18,6 +18,7 @@ from starquant_fx.kernels.triton.row_kernels import (
     gate_kernel,
     squares_kernel,
 )
+from starquant_fx.kernels.triton.site_checks import check_site
 from starquant_fx.kernels.triton.site_kernels import kronecker_kernel
 from starquant_fx.kernels.triton.sizes import (
     PIECE,
@@ -71,9 +72,11 @@ def tile_site(
         (at 8 bits less 128) float32 [..., 1]. NaN or Inf in a token makes its scale NaN.
 
     Raises:
+        InputError: Tensors do not fit each other.
         LoweringError: No kernel can run on this device, or has this basis.
     """
     require_device(x, WHERE)
+    check_site(WHERE, x, state, shift, factors, structure, shared, bounds, bits, clip)
     x = x.contiguous()
     row = (*x.shape[:-1], 1)
     codes = torch.empty(x.shape, dtype=torch.int8, device=x.device)
@@ -164,12 +167,6 @@ def _turned(
         num_warps=4,
     )
     return out
-
-
-def covers(structure: str, factors: Sequence[Tensor]) -> bool:
-    """Whether ``tile_site`` has a basis of these factors."""
-    turned = [f for f in factors if f.dim() > 1]
-    return structure == "dense" or all(padded(f.shape[-1]) <= WIDEST_FACTOR for f in turned)
 
 
 def _require_size(size: int, structure: str) -> None:

@@ -96,7 +96,7 @@ def test_other_options(changed: tuple[Pass, ...]) -> None:
 
 
 def test_a_basis_without_a_kernel_stays_the_references(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_site, "covers", lambda structure, factors: not len(factors))
+    monkeypatch.setattr(triton_site, "covers", lambda structure, factors, dtype: not len(factors))
     program, ids = program_of("dream", "star-w8a8"), masked_ids("dream", (2, 4), 0.5)
     low = lower(program, "triton")
     assert len(calls(low.graph, op("rotate"))) == len(calls(low.graph, tiles.tile_site.default))

@@ -1,0 +1,120 @@
+"""What ``tile_site`` and ``tile_prepare`` refuse before a launch, without looking at values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from starquant_fx.kernels.triton.checks import FLOATS, INTEGERS, Wanted, require, require_that
+
+WIDEST_LEFT, WIDEST_RIGHT, WIDEST_BLOCK = 128, 160, 128
+"""Channels of factors, and of a block, that are compiled without spills for 16 bits on every chip."""
+WIDEST_FLOAT32 = 24_576
+"""Numbers of both factors and of a token in float32 that fit the shared memory of every chip."""
+
+
+def covers(structure: str, factors: Sequence[Tensor], dtype: torch.dtype) -> bool:
+    """Whether ``tile_site`` has a basis of these factors on every chip, for inputs of a type."""
+    if structure == "dense" or not factors:
+        return True
+    wide = dtype == torch.float32
+    if structure == "block":
+        return factors[0].shape[-1] <= (WIDEST_BLOCK // 2 if wide else WIDEST_BLOCK)
+    if structure not in ("kronecker", "hadamard"):
+        return False
+    a, b = (f.shape[0] for f in factors[-2:])
+    fits = a <= WIDEST_LEFT and b <= WIDEST_RIGHT
+    return fits and (not wide or a * a + b * b + 3 * a * b <= WIDEST_FLOAT32)
+
+
+def check_site(
+    where: str,
+    x: Tensor,
+    state: Tensor | None,
+    shift: Tensor | None,
+    factors: Sequence[Tensor],
+    structure: str,
+    shared: int,
+    bounds: Sequence[int],
+    bits: int,
+    clip: Tensor | None,
+) -> None:
+    """Raises an InputError for what the kernels would read wrongly; arguments as of ``tile_site``."""
+    _check_x(where, x)
+    d = x.shape[-1]
+    sizes = [tuple(f.shape) for f in factors]
+    inside = 0 <= shared <= d and all(0 <= edge <= d for edge in bounds)
+    require_that(
+        where,
+        (
+            (2 <= bits <= 8, "2 to 8 bits", bits),
+            (len(bounds) % 2 == 0 and inside, f"gates within {d} channels", list(bounds)),
+            (_makes(structure, sizes, d), f"a basis of {d} channels", f"{structure} {sizes}"),
+        ),
+    )
+    require(
+        where,
+        x.device,
+        (
+            ("state", state, INTEGERS, tuple(x.shape[:-1])),
+            ("shift", shift, FLOATS, (_states(shift), d)),
+            *(("factor", f, FLOATS, tuple(f.shape)) for f in factors),
+            ("clip", clip, FLOATS, (2,)),
+        ),
+    )
+
+
+def check_prepare(
+    where: str,
+    x: Tensor,
+    matrix: Tensor | None,
+    state: Tensor | None,
+    shift: Tensor | None,
+    directions: Tensor | None,
+    reduce: Tensor | None,
+    start: Tensor | None,
+) -> None:
+    """Raises an InputError for what the kernels would read wrongly; arguments as of ``tile_prepare``."""
+    _check_x(where, x)
+    d = x.shape[-1]
+    states = _states(shift if directions is None else directions)
+    rank = 0 if directions is None else directions.shape[-1]
+    g = 1 if matrix is None or not matrix.dim() else max(matrix.shape[-1], 1)
+    wanted: list[Wanted] = [
+        ("matrix", matrix, FLOATS, (d // g, g, g)),
+        ("state", state, INTEGERS, tuple(x.shape[:-1])),
+        ("shift", shift, FLOATS, (states, d)),
+        ("directions", directions, FLOATS, (states, d, rank)),
+        ("reduce", reduce, FLOATS, (states, d, rank)),
+        ("start", start, FLOATS, (states, rank)),
+    ]
+    require_that(where, ((d % g == 0, f"blocks of TAC that divide {d} channels", g),))
+    require(where, x.device, wanted)
+
+
+def _check_x(where: str, x: Tensor) -> None:
+    fits = x.dim() > 0 and x.dtype in FLOATS and x.shape[-1] > 0
+    require_that(where, ((fits, "x [..., d] of floats", f"{x.dtype} {list(x.shape)}"),))
+
+
+def _states(table: Tensor | None) -> int:
+    return table.shape[0] if table is not None and table.dim() else 0
+
+
+def _makes(structure: str, sizes: Sequence[tuple[int, ...]], d: int) -> bool:
+    """Whether factors of these sizes are a basis of d channels."""
+    if not sizes:
+        return True
+    if structure == "dense":
+        return list(sizes) == [(d, d)]
+    if structure == "block":
+        size = sizes[0][-1] if sizes[0] else 0
+        return list(sizes) == [(d // max(size, 1), size, size)] and d % max(size, 1) == 0
+    if structure == "hadamard" and len(sizes) == 3:
+        return sizes[0] == (d,) and _makes("kronecker", sizes[1:], d)
+    squares = all(len(size) == 2 and size[0] == size[1] for size in sizes)
+    return (
+        structure == "kronecker" and len(sizes) == 2 and squares and sizes[0][0] * sizes[1][0] == d
+    )
