@@ -56,11 +56,17 @@ class Results:
         """Whether a kernel was wrong, in which case no figure of it counts."""
         return any(check.passed is False for check in self.checks)
 
+    @property
+    def correct(self) -> bool | None:
+        """Whether all kernels that were checked were right; None: none was checked."""
+        known = [check.passed for check in self.checks if check.passed is not None]
+        return all(known) if known else None
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
         return {
             "environment": environment(self.plan.device),
-            "correct": not self.failed,
+            "correct": self.correct,
             "checks": [check.to_dict() for check in self.checks],
             "ceiling": self.ceiling,
             "kernels": [row.to_dict() for row in self.kernels],

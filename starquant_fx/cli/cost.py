@@ -104,8 +104,10 @@ def cost_command(
     found = costs(model, chosen, target, layers=layers, masked_rows=logits == "masked")
     asked = table.Asked(chips, shapes, by, not eager)
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDTH)
+    if not console.is_terminal or console.width < WIDTH:
+        console = Console(
+            width=WIDTH
+        )  # a narrow terminal wraps lines: cut numbers would say nothing
     console.print(table.predictions(found, asked))
     console.print(table.groups(found, asked))
     if symbolic:

@@ -141,7 +141,7 @@ def chip_named(name: str, rates: Mapping[str, float] | None = None) -> Chip:
             where="--chip",
             expected=", ".join(CHIPS),
             got=repr(name),
-            hint=nearest(name.lower(), known) or "any of these",
+            hint="another chip is one of these with figures of its own: --rate bf16=..., int8=..., bandwidth=...",
         )
     for unit, value in (rates or {}).items():
         given = Rate(value * 1e12, "given")

@@ -118,7 +118,7 @@ def plan_table(lm: StarQuantLM, plans: Sequence[Plan], models: int = 1) -> Table
         show_edge=False,
         caption="Estimated from about 100 rows a task. Forward passes count sequences, not batches. "
         "Hours: at this model's speed as measured now, on one batch a task. Compilations come on top, and recipes "
-        "run slower than full precision on the target `reference`.",
+        "may run slower than full precision.",
         caption_justify="left",
     )
     table.add_column("task")
