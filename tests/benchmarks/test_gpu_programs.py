@@ -114,13 +114,14 @@ def test_a_twin_shares_every_weight_and_another_linear_changes_only_the_twin(
     kept = sum(isinstance(m, nn.Linear) for m in other.modules())
     assert kept == 1  # the head
     assert torch.equal(subject.model(ids).logits, before)
-    assert held_bytes(subject.model, twin(subject.model)) == held_bytes(subject.model)
+    pair = (subject.model, twin(subject.model))
+    assert held_bytes(CPU, *pair) == held_bytes(CPU, subject.model)
 
 
 def test_fp8_linears_hold_a_byte_a_weight() -> None:
     linear = nn.Linear(64, 32, bias=False, dtype=torch.bfloat16)
     made = Fp8Linear(linear)
-    assert held_bytes(made) == 64 * 32 + 32 * 4
+    assert held_bytes(CPU, made) == 64 * 32 + 32 * 4
     weight = made.get_buffer("weight").float() * made.get_buffer("scale")
     assert float((weight - linear.weight.float()).abs().max()) < 0.07 * float(
         linear.weight.abs().max()
