@@ -38,7 +38,7 @@ def test_tables_totals_and_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (("llada-tiny", "--chip", "A4O"), "a40"),
+        (("llada-tiny", "--chip", "A4O"), "--rate bf16="),
         (("llada-tiny", "--tokens", "many"), "4x1024"),
         (("llada-tiny", "--by", "rule"), "role"),
         (("llada-tiny", "--logits", "some"), "masked"),
