@@ -114,6 +114,18 @@ def _token_halves(tile, SWAP: tl.constexpr):
 
 
 @triton.jit
+def _token_part(tile, PART: tl.constexpr, PARTS: tl.constexpr, SWAP: tl.constexpr):
+    """One of 1, 2 or 4 parts of the tokens of a tile."""
+    if PARTS > 1:
+        first, second = _token_halves(tile, SWAP)
+        tile = first if PART < PARTS // 2 else second
+    if PARTS > 2:
+        first, second = _token_halves(tile, SWAP)
+        tile = second if PART % 2 else first
+    return tile
+
+
+@triton.jit
 def store_linear(
     total,
     scale,
@@ -145,11 +157,9 @@ def store_linear(
 
     PARTS (1, 2 or 4) parts of the tokens one after the other, which takes fewer registers.
     """
-    HALF: tl.constexpr = T // 2
-    QUARTER: tl.constexpr = T // 4
-    if PARTS == 1:
+    for part in tl.static_range(PARTS):
         _store_part(
-            total,
+            _token_part(total, part, PARTS, SWAP),
             scale,
             zero,
             weight_scale,
@@ -163,9 +173,9 @@ def store_linear(
             out,
             tokens,
             outputs,
-            token0,
+            token0 + part * (T // PARTS),
             output0,
-            T,
+            T // PARTS,
             N,
             BITS,
             GROUP,
@@ -174,165 +184,3 @@ def store_linear(
             RANK,
             SWAP,
         )
-    else:
-        first, second = _token_halves(total, SWAP)
-        if PARTS == 2:
-            _store_part(
-                first,
-                scale,
-                zero,
-                weight_scale,
-                column_sum,
-                bias,
-                state,
-                state_bias,
-                coefficients,
-                image,
-                residual,
-                out,
-                tokens,
-                outputs,
-                token0,
-                output0,
-                HALF,
-                N,
-                BITS,
-                GROUP,
-                PAIR,
-                STATES,
-                RANK,
-                SWAP,
-            )
-            _store_part(
-                second,
-                scale,
-                zero,
-                weight_scale,
-                column_sum,
-                bias,
-                state,
-                state_bias,
-                coefficients,
-                image,
-                residual,
-                out,
-                tokens,
-                outputs,
-                token0 + HALF,
-                output0,
-                HALF,
-                N,
-                BITS,
-                GROUP,
-                PAIR,
-                STATES,
-                RANK,
-                SWAP,
-            )
-        else:
-            first, other = _token_halves(first, SWAP)
-            _store_part(
-                first,
-                scale,
-                zero,
-                weight_scale,
-                column_sum,
-                bias,
-                state,
-                state_bias,
-                coefficients,
-                image,
-                residual,
-                out,
-                tokens,
-                outputs,
-                token0,
-                output0,
-                QUARTER,
-                N,
-                BITS,
-                GROUP,
-                PAIR,
-                STATES,
-                RANK,
-                SWAP,
-            )
-            _store_part(
-                other,
-                scale,
-                zero,
-                weight_scale,
-                column_sum,
-                bias,
-                state,
-                state_bias,
-                coefficients,
-                image,
-                residual,
-                out,
-                tokens,
-                outputs,
-                token0 + QUARTER,
-                output0,
-                QUARTER,
-                N,
-                BITS,
-                GROUP,
-                PAIR,
-                STATES,
-                RANK,
-                SWAP,
-            )
-            first, other = _token_halves(second, SWAP)
-            _store_part(
-                first,
-                scale,
-                zero,
-                weight_scale,
-                column_sum,
-                bias,
-                state,
-                state_bias,
-                coefficients,
-                image,
-                residual,
-                out,
-                tokens,
-                outputs,
-                token0 + HALF,
-                output0,
-                QUARTER,
-                N,
-                BITS,
-                GROUP,
-                PAIR,
-                STATES,
-                RANK,
-                SWAP,
-            )
-            _store_part(
-                other,
-                scale,
-                zero,
-                weight_scale,
-                column_sum,
-                bias,
-                state,
-                state_bias,
-                coefficients,
-                image,
-                residual,
-                out,
-                tokens,
-                outputs,
-                token0 + 3 * QUARTER,
-                output0,
-                QUARTER,
-                N,
-                BITS,
-                GROUP,
-                PAIR,
-                STATES,
-                RANK,
-                SWAP,
-            )
