@@ -15,8 +15,9 @@ from starquant_fx.kernels.triton.greedy import (
     integer_head_kernel,
 )
 from starquant_fx.kernels.triton.launch import interpreting, require_device
-from starquant_fx.kernels.triton.layout import BLOCK, blocks, pieces
+from starquant_fx.kernels.triton.layout import BLOCK, blocks
 from starquant_fx.kernels.triton.linear_checks import check_linear
+from starquant_fx.kernels.triton.sizes import divided
 
 WHERE, WHERE_INT8 = "starquant::tile_greedy", "starquant::tile_greedy_int8"
 FLOAT_HEAD: Any = float_head_kernel
@@ -66,7 +67,7 @@ def tile_greedy(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor,
     chosen = configs.choose_head(x.device, rows, 8 * x.element_size())
     parts = _parts(x, rows, vocab, chosen.n)
     with torch.cuda.device_of(x):
-        FLOAT_HEAD[(pieces(rows, chosen.t) * pieces(vocab, chosen.n),)](
+        FLOAT_HEAD[(divided(rows, chosen.t) * divided(vocab, chosen.n),)](
             *(x.contiguous(), weight.contiguous(), None if bias is None else bias.contiguous()),
             *(*parts, rows, vocab, features),
             **{"T": chosen.t, "N": chosen.n, "K": STEP, "SWAP": chosen.swap},
@@ -144,7 +145,7 @@ def tile_greedy_int8(
         *(None if coefficients is None else image, results[0]),
     )
     with torch.cuda.device_of(codes):
-        INTEGER_HEAD[(pieces(rows, chosen.t) * pieces(vocab, chosen.n),)](
+        INTEGER_HEAD[(divided(rows, chosen.t) * divided(vocab, chosen.n),)](
             *(None if tensor is None else tensor.contiguous() for tensor in tensors),
             *(*parts, rows, vocab, features, packed.shape[1], blocks(features), groups),
             **{"T": chosen.t, "N": chosen.n, "BITS": 4 if weight_bits <= 4 else 8},
@@ -168,7 +169,7 @@ def _results(like: Tensor, rows: int, dtype: torch.dtype) -> tuple[Tensor, Tenso
 
 def _parts(like: Tensor, rows: int, vocab: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     """What tiles leave: largest, index, sum of exponentials; each [rows, tiles]."""
-    size = (rows, pieces(vocab, width))
+    size = (rows, divided(vocab, width))
     return (
         like.new_empty(size, dtype=torch.float32),
         like.new_empty(size, dtype=torch.int32),

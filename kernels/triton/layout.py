@@ -5,20 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from starquant_fx.kernels.triton.sizes import divided
+
 BLOCK = 128
 """Channels of a block; K is padded with zeros to a multiple of it."""
 HALF = BLOCK // 2
 """In a block of codes of up to four bits, byte j holds channel j (low nibble) and channel j + HALF (high nibble)."""
 
 
-def pieces(count: int, size: int) -> int:
-    """Number of pieces of a size that ``count`` things take."""
-    return (count + size - 1) // size
-
-
 def blocks(features: int) -> int:
     """Number of blocks that ``features`` channels take."""
-    return pieces(features, BLOCK)
+    return divided(features, BLOCK)
 
 
 def row_bytes(features: int, bits: int) -> int:

@@ -11,8 +11,9 @@ from torch import Tensor
 from starquant_fx.kernels.triton import configs
 from starquant_fx.kernels.triton.gemm import finish_kernel, linear_kernel
 from starquant_fx.kernels.triton.launch import interpreting, require_device
-from starquant_fx.kernels.triton.layout import BLOCK, blocks, pieces
+from starquant_fx.kernels.triton.layout import BLOCK, blocks
 from starquant_fx.kernels.triton.linear_checks import WHERE, check_linear
+from starquant_fx.kernels.triton.sizes import divided
 
 LINEAR: Any = linear_kernel
 FINISH: Any = finish_kernel
@@ -118,8 +119,8 @@ def launch(
     groups = weight_scale.shape[1] if weight_scale.dim() == 2 else 1
     group = total // groups if weight_scale.dim() == 2 else 0
     flush = configs.flush(group)
-    per_split = pieces(pieces(total, config.split), flush) * flush
-    parts = pieces(total, per_split)
+    per_split = divided(divided(total, config.split), flush) * flush
+    parts = divided(total, per_split)
     partial = None
     if parts > 1:
         kind = torch.float32 if group else torch.int32
@@ -159,7 +160,7 @@ def launch(
 
 
 def _programs(tokens: int, outputs: int, t: int, n: int, swiglu: bool) -> int:
-    return pieces(tokens, t) * pieces(outputs, n // 2 if swiglu else n)
+    return divided(tokens, t) * divided(outputs, n // 2 if swiglu else n)
 
 
 def _tile_linear_fake(
