@@ -14,7 +14,7 @@ from starquant_fx.kernels.triton.greedy import (
     float_head_kernel,
     integer_head_kernel,
 )
-from starquant_fx.kernels.triton.launch import interpreting, require_device
+from starquant_fx.kernels.triton.launch import interpreting, on_its_device, require_device
 from starquant_fx.kernels.triton.layout import BLOCK, blocks
 from starquant_fx.kernels.triton.linear_checks import check_linear
 from starquant_fx.kernels.triton.sizes import divided
@@ -27,6 +27,7 @@ STEP = 64
 """Channels of a step of a float head."""
 
 
+@on_its_device
 def tile_greedy(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """``reference.greedy(linear(x, weight, bias), by_probability=False)``, never in memory as [rows, vocab].
 
@@ -66,18 +67,18 @@ def tile_greedy(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor,
         return results
     chosen = configs.choose_head(x.device, rows, 8 * x.element_size())
     parts = _parts(x, rows, vocab, chosen.n)
-    with torch.cuda.device_of(x):
-        FLOAT_HEAD[(divided(rows, chosen.t) * divided(vocab, chosen.n),)](
-            *(x.contiguous(), weight.contiguous(), None if bias is None else bias.contiguous()),
-            *(*parts, rows, vocab, features),
-            **{"T": chosen.t, "N": chosen.n, "K": STEP, "SWAP": chosen.swap},
-            **{"EVEN": features % STEP == 0, "BAND": chosen.band},
-            **{"num_warps": chosen.warps, "num_stages": chosen.stages},
-        )
-        _combine(parts, results, rows)
+    FLOAT_HEAD[(divided(rows, chosen.t) * divided(vocab, chosen.n),)](
+        *(x.contiguous(), weight.contiguous(), None if bias is None else bias.contiguous()),
+        *(*parts, rows, vocab, features),
+        **{"T": chosen.t, "N": chosen.n, "K": STEP, "SWAP": chosen.swap},
+        **{"EVEN": features % STEP == 0, "BAND": chosen.band},
+        **{"num_warps": chosen.warps, "num_stages": chosen.stages},
+    )
+    _combine(parts, results, rows)
     return results
 
 
+@on_its_device
 def tile_greedy_int8(
     codes: Tensor,
     scale: Tensor,
@@ -144,18 +145,17 @@ def tile_greedy_int8(
         *(None if state_bias is None else state, state_bias, coefficients),
         *(None if coefficients is None else image, results[0]),
     )
-    with torch.cuda.device_of(codes):
-        INTEGER_HEAD[(divided(rows, chosen.t) * divided(vocab, chosen.n),)](
-            *(None if tensor is None else tensor.contiguous() for tensor in tensors),
-            *(*parts, rows, vocab, features, packed.shape[1], blocks(features), groups),
-            **{"T": chosen.t, "N": chosen.n, "BITS": 4 if weight_bits <= 4 else 8},
-            **{"GROUP": group, "FLUSH": configs.flush(group)},
-            **{"STATES": 0 if state_bias is None else state_bias.shape[0]},
-            **{"RANK": 0 if coefficients is None else coefficients.shape[1]},
-            **{"SWAP": chosen.swap, "EVEN": features % BLOCK == 0, "ASM": not interpreting()},
-            **{"BAND": chosen.band, "num_warps": chosen.warps, "num_stages": chosen.stages},
-        )
-        _combine(parts, results, rows)
+    INTEGER_HEAD[(divided(rows, chosen.t) * divided(vocab, chosen.n),)](
+        *(None if tensor is None else tensor.contiguous() for tensor in tensors),
+        *(*parts, rows, vocab, features, packed.shape[1], blocks(features), groups),
+        **{"T": chosen.t, "N": chosen.n, "BITS": 4 if weight_bits <= 4 else 8},
+        **{"GROUP": group, "FLUSH": configs.flush(group)},
+        **{"STATES": 0 if state_bias is None else state_bias.shape[0]},
+        **{"RANK": 0 if coefficients is None else coefficients.shape[1]},
+        **{"SWAP": chosen.swap, "EVEN": features % BLOCK == 0, "ASM": not interpreting()},
+        **{"BAND": chosen.band, "num_warps": chosen.warps, "num_stages": chosen.stages},
+    )
+    _combine(parts, results, rows)
     return results
 
 

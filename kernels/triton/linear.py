@@ -10,7 +10,7 @@ from torch import Tensor
 
 from starquant_fx.kernels.triton import configs
 from starquant_fx.kernels.triton.gemm import finish_kernel, linear_kernel
-from starquant_fx.kernels.triton.launch import interpreting, require_device
+from starquant_fx.kernels.triton.launch import interpreting, on_its_device, require_device
 from starquant_fx.kernels.triton.layout import BLOCK, blocks
 from starquant_fx.kernels.triton.linear_checks import WHERE, check_linear
 from starquant_fx.kernels.triton.sizes import divided
@@ -98,6 +98,7 @@ class Options:
     swiglu: bool = False
 
 
+@on_its_device
 def launch(
     codes: Tensor,
     scale: Tensor,
@@ -139,23 +140,22 @@ def launch(
         "STATES": 0 if options.state_bias is None else options.state_bias.shape[0],
         "RANK": 0 if options.coefficients is None else options.coefficients.shape[-1],
     }
-    with torch.cuda.device_of(codes):
-        LINEAR[(_programs(tokens, outputs, config.t, config.n, options.swiglu), parts)](
-            *(codes.contiguous(), *row_values, packed.contiguous().view(torch.int8), *sums),
-            *(*common, partial),
-            *(tokens, outputs, features, packed.shape[1], total, groups, per_split),
+    LINEAR[(_programs(tokens, outputs, config.t, config.n, options.swiglu), parts)](
+        *(codes.contiguous(), *row_values, packed.contiguous().view(torch.int8), *sums),
+        *(*common, partial),
+        *(tokens, outputs, features, packed.shape[1], total, groups, per_split),
+        **constants,
+        **{"T": config.t, "N": config.n, "FLUSH": flush, "BAND": config.band},
+        **{"SWAP": config.swap, "EVEN": features % BLOCK == 0, "ASM": not interpreting()},
+        **{"PARTS": config.parts, "num_warps": config.warps, "num_stages": config.stages},
+    )
+    if partial is not None:
+        grid = (_programs(tokens, outputs, FINISH_T, FINISH_N, options.swiglu),)
+        FINISH[grid](
+            *(partial, *row_values, *sums, *common, tokens, outputs, parts),
             **constants,
-            **{"T": config.t, "N": config.n, "FLUSH": flush, "BAND": config.band},
-            **{"SWAP": config.swap, "EVEN": features % BLOCK == 0, "ASM": not interpreting()},
-            **{"PARTS": config.parts, "num_warps": config.warps, "num_stages": config.stages},
+            **{"T": FINISH_T, "N": FINISH_N, "num_warps": 4, "num_stages": 1},
         )
-        if partial is not None:
-            grid = (_programs(tokens, outputs, FINISH_T, FINISH_N, options.swiglu),)
-            FINISH[grid](
-                *(partial, *row_values, *sums, *common, tokens, outputs, parts),
-                **constants,
-                **{"T": FINISH_T, "N": FINISH_N, "num_warps": 4, "num_stages": 1},
-            )
     return out
 
 
