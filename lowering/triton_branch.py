@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, fx
 
 from starquant_fx.errors import LoweringError
+from starquant_fx.kernels.triton import WIDEST_BRANCH
 from starquant_fx.lowering.matching import become, tensors_of
 from starquant_fx.lowering.tables import Tables
 from starquant_fx.operators import op
 
 aten = torch.ops.aten
-WIDEST = 128
-"""Columns that ``tile_prepare`` has room for."""
 MULTIPLE = 16
 """Columns come in multiples of it, as tensor cores read them."""
 
@@ -30,13 +29,13 @@ def padded(directions: Tensor | None) -> Tensor | None:
     if directions is None:
         return None
     states, _, rank = directions.shape
-    if states * _padded_rank(states, rank) > WIDEST:
+    if states * _padded_rank(states, rank) > WIDEST_BRANCH:
         raise LoweringError(
             "the triton target has no kernel for so many directions",
             where="insert-low-rank",
-            expected=f"up to {WIDEST} directions of all {states} states",
+            expected=f"up to {WIDEST_BRANCH} directions of all {states} states",
             got=f"{rank} a state",
-            hint=f"insert-low-rank{{rank={WIDEST // states}}}, or fewer mask-ratio buckets",
+            hint=f"insert-low-rank{{rank={WIDEST_BRANCH // states}}}, or fewer mask-ratio buckets",
         )
     return torch.nn.functional.pad(directions, (0, _padded_rank(states, rank) - rank))
 
