@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -124,11 +125,9 @@ class CompiledModel(nn.Module):
             InputError: The arguments do not fit the model.
         """
         graph, inputs = self.graph_at_rows(args, kwargs)
-        if graph not in self._greedy:
-            with TRACING:
-                if graph not in self._greedy:  # another thread made it meanwhile
-                    self._greedy[graph] = greedy_at_rows(graph, self.report.target == "triton")
-        largest, tokens, probability = self._greedy[graph](*inputs, rows)
+        fused = self.report.target == "triton"
+        choice = _made_once(self._greedy, graph, lambda: greedy_at_rows(graph, fused))
+        largest, tokens, probability = choice(*inputs, rows)
         return largest, tokens, probability
 
     def graph_at_rows(
@@ -140,11 +139,8 @@ class CompiledModel(nn.Module):
             InputError: The arguments do not fit the model.
         """
         graph, arguments = self._bound(args, kwargs)
-        if graph not in self._at_rows:
-            with TRACING:
-                if graph not in self._at_rows:  # another thread made it meanwhile
-                    self._at_rows[graph] = at_rows(graph)
-        return self._at_rows[graph], list(arguments.values())
+        chosen = _made_once(self._at_rows, graph, lambda: at_rows(graph))
+        return chosen, list(arguments.values())
 
     def _bound(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -195,11 +191,7 @@ class CompiledModel(nn.Module):
 
     def _variant(self, arguments: dict[str, Tensor]) -> fx.GraphModule:
         key = capture_key(arguments)
-        if key not in self._variants:
-            with TRACING:
-                if key not in self._variants:  # another thread made it meanwhile
-                    self._variants[key] = self._captured(arguments)
-        return self._variants[key]
+        return _made_once(self._variants, key, lambda: self._captured(arguments))
 
     def _captured(self, arguments: dict[str, Tensor]) -> fx.GraphModule:
         """The lowered graph of a kind of arguments."""
@@ -208,6 +200,17 @@ class CompiledModel(nn.Module):
         return self.adopt(
             capture(self._skeleton[0], self.recipe, mask_token_id=mask_id, arguments=traced)
         )
+
+
+def _made_once(
+    kept: dict[Any, fx.GraphModule], key: Any, make: Callable[[], fx.GraphModule]
+) -> fx.GraphModule:
+    """What is kept under a key, made first if it is not there; calls from several threads make it once."""
+    if key not in kept:
+        with TRACING:
+            if key not in kept:  # another thread made it meanwhile
+                kept[key] = make()
+    return kept[key]
 
 
 def release_device_memory(program: Program, lowered: fx.GraphModule) -> None:
