@@ -45,33 +45,33 @@ def checks(
             few = max(1, min(count, LARGEST // size[1]))
             for bits in ALL_BITS:
                 name = f"{bits} {size[0]}x{size[1]}, {few} tokens"
-                with_name = _guarded(f"tile_linear {name}", "tile_linear", device)
+                with_name = _guarded(f"tile_linear {name}", device)
                 yield from with_name(lambda: _product(size, few, bits, generator))  # noqa: B023
     for model in models:
         for count in tokens:
             few = max(1, min(count // 2, LARGEST // model.vocab))
             name = f"tile_greedy {model.width}x{model.vocab}, {few} rows"
             head = head_problem(model.head, few, generator)
-            yield from _guarded(name, "tile_greedy", device)(lambda: _greedy(head))  # noqa: B023
+            yield from _guarded(name, device)(lambda: _greedy(head))  # noqa: B023
     for features in dict.fromkeys(size[0] for size in sizes):
         for count in tokens:
             name = f"{features} channels, {count} tokens"
             made = site_problem(features, count, generator)
-            yield from _guarded(f"tile_prepare {name}", "tile_prepare", device)(
+            yield from _guarded(f"tile_prepare {name}", device)(
                 lambda: _prepare(made)  # noqa: B023
             )
-            yield from _guarded(f"tile_site {name}", "tile_site", device)(
+            yield from _guarded(f"tile_site {name}", device)(
                 lambda: _site(made)  # noqa: B023
             )
 
 
 def _guarded(
-    name: str, operator: str, device: torch.device
+    name: str, device: torch.device
 ) -> Callable[[Callable[[], dict[str, tuple[bool, str]]]], Iterator[Check]]:
     """Runs a comparison; one that cannot run is not passed on a machine that should run it."""
 
     def run(compare: Callable[[], dict[str, tuple[bool, str]]]) -> Iterator[Check]:
-        if reason := tile.missing(device, operator):
+        if reason := tile.missing(device):
             yield Check(name, None, reason)
             return
         try:

@@ -82,7 +82,7 @@ def heads(kernels: Kernels, size: tuple[int, int], rows: int) -> list[KernelRow]
     calls: dict[str, list[Callable[[], Any]]] = {BASE: [made.base]}
     absent = []
     for name in ("tile_greedy", "tile_greedy_int8"):
-        if reason := tile.missing(device, name):
+        if reason := tile.missing(device):
             absent.append(KernelRow(name, shape, rows, reason=reason))
         elif name == "tile_greedy":
             calls[name] = [made.fused]

@@ -112,7 +112,7 @@ class Kernels:
             ("tile_prepare", prepare, made.x.element_size()),
             ("tile_site a4", site, 1),
         ):
-            if reason := tile.missing(self.clock.device, name.partition(" ")[0]):
+            if reason := tile.missing(self.clock.device):
                 rows.append(KernelRow(name, shape, tokens, reason=reason))
                 continue
             (row,) = self.timed({name: calls}, shape, tokens, "")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +14,7 @@ from gpu_suite.random_programs import random_compiled, require_gates_and_tac
 from gpu_suite.runner import Runner
 from gpu_suite.subject import Subject
 from starquant_fx.errors import LoweringError
-
-FUSED_GREEDY = "starquant_fx.lowering.greedy"
-"""The module that joins a head and its greedy choice."""
+from starquant_fx.lowering.greedy import greedy_at_rows
 
 
 def ours(subject: Subject, recipe: str, whole: bool = False) -> Runner:
@@ -59,8 +55,7 @@ def ours(subject: Subject, recipe: str, whole: bool = False) -> Runner:
         return logits
 
     def greedy(ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        lowering: Any = importlib.import_module(FUSED_GREEDY)
-        join = lambda: lowering.greedy_at_rows(at_rows(ids), target == tile.TARGET)  # noqa: E731
+        join = lambda: greedy_at_rows(at_rows(ids), target == tile.TARGET)  # noqa: E731
         largest, tokens, probability = graph("greedy", join)(ids, rows)
         return largest, tokens, probability
 
@@ -70,5 +65,5 @@ def ours(subject: Subject, recipe: str, whole: bool = False) -> Runner:
         held_bytes=held_bytes(subject.device, compiled.graph, compiled.program.module),
         head="int8" if "head" in recipe else "bf16",
         note=note,
-        greedy=greedy if importlib.util.find_spec(FUSED_GREEDY) else None,
+        greedy=greedy,
     )

@@ -5,13 +5,11 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
-import pkgutil
 from typing import Any
 
 import torch
 
 from starquant_fx.errors import LoweringError, cause
-from starquant_fx.lowering import TARGETS
 
 PACKAGE = "starquant_fx.kernels.triton"
 TARGET = "triton"
@@ -19,33 +17,23 @@ TARGET = "triton"
 
 @functools.cache
 def _loaded() -> str:
-    """Imports all of the package, which registers its operators; empty, or why that failed."""
+    """Imports the package, which registers its operators; empty, or why that failed."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
-    if importlib.util.find_spec(PACKAGE) is None:
-        return f"there is no {PACKAGE} in this version"
     try:
-        package: Any = importlib.import_module(PACKAGE)
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{PACKAGE}.{module.name}")
+        importlib.import_module(PACKAGE)
     except Exception as error:  # whatever a broken kernel raises belongs into its rows
         return cause(error)
     return ""
 
 
-def missing(device: torch.device, *names: str) -> str:
-    """Why operators cannot run on a device; empty if they can.
-
-    Args:
-        device: The device.
-        *names: Operators, such as ``tile_linear``.
-    """
+def missing(device: torch.device) -> str:
+    """Why the operators cannot run on a device; empty if they can."""
     if reason := _loaded():
         return reason
     if device.type != "cuda" and not interpreting():
         return "Triton needs a CUDA device, or TRITON_INTERPRET=1"
-    absent = [name for name in names if not hasattr(torch.ops.starquant, name)]
-    return f"there is no operator {', '.join(absent)} in this version" if absent else ""
+    return ""
 
 
 def interpreting() -> bool:
@@ -60,7 +48,7 @@ def operator(name: str, device: torch.device) -> Any:
     Raises:
         LoweringError: It cannot run on this device.
     """
-    if reason := missing(device, name):
+    if reason := missing(device):
         raise LoweringError(reason, where=name)
     return getattr(torch.ops.starquant, name)
 
@@ -76,8 +64,6 @@ def target(device: torch.device) -> tuple[str | None, str]:
     On a CPU, where the benchmark is only tried, it is the reference unless Triton interprets.
     """
     reason = missing(device)
-    if not reason and TARGET not in TARGETS:
-        reason = f"there is no target {TARGET!r} in this version"
     if not reason:
         return TARGET, ""
     if device.type == "cuda":

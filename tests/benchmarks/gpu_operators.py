@@ -66,7 +66,7 @@ OPERATORS = (tile_linear, tile_prepare, tile_site, tile_greedy, tile_greedy_int8
 def install(monkeypatch: pytest.MonkeyPatch, **others: Any) -> None:
     """Makes the benchmark find these operators, or others by name."""
     found = {**{one.__name__: one for one in OPERATORS}, **others}
-    monkeypatch.setattr(tile, "missing", lambda device, *names: "")
+    monkeypatch.setattr(tile, "missing", lambda device: "")
     monkeypatch.setattr(tile, "operator", lambda name, device: found[name])
     monkeypatch.setattr(tile, "target", lambda device: ("reference", "tried on the CPU"))
     layout = types.SimpleNamespace(tile_pack=lambda weight, bits: weight)
