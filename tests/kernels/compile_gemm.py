@@ -10,21 +10,16 @@ import collections
 import dataclasses
 import json
 import re
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
-import triton
-from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from starquant_fx.kernels.triton import configs, gemm, greedy
 from starquant_fx.kernels.triton import linear as linears
 from starquant_fx.kernels.triton.predict import CHIPS, Tile, families
+from tests.kernels import sass
 
-TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 VARIANTS = ("full", "pair", "plain", "split", "group", "one")
 """Epilogues: everything but SwiGLU; SwiGLU and branch; scales only; parts of a split product; groups of channels; and
 scales of one token, output and block, which launches make constants of."""
@@ -57,7 +52,7 @@ UNALIGNED = {"tokens", "blocks", "groups", "per_split", "rows", "parts", "tiles"
 
 def compiled(
     kernel: Any, pointers: dict[str, str], constants: dict[str, Any], chip: int, tile: Tile
-) -> Any:
+) -> sass.Facts:
     """A kernel for an architecture; pointers that are not given are None."""
     signature: dict[str, str] = {}
     values: dict[tuple[int, ...], Any] = {}
@@ -73,14 +68,11 @@ def compiled(
             values[(place,)] = constants.get(name)
         if name in pointers or name in integers - UNALIGNED:
             hints[(place,)] = [["tt.divisibility", 16]]
-    return triton.compile(
-        ASTSource(kernel, signature, values, hints),
-        target=GPUTarget("cuda", chip, 32),
-        options={"num_warps": tile.warps, "num_stages": tile.stages},
-    )
+    source = ASTSource(kernel, signature, values, hints)
+    return sass.built(source, chip, tile.warps, tile.stages)
 
 
-def linear(chip: int, bits: int, tile: Tile, variant: str) -> Any:
+def linear(chip: int, bits: int, tile: Tile, variant: str) -> sass.Facts:
     """``gemm.linear_kernel`` with one of ``VARIANTS``."""
     pointers = dict(LINEAR)
     branched = variant in ("full", "pair", "group")
@@ -101,7 +93,7 @@ def linear(chip: int, bits: int, tile: Tile, variant: str) -> Any:
     return compiled(gemm.linear_kernel, pointers, constants, chip, tile)
 
 
-def head(chip: int, bits: int, tile: Tile) -> Any:
+def head(chip: int, bits: int, tile: Tile) -> sass.Facts:
     """``greedy``'s kernels: of a bfloat16 head (16) or a quantized one (4, 8)."""
     constants = {
         **{"T": tile.t, "N": tile.n, "K": 64, "BITS": bits, "GROUP": 0, "FLUSH": 1, "STATES": 0},
@@ -111,33 +103,23 @@ def head(chip: int, bits: int, tile: Tile) -> Any:
     return compiled(kernel, {**LINEAR, **HEAD}, constants, chip, tile)
 
 
-def facts(binary: Any) -> dict[str, Any]:
+def facts(kernel: sass.Facts) -> dict[str, Any]:
     """Registers, stack, shared memory and counts of instructions of a compiled kernel."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(binary.asm["cubin"])
-        file.flush()
-        usage = _output("cuobjdump", "-res-usage", file.name)
-        code = _output("nvdisasm", "-c", file.name)
-    found = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", code)
+    found = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", kernel.sass)
     count = collections.Counter(found)
 
     def named(*starts: str) -> dict[str, int]:
         return {name: n for name, n in sorted(count.items()) if name.startswith(starts)}
 
     return {
-        "registers": int(re.findall(r"REG:(\d+)", usage)[0]),
-        "stack": int(re.findall(r"STACK:(\d+)", usage)[0]),
-        "shared": binary.metadata.shared,
+        "registers": kernel.registers,
+        "stack": kernel.stack,
+        "shared": kernel.shared,
         "spills": named("LDL", "STL"),
         "products": named("IGMMA", "IMMA", "HGMMA", "HMMA"),
         "copies": named("LDGSTS"),
         "instructions": sum(count.values()),
     }
-
-
-def _output(tool: str, *arguments: str) -> str:
-    command = [str(TOOLS / tool), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def cases(chip: int, everything: bool) -> list[tuple[str, int, Tile, str]]:
@@ -177,7 +159,7 @@ def cases(chip: int, everything: bool) -> list[tuple[str, int, Tile, str]]:
     return found
 
 
-def made(kernel: str, bits: int, tile: Tile, variant: str, chip: int) -> Any:
+def made(kernel: str, bits: int, tile: Tile, variant: str, chip: int) -> sass.Facts:
     """The compiled kernel of a case."""
     if kernel == "linear":
         return linear(chip, bits, tile, variant)

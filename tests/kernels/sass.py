@@ -17,9 +17,6 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-SHARED_LIMIT = {80: 166912, 86: 101376, 89: 101376, 90: 232448}
-"""Bytes of shared memory that a program may have; compiling does not fail when it takes more."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
@@ -77,8 +74,13 @@ def compile_kernel(
         for name, kind in signature.items()
         if kind.startswith("*")
     }
+    return built(ASTSource(kernel, types, fixed, aligned), capability, num_warps, num_stages)
+
+
+def built(source: ASTSource, capability: int, num_warps: int, num_stages: int) -> Facts:
+    """Compiles a source; the other arguments are those of ``compile_kernel``."""
     compiled = triton.compile(
-        ASTSource(kernel, signature=types, constexprs=fixed, attrs=aligned),
+        source,
         target=GPUTarget("cuda", capability, 32),
         options={"num_warps": num_warps, "num_stages": num_stages},
     )

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-LIMIT = {"80": 166912, "86": 101376, "89": 101376, "90": 232448}
+from starquant_fx.kernels.triton.predict import CHIPS
+
+LIMIT = {str(chip): facts.shared for chip, facts in CHIPS.items()}
 """Bytes of shared memory that a program may have."""
 ROOT = Path(__file__).parents[2]
 Table = dict[str, dict[str, int]]
