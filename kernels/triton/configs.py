@@ -52,26 +52,14 @@ _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """What a launch takes.
+class Config(Tile):
+    """What a launch takes: a tile and how it is gone through.
 
     Attributes:
-        t: Tokens of a tile.
-        n: Packed rows of a tile.
-        warps: Warps of a program.
-        stages: Of the loop's pipeline.
-        split: Parts that the channels are split into.
-        parts: Parts of the epilogue.
         band: See ``gemm.tile_place``.
         swap: See ``product``.
     """
 
-    t: int
-    n: int
-    warps: int
-    stages: int
-    split: int
-    parts: int
     band: int
     swap: bool
 
