@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
@@ -17,6 +18,7 @@ from starquant_fx.errors import InputError, LoweringError
 from starquant_fx.lowering import lower
 from starquant_fx.lowering.choice import kernels_in_use
 from starquant_fx.lowering.greedy import greedy_at_rows
+from starquant_fx.lowering.replay import CudaGraphs, Replays
 from starquant_fx.lowering.rows import at_rows
 from starquant_fx.lowering.tables import Laid
 from starquant_fx.models.layers import DenoiserOutput
@@ -39,6 +41,9 @@ class CompiledModel(nn.Module):
         program: The program that plain ``model(input_ids)`` calls run.
         report: What the compilation did.
         fingerprint: Of the original model's parameters.
+        cuda_graphs: Whether the target ``triton`` records calls as CUDA graphs when they come a second time with the
+            same shapes, and replays them from then on. Short calls are then not held up by their launches; every
+            shape takes some memory. May be set at any time.
     """
 
     def __init__(
@@ -67,6 +72,10 @@ class CompiledModel(nn.Module):
         self._variants: dict[Any, fx.GraphModule] = {}
         self._at_rows: dict[fx.GraphModule, fx.GraphModule] = {}
         self._greedy: dict[fx.GraphModule, fx.GraphModule] = {}
+        self.cuda_graphs = report.target == "triton"
+        self._replays = Replays(CudaGraphs())
+        if report.target == "triton":
+            self._choosing(self._at(self.graph))  # torch.compile of greedy_at cannot make them
 
     @property
     def recipe(self) -> Any:
@@ -89,7 +98,7 @@ class CompiledModel(nn.Module):
                 ``triton`` looks at no values, so that nothing waits: there, such a token's logits are NaN.
         """
         graph, arguments = self._bound(args, kwargs)
-        return DenoiserOutput(graph(*arguments.values()))
+        return DenoiserOutput(self._run(graph, list(arguments.values())))
 
     def logits_at(self, rows: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Logits at some positions; the head and the last layer's MLP are computed for these alone.
@@ -106,7 +115,7 @@ class CompiledModel(nn.Module):
             InputError: The arguments do not fit the model.
         """
         graph, inputs = self.graph_at_rows(args, kwargs)
-        logits: Tensor = graph(*inputs, rows)
+        logits: Tensor = self._run(graph, [*inputs, rows])
         return logits[0]
 
     def greedy_at(self, rows: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -125,9 +134,7 @@ class CompiledModel(nn.Module):
             InputError: The arguments do not fit the model.
         """
         graph, inputs = self.graph_at_rows(args, kwargs)
-        fused = self.report.target == "triton"
-        choice = _made_once(self._greedy, graph, lambda: greedy_at_rows(graph, fused))
-        largest, tokens, probability = choice(*inputs, rows)
+        largest, tokens, probability = self._run(self._choosing(graph), [*inputs, rows])
         return largest, tokens, probability
 
     def graph_at_rows(
@@ -139,8 +146,27 @@ class CompiledModel(nn.Module):
             InputError: The arguments do not fit the model.
         """
         graph, arguments = self._bound(args, kwargs)
-        chosen = _made_once(self._at_rows, graph, lambda: at_rows(graph))
-        return chosen, list(arguments.values())
+        return self._at(graph), list(arguments.values())
+
+    def _at(self, graph: fx.GraphModule) -> fx.GraphModule:
+        """A lowered graph at some rows."""
+        return _made_once(self._at_rows, graph, lambda: at_rows(graph))
+
+    def _choosing(self, at: fx.GraphModule) -> fx.GraphModule:
+        """A graph at some rows, with the greedy choice."""
+        fused = self.report.target == "triton"
+        return _made_once(self._greedy, at, lambda: greedy_at_rows(at, fused))
+
+    def _run(self, graph: fx.GraphModule, inputs: list[Tensor]) -> Any:
+        """What a graph returns, replayed where that is wanted and can be."""
+        if torch.compiler.is_compiling() or not self.cuda_graphs:
+            return graph(*inputs)
+        return self._replays(graph, inputs)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Moves or casts tensors, as ``nn.Module.to`` does; recordings read them where they were."""
+        self._replays.clear()
+        return super()._apply(fn, recurse)
 
     def _bound(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]

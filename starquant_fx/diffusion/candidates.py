@@ -13,9 +13,14 @@ from torch import Tensor
 from starquant_fx.diffusion.stepping import logits_with_nan, require_numbers
 
 
+def may_look(device: torch.device) -> bool:
+    """Whether the host can read a tensor's values without waiting for what the device was told to do before."""
+    return device.type == "cpu"
+
+
 def row_capacity(candidates: Tensor) -> int | None:
     """Rows of each step of a block that starts with these candidates [B, L]; None = as many as there are each time."""
-    return None if candidates.device.type == "cpu" else int(candidates.sum())
+    return None if may_look(candidates.device) else int(candidates.sum())
 
 
 def candidate_rows(candidates: Tensor, capacity: int | None) -> Tensor:
@@ -60,7 +65,7 @@ class NumberWatch:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._at_once = device.type == "cpu"
+        self._at_once = may_look(device)
         self._seen: list[Tensor] = []
 
     def see(self, step: int, values: Tensor, candidates: Tensor, rows: Tensor) -> None:

@@ -13,6 +13,12 @@ kept on purpose:
   overwritten with [MASK], while other rows keep masks.
 - ``alg="origin"`` draws a uniform per [MASK], at temperature 0 too.
 
+On a device nothing is read back until all steps are done: every step computes as many rows as there
+were masks at the start, random numbers are drawn for all of them, and among positions of the same
+confidence the first is revealed. Greedy choices by probability are then the model's ``greedy_at``:
+the largest logit, where the published code takes the first of the probabilities that are equal once
+rounded.
+
 Defaults are those of the published ``generation_config.json`` (greedy, no top_p, no top_k). The
 published function itself, called without that file, takes temperature 1.0, top_p 1.0 and **top_k
 50** from old library defaults, so the usual recipe there (temperature, top_p and alg given) filters
@@ -29,9 +35,17 @@ import torch
 from torch import Tensor
 
 from starquant_fx.diffusion import arguments
+from starquant_fx.diffusion.candidates import (
+    NumberWatch,
+    at_candidates,
+    candidate_rows,
+    may_look,
+    row_capacity,
+)
 from starquant_fx.diffusion.canvas import blank_canvas, prompt_length
 from starquant_fx.diffusion.filters import sample_tokens
-from starquant_fx.diffusion.stepping import StepCallback, logits_at, require_numbers
+from starquant_fx.diffusion.reveal import Reveal
+from starquant_fx.diffusion.stepping import StepCallback, greedy_at, logits_at
 from starquant_fx.errors import InputError
 
 CONFIDENCE_OF = {
@@ -111,50 +125,42 @@ def dream_generate(
     ids, keep = blank_canvas(model, prompt_ids, attention_mask, new_tokens, mask_id)
     attention, positions = _padding(keep)
 
+    greedy = temperature == 0 and top_k is None and top_p in (None, 1.0)
+    greedy = greedy and CONFIDENCE_OF[alg] == "probability" and not may_look(ids.device)
+    watch = NumberWatch(ids.device)
+    # A row can have masks again, never more than the count of a step, and so than the most of a row at the start.
+    capacity = row_capacity((ids == mask_id).sum(1).amax().repeat(len(ids)))
+    reveal = Reveal(alg_temp, generator)
     times = torch.linspace(1, eps, steps + 1)
-    for step in range(steps):
+    shares = [*(1 - times[1:-1] / times[:-2]).tolist(), 1.0]
+    for step, share in enumerate(shares):
         masked = ids == mask_id
-        row, column = masked.nonzero(as_tuple=True)
-        before = row * ids.shape[1] + (column - 1).clamp(min=0)
-        logits = logits_at(model, before, ids, attention, positions)
-        require_numbers(logits, step + 1)
-        last = step == steps - 1
-        share = torch.ones(()) if last else 1 - times[step + 1] / times[step]
-        tokens = torch.full_like(ids, mask_id)
-        confidence = torch.full(ids.shape, -torch.inf, dtype=logits.dtype, device=ids.device)
-
+        rows = candidate_rows(masked, capacity)
+        before = rows - (rows % ids.shape[1] > 0).long()
+        revealed: Tensor | None = None
         if alg == "origin":
-            uniforms = torch.rand(len(row), device=ids.device, generator=generator)
-            revealed = uniforms < share.to(ids.device)
-            chosen = masked.masked_scatter(masked, revealed)
-            confidence[chosen], tokens[chosen] = draw(logits[revealed])
-            ids = torch.where(chosen, tokens, ids)
+            revealed = torch.rand(len(rows), device=ids.device, generator=generator) < share
+        if greedy:
+            largest, drawn, sureness = greedy_at(model, before, ids, attention, positions)
+            watch.see(step + 1, largest, masked, rows)
         else:
-            confidence[masked], tokens[masked] = draw(logits)
-            count = int((masked.sum().cpu() / len(ids)) * share)
-            if count > 0:
-                columns = _choose(confidence, count, alg_temp, generator)
-                ids = ids.scatter(1, columns, tokens.gather(1, columns))
+            logits = logits_at(model, before, ids, attention, positions)
+            watch.see(step + 1, logits, masked, rows)
+            if revealed is not None and capacity is None:  # no others get random numbers
+                rows, logits, revealed = rows[revealed], logits[revealed], revealed[revealed]
+            sureness, drawn = draw(logits)
+
+        if revealed is not None:
+            masked = at_candidates(masked, rows, revealed, False)
+        confidence = at_candidates(masked, rows, sureness, -torch.inf)
+        tokens = at_candidates(masked, rows, drawn, mask_id)
+        chosen = masked if alg == "origin" else reveal(confidence, masked, share)
+        ids = torch.where(chosen, tokens, ids)
         if on_step is not None:
             on_step(step + 1, steps, ids.clone(), confidence)
+    watch.check()
+    reveal.check()
     return ids
-
-
-def _choose(
-    confidence: Tensor, count: int, alg_temp: float | None, generator: torch.Generator | None
-) -> Tensor:
-    """Picks ``count`` columns per row of ``confidence`` [B, L]; returns [B, count]."""
-    if not alg_temp:
-        return confidence.topk(count, dim=1).indices
-    if bool((confidence.amax(1) == -torch.inf).any()):
-        raise InputError(
-            "a row has no [MASK] left to draw from while others still have some",
-            where="alg_temp",
-            expected="rows with equally many [MASK]",
-            got="a row without any",
-            hint="use alg_temp=None, or generate the rows one by one",
-        )
-    return torch.multinomial((confidence / alg_temp).softmax(-1), count, generator=generator)
 
 
 def _padding(keep: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

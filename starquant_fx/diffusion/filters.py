@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from starquant_fx.diffusion.candidates import may_look
 from starquant_fx.operators import op
 
 
@@ -20,7 +21,7 @@ def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
     """
     ordered, order = logits.sort(dim=-1, descending=True)
     before = ordered.softmax(-1).cumsum(-1).roll(1, dims=-1)
-    before[..., 0] = 0.0
+    before[..., 0].fill_(0.0)
     dropped = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before > top_p)
     return logits.masked_fill(dropped, torch.finfo(logits.dtype).min)
 
@@ -29,6 +30,31 @@ def keep_top_k(logits: Tensor, top_k: int) -> Tensor:
     """Keeps the ``top_k`` largest logits [N, vocab] and ties with the last; see ``keep_top_p``."""
     least = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[..., -1:]
     return logits.masked_fill(logits < least, torch.finfo(logits.dtype).min)
+
+
+def draw_order(
+    probabilities: Tensor, count: int | None, generator: torch.Generator | None
+) -> Tensor:
+    """Indices drawn without replacement from each row of ``probabilities`` [N, M], in the order of the draws.
+
+    ``torch.multinomial``, which looks at the probabilities to refuse bad ones; where that would make the host wait for
+    a device, what it computes after that: an order by probability / exponential noise.
+
+    Args:
+        probabilities: [N, M]; rows need not sum to 1.
+        count: How many; None = all.
+        generator: Source of random numbers; torch's global one by default.
+
+    Returns:
+        [N, count] int64.
+    """
+    if may_look(probabilities.device):
+        drawn = probabilities.shape[-1] if count is None else count
+        return torch.multinomial(probabilities, drawn, generator=generator)
+    noise = torch.empty_like(probabilities).exponential_(generator=generator)
+    if count == 1:
+        return (probabilities / noise).argmax(-1, keepdim=True)
+    return (probabilities / noise).argsort(dim=-1, descending=True, stable=True)[..., :count]
 
 
 def sample_tokens(
@@ -71,7 +97,7 @@ def sample_tokens(
         # The second normalisation is the published one (a Categorical's); it can move the last bit
         # of a draw.
         normalised = probabilities / probabilities.sum(-1, keepdim=True)
-        tokens = torch.multinomial(normalised, 1, generator=generator).squeeze(-1)
+        tokens = draw_order(normalised, 1, generator).squeeze(-1)
         sureness = probabilities.gather(-1, tokens[:, None]).squeeze(-1)
     else:
         sureness, tokens = probabilities.max(-1)

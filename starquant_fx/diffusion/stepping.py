@@ -131,7 +131,11 @@ def logits_at(
 
 
 def greedy_at(
-    model: Callable[..., Any], rows: Tensor, ids: Tensor, attention_mask: Tensor | None
+    model: Callable[..., Any],
+    rows: Tensor,
+    ids: Tensor,
+    attention_mask: Tensor | None,
+    position_ids: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The most probable token at some positions; a model with a method ``greedy_at`` may do without their logits.
 
@@ -140,6 +144,7 @@ def greedy_at(
         rows: [R] int64, positions in the flattened [B L].
         ids: [B, L] int64.
         attention_mask: Passed on.
+        position_ids: Passed on unless None.
 
     Returns:
         The largest logit [R], the token [R] and its probability [R], as ``reference.greedy`` says.
@@ -149,8 +154,9 @@ def greedy_at(
     """
     own = getattr(model, "greedy_at", None)
     if own is None:
-        return op("greedy")(logits_at(model, rows, ids, attention_mask), False)
-    return own(rows, ids, attention_mask=attention_mask)
+        return op("greedy")(logits_at(model, rows, ids, attention_mask, position_ids), False)
+    given = {} if position_ids is None else {"position_ids": position_ids}
+    return own(rows, ids, attention_mask=attention_mask, **given)
 
 
 def require_numbers(logits: Tensor, step: int) -> None:
