@@ -26,7 +26,7 @@ from tests.diffusion.fakes import EOT, MASK, PROMPT, Denoiser
 OPTIONS: dict[str, Any] = {"steps": 8, "gen_length": 16, "block_length": 8}
 DREAM: dict[str, Any] = {"steps": 8, "max_new_tokens": 16}
 TWO = torch.cat([PROMPT, PROMPT.flip(1)])
-GREEDY_DREAM = [
+GREEDY_DREAM: list[dict[str, Any]] = [
     {"alg": "origin"},
     {"alg": "maskgit_plus"},
     {"alg": "topk_margin"},

@@ -16,6 +16,10 @@ from tests.compile_cases import fresh
 from tests.small_models import masked_ids
 
 
+def every(results: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (results,) if isinstance(results, Tensor) else results
+
+
 class Tape:
     """Records calls as a CUDA device does: results are always written to the same memory."""
 
@@ -36,12 +40,8 @@ class Tape:
         def again() -> None:
             assert self.open
             self.replayed += 1
-            new = call(*inputs)
-            if isinstance(results, Tensor):
-                results.copy_(new)
-            else:
-                for old, value in zip(results, new, strict=True):
-                    old.copy_(value)
+            for old, value in zip(every(results), every(call(*inputs)), strict=True):
+                old.copy_(value)
 
         self.recorded.append(Recording(inputs, results, again))
         return self.recorded[-1]
