@@ -250,18 +250,28 @@ def _attention_hint(model: nn.Module) -> str:
     return f"transformers has no SDPA attention for {type(model).__name__}: use another model"
 
 
-def skeleton(model: nn.Module) -> nn.Module:
+def skeleton(model: nn.Module, like: Tensor | None = None) -> nn.Module:
     """A copy of a model that holds fake parameters and its real small buffers: enough to capture it again.
 
     Args:
-        model: The model.
+        model: The model, or such a copy.
+        like: Its dtype and device are those of all floats of the copy; None = each as it is.
 
     Returns:
         The copy; its parameters take no memory.
     """
-    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    mode = _fake_mode(model) or FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
-        fake = mode.from_tensor(parameter.detach(), static_shapes=True)
+        fake = parameter.detach()
+        if not isinstance(fake, FakeTensor):
+            fake = mode.from_tensor(fake, static_shapes=True)
+        if like is not None:
+            fake = fake.to(like)
         memo[id(parameter)] = nn.Parameter(fake, requires_grad=False)
-    return copy.deepcopy(model, memo)
+    twin = copy.deepcopy(model, memo)
+    for module in twin.modules() if like is not None else ():
+        for name, buffer in module.named_buffers(recurse=False):
+            kept = buffer.to(like) if buffer.is_floating_point() else buffer.to(like.device)
+            setattr(module, name, kept)
+    return twin

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from starquant_fx.arguments import bind, call_signature, capture_key
-from starquant_fx.capture import TRACING, capture
+from starquant_fx.capture import TRACING, capture, skeleton
 from starquant_fx.diffusion import generate
 from starquant_fx.errors import InputError, LoweringError
 from starquant_fx.lowering import lower
@@ -48,7 +48,7 @@ class CompiledModel(nn.Module):
 
     def __init__(
         self,
-        skeleton: nn.Module,
+        frame: nn.Module,
         program: Program,
         report: Report,
         spare: dict[str, Tensor],
@@ -67,7 +67,7 @@ class CompiledModel(nn.Module):
         self.report = dataclasses.replace(report, kernels=kernels)
         self._plain_inputs = [str(n.target) for n in program.graph.nodes if n.op == "placeholder"]
         self._signature: inspect.Signature = call_signature(signature_of)
-        self._skeleton = [skeleton]
+        self._skeleton = [frame]
         self._spare = spare
         self._variants: dict[Any, fx.GraphModule] = {}
         self._at_rows: dict[fx.GraphModule, fx.GraphModule] = {}
@@ -199,6 +199,25 @@ class CompiledModel(nn.Module):
         """Generates as ``starquant_fx.generate`` does, with this model."""
         return generate(self, prompt_ids, attention_mask, **arguments)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by qualified name: what the passes made, and what they left of the original model."""
+        return {**self._spare, **self.program.tensors()}
+
+    def structure(self, arguments: dict[str, Tensor]) -> Program:
+        """The program of a kind of arguments without weights, in float32 on the CPU.
+
+        Args:
+            arguments: Tensors by argument name, ``input_ids`` first, without the token state.
+
+        Returns:
+            The rewritten program; its tensors are fake, those of ``tensors`` belong to it by name.
+        """
+        model = skeleton(self._skeleton[0], like=torch.zeros(()))
+        program = capture(
+            model, self.recipe, mask_token_id=self.program.mask_token_id, arguments=arguments
+        )
+        return run_passes(program, self.recipe.passes)
+
     def adopt(self, program: Program) -> fx.GraphModule:
         """Makes another capture of the original model compute with this model's codes.
 
@@ -212,7 +231,7 @@ class CompiledModel(nn.Module):
             LoweringError: The capture needs a tensor that this model does not have.
         """
         run_passes(program, self.recipe.passes)
-        bind_tensors(program, {**self._spare, **self.program.tensors()})
+        bind_tensors(program, self.tensors())
         return lower(program, self.report.target, self._laid)
 
     def _variant(self, arguments: dict[str, Tensor]) -> fx.GraphModule:

@@ -1,0 +1,227 @@
+"""The quantizer of a site and its linears, as ONNX nodes; how a linear computes is a flavour's."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Protocol
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from starquant_fx.errors import LoweringError
+from starquant_fx.lowering.onnx.context import Context
+from starquant_fx.lowering.onnx.states import centered, compensated, gated, rotated
+from starquant_fx.lowering.onnx.translate import FACTORS
+from starquant_fx.lowering.onnx.weights import codes_by_channel
+
+TINY = float(torch.finfo(torch.float32).tiny)
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Of a site's quantizer.
+
+    Attributes:
+        bits: 2..8.
+        scale: [B, L, 1].
+        zero: [B, L, 1], float32 integers.
+    """
+
+    bits: int
+    scale: ir.Value
+    zero: ir.Value
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantized:
+    """Activations of a site.
+
+    Attributes:
+        codes: [B, L, d].
+        restored: What they stand for [B, L, d]; None where the flavour does without.
+        features: d.
+        grid: Of the codes.
+    """
+
+    codes: ir.Value
+    restored: ir.Value | None
+    features: int
+    grid: Grid
+
+
+@dataclasses.dataclass(frozen=True)
+class Weight:
+    """Of a linear.
+
+    Attributes:
+        name: Of the linear.
+        codes: Signed integers [d, n], INT4 or INT8.
+        scale: [n], or [groups, n].
+        column_sum: int32 [n], the shape of ``scale``.
+        bits: 2..8.
+        outputs: n.
+    """
+
+    name: str
+    codes: ir.Value
+    scale: ir.Value
+    column_sum: ir.Value | None
+    bits: int
+    outputs: int
+
+
+@dataclasses.dataclass
+class Addends:
+    """What is added to a linear's product.
+
+    Attributes:
+        bias: [n] or None.
+        state: [B, L] or None.
+        state_bias: [S, n] or None.
+        kept: Coefficients of the branch [B, L, S k] or None; see ``states.split_low_rank``.
+        image: Of the branch [S, k, n] or None.
+    """
+
+    bias: ir.Value | None
+    state: ir.Value | None
+    state_bias: ir.Value | None
+    kept: ir.Value | None = None
+    image: ir.Value | None = None
+
+    def added(self, c: Context, y: ir.Value) -> ir.Value:
+        """``y`` [B, L, n] with all of it added, one by one."""
+        e = c.emit
+        if self.bias is not None:
+            y = e("Add", y, self.bias)
+        if self.state_bias is not None:
+            y = e("Add", y, e("Gather", self.state_bias, self.state, axis=0))
+        if self.kept is not None:
+            y = e("Add", y, e("MatMul", self.kept, wide_image(c, self.image)))
+        return y
+
+
+class Flavour(Protocol):
+    """How quantized linears are written.
+
+    Attributes:
+        name: Of the flavour.
+        weights_only: Whether activations are not quantized; the graph must then be one of ``weights_only``.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def weights_only(self) -> bool: ...
+
+    def quantized(self, c: Context, x: ir.Value, features: int, grid: Grid) -> Quantized:
+        """Activations [B, L, d] on a grid."""
+
+    def dequantized(self, c: Context, q: Quantized) -> ir.Value:
+        """Activations back in float32."""
+
+    def linear(self, c: Context, q: Quantized, weight: Weight, more: Addends) -> ir.Value:
+        """A linear [B, L, n]."""
+
+
+def wide_image(c: Context, image: Any) -> ir.Value:
+    """The image of a branch [S, k, n] as [S k, n]."""
+    states, rank, outputs = c.shape(image)
+    width = states * rank
+    return c.derived(image, f"{image.name}_wide", lambda t: t.flatten(0, 1), (width, outputs))
+
+
+def transformed(c: Context, node: ir.Node, features: int) -> ir.Value:
+    """What ``reference.transform_quantize`` does before its quantizer, [B, L, features]."""
+    x, state, means, matrix, offset, _, *factors = c.inputs(node, 6 + FACTORS)
+    given = [factor for factor in factors if factor is not None]
+    bounds = c.integers(node, "bounds")
+    if matrix is not None and offset is not None:
+        x = compensated(c, x, matrix, offset)
+    if means is not None and state is not None:
+        x = centered(c, x, state, means)
+    if given:
+        x = rotated(c, x, given, c.text(node, "structure"))
+    if bounds and state is not None:
+        x = gated(c, x, state, c.integer(node, "shared"), bounds, features)
+    return x
+
+
+def grid(c: Context, node: ir.Node, x: ir.Value, clip: ir.Value | None) -> Grid:
+    """``reference.activation_range`` and ``reference.activation_grid``."""
+    e, last = c.emit, np.array([-1])
+    bits, symmetric = c.integer(node, "bits"), bool(c.integer(node, "symmetric"))
+    low = e("Min", e("ReduceMin", x, last, keepdims=1), 0.0)
+    high = e("Max", e("ReduceMax", x, last, keepdims=1), 0.0)
+    if clip is not None:
+        parts = [c.derived(clip, f"{clip.name}_{i}", lambda t, i=i: t[i], ()) for i in (0, 1)]
+        low, high = e("Mul", low, parts[0]), e("Mul", high, parts[1])
+    if symmetric:
+        half = 2 ** (bits - 1)
+        high = e("Max", e("Neg", low), high)
+        scale = e("Max", e("Div", high, float(max(half - 1, 1))), TINY)
+        return Grid(bits, scale, e("Expand", np.array([half], np.float32), e("Shape", scale)))
+    levels = float(2**bits - 1)
+    scale = e("Max", e("Div", e("Sub", high, low), levels), TINY)
+    zero = e("Clip", e("Round", e("Neg", e("Div", low, scale))), 0.0, levels)
+    return Grid(bits, scale, zero)
+
+
+def unsigned_codes(c: Context, x: ir.Value, features: int, grid: Grid, four: bool) -> ir.Value:
+    """Codes on a grid by QuantizeLinear, blocked so that every token has its own scale.
+
+    Args:
+        c: The context.
+        x: [B, L, d].
+        features: d.
+        grid: The grid.
+        four: Whether 4-bit codes may be UINT4; else all are UINT8.
+    """
+    e = c.emit
+    kind = ir.DataType.UINT4 if four and grid.bits == 4 else ir.DataType.UINT8
+    zero = e.cast(grid.zero, kind)
+    codes = e("QuantizeLinear", x, grid.scale, zero, axis=-1, block_size=features)
+    if grid.bits in (8, 4 if four else 8):
+        return codes  # it saturates there
+    return e("Min", codes, np.array(2**grid.bits - 1, np.uint8))
+
+
+def weight_of(
+    c: Context, packed: ir.Value, scale: ir.Value, column_sum: ir.Value | None, bits: int, features: int
+) -> Weight:
+    """A linear's weight from its packed codes."""
+    name = str(packed.name).removeprefix("starquant.").removesuffix(".packed")
+    outputs = c.shape(scale)[0]
+    kind = ir.DataType.INT4 if bits <= 4 else ir.DataType.INT8
+    codes = c.derived(
+        packed,
+        f"{name}.weight",
+        lambda t: codes_by_channel(t, bits, outputs, features),
+        (features, outputs),
+        kind,
+    )
+    if len(c.shape(scale)) == 2:
+        shape = c.shape(scale)[::-1]
+        scale = c.derived(scale, f"{name}.weight_scale_by_group", lambda t: t.T, shape)
+    return Weight(name, codes, scale, column_sum, bits, outputs)
+
+
+def dequantized_weight(c: Context, weight: Weight, features: int) -> ir.Value:
+    """A weight [d, n] in float32 by DequantizeLinear, which runtimes fuse with the product."""
+    groups = c.shape(weight.scale)
+    options: dict[str, int] = {"axis": 1}
+    if len(groups) == 2:
+        options = {"axis": 0, "block_size": features // groups[0]}
+    return c.emit("DequantizeLinear", weight.codes, weight.scale, **options)
+
+
+def no_codes(node: ir.Node) -> LoweringError:
+    """The refusal of codes that did not come from a quantizer directly."""
+    return LoweringError(
+        "a linear reads codes that no quantizer made",
+        where=str(node.name),
+        expected="transform_quantize or quantize_activation before it",
+        got="something between them",
+        hint="export all logits, or another recipe",
+    )

@@ -1,0 +1,173 @@
+"""From a graph of PyTorch's operators to one of ONNX's, in which ``starquant::`` operators are nodes of a domain of theirs."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import torch
+from onnxscript import optimizer, values
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.export import Dim
+
+from starquant_fx.errors import LoweringError, cause
+from starquant_fx.operators import NAMESPACE, names, op
+
+Formal = onnx.defs.OpSchema.FormalParameter
+OPTIONAL = onnx.defs.OpSchema.FormalParameterOption.Optional
+KINDS = {
+    "int": onnx.defs.OpSchema.AttrType.INT,
+    "bool": onnx.defs.OpSchema.AttrType.INT,
+    "str": onnx.defs.OpSchema.AttrType.STRING,
+    "List[int]": onnx.defs.OpSchema.AttrType.INTS,
+    "List[float]": onnx.defs.OpSchema.AttrType.FLOATS,
+}
+TYPES = [
+    f"tensor({name})"
+    for name in ("float", "float16", "bfloat16", "int64", "int32", "uint8", "int8", "bool")
+]
+FACTORS = 3
+"""Most factors of a basis."""
+
+
+def translate(
+    module: fx.GraphModule,
+    mode: FakeTensorMode,
+    inputs: Mapping[str, tuple[Tensor, Mapping[int, str]]],
+    outputs: Sequence[str],
+    opset: int,
+) -> ir.Model:
+    """An ONNX model of a graph.
+
+    Args:
+        module: It calls ``aten`` and ``starquant`` operators; its tensors are fake, and are initializers of the result
+            by their qualified names, without values.
+        mode: Of the fake tensors.
+        inputs: In order, by name: an example, and the names of its axes of any size.
+        outputs: Names of the results, in order.
+        opset: Version of ONNX's operators.
+
+    Returns:
+        The model. Nodes of the domain ``starquant`` have the operator's name; inputs are its tensors in order (a list
+        of tensors last, ``FACTORS`` of them, missing ones None), attributes its other arguments.
+
+    Raises:
+        LoweringError: An operator has no ONNX form.
+    """
+    examples = tuple(example for example, _ in inputs.values())
+    axes = tuple(dict.fromkeys(sizes, Dim.DYNAMIC) for _, sizes in inputs.values())
+    try:
+        with mode, torch.no_grad(), warnings.catch_warnings(), _quiet():
+            warnings.simplefilter("ignore")
+            fakes = tuple(mode.from_tensor(x) for x in examples)
+            exported = torch.export.export(module, fakes, dynamic_shapes=axes, strict=False)
+            made = torch.onnx.export(
+                exported,
+                dynamo=True,
+                opset_version=opset,
+                optimize=False,
+                verbose=False,
+                custom_translation_table=_translations(),
+            )
+    except Exception as error:
+        raise LoweringError(
+            "the graph has no ONNX form",
+            where="export_onnx",
+            expected="operators that torch.onnx can translate",
+            got=cause(error),
+            hint="inspect the graph for the operator that is named",
+        ) from error
+    assert made is not None
+    model = made.model
+    _name(model, inputs, outputs)
+    return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """Drops what the exporter prints."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+@functools.cache
+def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """One node for every operator of ours."""
+    return {op(name): _translation(name) for name in names()}
+
+
+def _translation(name: str) -> Callable[..., Any]:
+    schema = op(name)._schema
+    tensors, lists, attributes = list[str](), list[str](), dict[str, Any]()
+    for argument in schema.arguments:
+        kind = str(argument.type)
+        if kind in ("Tensor", "Optional[Tensor]"):
+            tensors.append(argument.name)
+        elif kind == "List[Tensor]":
+            lists.append(argument.name)
+        else:
+            attributes[argument.name] = KINDS.get(kind, onnx.defs.OpSchema.AttrType.INT)
+    parameters = [*tensors, *(f"{one}_{i}" for one in lists for i in range(FACTORS))]
+    results = [one.name or f"y{i}" for i, one in enumerate(schema.returns)]
+    definition = onnx.defs.OpSchema(
+        name,
+        NAMESPACE,
+        1,
+        inputs=[Formal(p, f"T{i}", param_option=OPTIONAL) for i, p in enumerate(parameters)],
+        outputs=[Formal(r, f"R{i}") for i, r in enumerate(results)],
+        type_constraints=[
+            *((f"T{i}", TYPES, "") for i in range(len(parameters))),
+            *((f"R{i}", TYPES, "") for i in range(len(results))),
+        ],
+        attributes=[
+            onnx.defs.OpSchema.Attribute(n, kind, required=False) for n, kind in attributes.items()
+        ],
+    )
+    call: Any = values.Op(values.Opset(NAMESPACE, 1), name, definition)
+
+    def translated(*arguments: Any) -> Any:
+        named = dict(zip([a.name for a in schema.arguments], arguments, strict=True))
+        more = [x for one in lists for x in [*named[one], *[None] * FACTORS][:FACTORS]]
+        options = {
+            n: named[n]
+            for n in attributes
+            if not isinstance(named[n], torch.dtype) and named[n] != []
+        }
+        return call(*(named[t] for t in tensors), *more, **options)
+
+    return translated
+
+
+def _name(
+    model: ir.Model, inputs: Mapping[str, tuple[Tensor, Mapping[int, str]]], outputs: Sequence[str]
+) -> None:
+    """Names inputs, outputs and sizes as they were asked for."""
+    sizes: dict[str, str] = {}
+    for value, (name, (_, axes)) in zip(model.graph.inputs, inputs.items(), strict=True):
+        value.name = name
+        assert value.shape is not None
+        sizes.update({str(value.shape[axis]): size for axis, size in axes.items()})
+    for value, name in zip(model.graph.outputs, outputs, strict=True):
+        value.name = name
+    pattern = re.compile(r"\b(" + "|".join(map(re.escape, sizes)) + r")\b") if sizes else None
+    for value in [*model.graph.inputs, *(v for node in model.graph for v in node.outputs)]:
+        if value.shape is not None and pattern is not None:
+            dims = [
+                d if isinstance(d, int) else pattern.sub(lambda m: sizes[m[0]], str(d))
+                for d in value.shape
+            ]
+            value.shape = ir.Shape(dims)
+
+
+def simplify(model: ir.Model) -> None:
+    """Folds constants and removes what computes nothing; nodes of other domains stay as they are."""
+    with _quiet():
+        optimizer.optimize(model, input_size_limit=1024, output_size_limit=1024)
