@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from starquant_fx.compiled import CompiledModel
     from starquant_fx.diffusion import generate
     from starquant_fx.errors import StarQuantError
+    from starquant_fx.export.api import ExportReport, export_onnx
     from starquant_fx.models.loading import from_pretrained
     from starquant_fx.recipe import Recipe
     from starquant_fx.recipes import get_recipe
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "CompiledModel",
+    "ExportReport",
     "Recipe",
     "Report",
     "StarQuantError",
     "compile",
+    "export_onnx",
     "from_pretrained",
     "generate",
     "get_recipe",
@@ -31,10 +34,12 @@ __all__ = [
 ]
 _HOMES = {
     "CompiledModel": "compiled",
+    "ExportReport": "export.api",
     "Recipe": "recipe",
     "Report": "report",
     "StarQuantError": "errors",
     "compile": "api",
+    "export_onnx": "export.api",
     "from_pretrained": "models.loading",
     "generate": "diffusion",
     "get_recipe": "recipes",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -25,6 +26,9 @@ from starquant_fx.models.layers import DenoiserOutput
 from starquant_fx.pass_manager import run_passes
 from starquant_fx.program import CONSTANTS, Program
 from starquant_fx.report import Report
+
+if TYPE_CHECKING:
+    from starquant_fx.export.api import ExportReport
 
 
 class CompiledModel(nn.Module):
@@ -198,6 +202,20 @@ class CompiledModel(nn.Module):
     ) -> Any:
         """Generates as ``starquant_fx.generate`` does, with this model."""
         return generate(self, prompt_ids, attention_mask, **arguments)
+
+    def export_onnx(self, path: str | os.PathLike[str], **options: Any) -> ExportReport:
+        """Writes the model as a folder that onnxruntime runs without PyTorch.
+
+        Args:
+            path: The folder.
+            **options: As ``starquant_fx.export_onnx``: ``flavour``, ``head``, ``opset``, ``attention_mask``, ...
+
+        Returns:
+            What was written and found.
+        """
+        from starquant_fx.export.api import export_onnx
+
+        return export_onnx(self, path, **options)
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by qualified name: what the passes made, and what they left of the original model."""

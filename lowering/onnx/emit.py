@@ -62,7 +62,13 @@ class Emit:
 
     def constant(self, value: np.ndarray | float | int) -> ir.Value:
         """An initializer of this value; equal ones are one."""
-        kind = None if isinstance(value, np.ndarray) else np.float32 if isinstance(value, float) else np.int64
+        kind = (
+            None
+            if isinstance(value, np.ndarray)
+            else np.float32
+            if isinstance(value, float)
+            else np.int64
+        )
         array = np.asarray(value, kind)
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:

@@ -100,11 +100,19 @@ class Integer:
         total = e.cast(e("MatMulInteger", q.codes, w), ir.DataType.FLOAT)
         y = e("Mul", total, e("Mul", q.grid.scale, weight.scale))
         columns = [e("Neg", e("Mul", q.grid.zero, q.grid.scale))]
-        rows = [e("Unsqueeze", e("Mul", e.cast(weight.column_sum, ir.DataType.FLOAT), weight.scale), np.array([0]))]
+        rows = [
+            e(
+                "Unsqueeze",
+                e("Mul", e.cast(weight.column_sum, ir.DataType.FLOAT), weight.scale),
+                np.array([0]),
+            )
+        ]
         if more.state_bias is not None:
             states = c.shape(more.state_bias)[0]
             columns.append(e("Gather", np.eye(states, dtype=np.float32), more.state, axis=0))
-            rows.append(more.state_bias if more.bias is None else e("Add", more.state_bias, more.bias))
+            rows.append(
+                more.state_bias if more.bias is None else e("Add", more.state_bias, more.bias)
+            )
         if more.kept is not None:
             columns.append(more.kept)
             rows.append(wide_image(c, more.image))
@@ -114,5 +122,7 @@ class Integer:
         return y if more.bias is None or more.state_bias is not None else e("Add", y, more.bias)
 
 
-FLAVOURS: dict[str, Flavour] = {one.name: one for one in (Qdq(), Integer(), Qdq("nbits", weights_only=True))}
+FLAVOURS: dict[str, Flavour] = {
+    one.name: one for one in (Qdq(), Integer(), Qdq("nbits", weights_only=True))
+}
 """By name."""

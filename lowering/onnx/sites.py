@@ -110,10 +110,12 @@ class Flavour(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """See above."""
 
     @property
-    def weights_only(self) -> bool: ...
+    def weights_only(self) -> bool:
+        """See above."""
 
     def quantized(self, c: Context, x: ir.Value, features: int, grid: Grid) -> Quantized:
         """Activations [B, L, d] on a grid."""
@@ -188,7 +190,12 @@ def unsigned_codes(c: Context, x: ir.Value, features: int, grid: Grid, four: boo
 
 
 def weight_of(
-    c: Context, packed: ir.Value, scale: ir.Value, column_sum: ir.Value | None, bits: int, features: int
+    c: Context,
+    packed: ir.Value,
+    scale: ir.Value,
+    column_sum: ir.Value | None,
+    bits: int,
+    features: int,
 ) -> Weight:
     """A linear's weight from its packed codes."""
     name = str(packed.name).removeprefix("starquant.").removesuffix(".packed")

@@ -1,4 +1,4 @@
-"""From a graph of PyTorch's operators to one of ONNX's, in which ``starquant::`` operators are nodes of a domain of theirs."""
+"""From PyTorch's operators to ONNX's; ``starquant::`` operators become nodes of a domain of their own."""
 
 from __future__ import annotations
 

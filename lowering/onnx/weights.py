@@ -82,8 +82,6 @@ class Weights:
         value.const_value = ir.LazyTensor(stored_tensor, kind, ir.Shape(shape), name=value.name)
 
 
-def codes_by_channel(
-    packed: Tensor, bits: int, outputs: int, features: int
-) -> Tensor:
+def codes_by_channel(packed: Tensor, bits: int, outputs: int, features: int) -> Tensor:
     """Packed weight codes as int8 [features, outputs]."""
     return reference.unpack(packed, bits, outputs, features).T

@@ -8,6 +8,7 @@ from starquant_fx.cli.compile import compile_command
 from starquant_fx.cli.cost import cost_command
 from starquant_fx.cli.demo import demo_command
 from starquant_fx.cli.evaluate import evaluate_command
+from starquant_fx.cli.export import export_command
 from starquant_fx.cli.generate import generate_command
 from starquant_fx.cli.harness import harness_command
 from starquant_fx.cli.passes import passes_command
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.command("compile")(compile_command)
 app.command("generate")(generate_command)
+app.command("export")(export_command)
 app.command("evaluate")(evaluate_command)
 app.command("harness")(harness_command)
 app.command("cost")(cost_command)

@@ -1,0 +1,1 @@
+"""Exporting compiled models to ONNX."""

@@ -1,0 +1,152 @@
+"""``starquant-fx export``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from starquant_fx.cli.options import (
+    CacheFolder,
+    CalibrationFile,
+    Model,
+    RecipeName,
+    Seed,
+    load,
+)
+
+SAMPLES, LENGTH = 2, 48
+"""Real sequences to verify on, and tokens of each."""
+
+
+def export_command(
+    model: Model,
+    folder: Annotated[
+        Path, typer.Argument(help="Folder to write; it must be new, empty, or an export (--force).")
+    ],
+    recipe: RecipeName = "star-w8a8",
+    artifact: Annotated[
+        Path | None,
+        typer.Option("--artifact", "-a", help="Export this artifact instead of compiling."),
+    ] = None,
+    flavour: Annotated[
+        str,
+        typer.Option(
+            "--flavour",
+            "-f",
+            help="integer: products of bytes, fast in onnxruntime; qdq: QuantizeLinear and DequantizeLinear, right in "
+            "every runtime; nbits: only weights are quantized.",
+        ),
+    ] = "integer",
+    head: Annotated[
+        str,
+        typer.Option(
+            "--head",
+            help="logits of all positions; row-logits of those in an input `rows`; tokens: the most probable token "
+            "there and its probability, so that logits never leave the graph.",
+        ),
+    ] = "row-logits",
+    opset: Annotated[int, typer.Option("--opset", help="21 to 23.")] = 21,
+    attention_mask: Annotated[
+        bool,
+        typer.Option(
+            "--attention-mask", help="Take a padding mask, for prompts of several lengths."
+        ),
+    ] = False,
+    calibration: CalibrationFile = None,
+    cache: CacheFolder = None,
+    seed: Seed = 0,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify/--no-verify",
+            help="Compare what was written with the reference target, and look at what onnxruntime runs.",
+        ),
+    ] = True,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an export that is there.")
+    ] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the report to this JSON file.")
+    ] = None,
+) -> None:
+    """Compile MODEL, or take an artifact of it, and write an ONNX folder that runs without PyTorch.
+
+    Example: starquant-fx export llada-tiny llada-onnx --recipe star-w8a8
+    """
+    from rich.console import Console
+
+    from starquant_fx.export.api import check_arguments, export_onnx
+    from starquant_fx.export.folder import check_folder
+    from starquant_fx.export.sheet import sheet
+    from starquant_fx.files import check_destination, write_atomically
+
+    console = Console()
+    check_arguments(flavour, head, opset)
+    check_folder(folder, force)
+    if json_file is not None:
+        check_destination(json_file, ".json")
+    loaded, tokenizer = load(model)
+    compiled, texts = _compiled(
+        loaded, tokenizer, model, recipe, artifact, calibration, cache, seed
+    )
+    report = export_onnx(
+        compiled,
+        folder,
+        flavour=flavour,
+        head=head,
+        opset=opset,
+        attention_mask=attention_mask,
+        tokenizer=tokenizer,
+        samples=_samples(tokenizer, texts),
+        verify=verify,
+        force=force,
+    )
+    console.print(sheet(report))
+    if json_file is not None:
+        write_atomically(json_file, json.dumps(report.to_dict(), indent=1))
+        console.print(f"wrote {json_file}")
+
+
+def _compiled(
+    loaded: Any,
+    tokenizer: Any,
+    name: str,
+    recipe: str,
+    artifact: Path | None,
+    calibration: Path | None,
+    cache: Path | None,
+    seed: int,
+) -> tuple[Any, Any]:
+    """The compiled model, and texts of the kind it was calibrated on."""
+    from starquant_fx.api import compile as compile_model
+    from starquant_fx.artifact import load_artifact
+    from starquant_fx.evaluation.corpus import calibration_texts
+    from starquant_fx.recipes import get_recipe
+
+    texts = calibration_texts(name, calibration)
+    if artifact is not None:
+        return load_artifact(loaded, artifact, target="reference"), texts
+    chosen = get_recipe(recipe).seeded(seed)
+    compiled = compile_model(
+        loaded,
+        chosen,
+        calibration=texts,
+        tokenizer=tokenizer,
+        target="reference",
+        cache=cache,
+    )
+    return compiled, texts
+
+
+def _samples(tokenizer: Any, texts: Any) -> Any:
+    """The first tokens of some texts [N, L]; None without texts or a tokenizer."""
+    import torch
+
+    if tokenizer is None or not texts:
+        return None
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"][:LENGTH] for text in texts[:64]]
+    whole = [row for row in ids if len(row) == LENGTH][:SAMPLES]
+    return torch.tensor(whole) if whole else None

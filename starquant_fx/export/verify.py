@@ -1,0 +1,147 @@
+"""Whether an exported model computes what the reference does, and what its linears run as."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor
+
+from starquant_fx.errors import LoweringError, cause
+from starquant_fx.export.build import Built
+from starquant_fx.export.kernels import LinearKernel, linear_kernels
+from starquant_fx.export.states import Case
+
+OPTIONS = {"default": False, "strict": True}
+"""Sets of session options: those of onnxruntime, and those under which it computes what the file says."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """One call under one set of options.
+
+    Attributes:
+        case: Name of the call.
+        options: ``default`` or ``strict``.
+        error: Largest |difference| / largest |value| of the logits or confidences.
+        agreement: Share of positions whose most probable token is the same.
+    """
+
+    case: str
+    options: str
+    error: float
+    agreement: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Verification:
+    """What was found.
+
+    Attributes:
+        comparisons: Of every call.
+        linears: Of every quantized linear, under default options.
+    """
+
+    comparisons: tuple[Comparison, ...]
+    linears: tuple[LinearKernel, ...]
+
+    def error(self, options: str | None = None) -> float:
+        """The largest error of any call, under some options or all."""
+        return max(c.error for c in self.comparisons if options in (None, c.options))
+
+    @property
+    def agreement(self) -> float:
+        """The smallest share of same tokens of any call under default options."""
+        return min(c.agreement for c in self.comparisons if c.options == "default")
+
+    @property
+    def float_fallbacks(self) -> tuple[LinearKernel, ...]:
+        """Linears that run in floating point."""
+        return tuple(linear for linear in self.linears if not linear.packed)
+
+
+def check_export(
+    path: Path, built: Built, reference: torch.nn.Module, calls: list[Case]
+) -> Verification:
+    """Checks a written model.
+
+    Args:
+        path: The ONNX file.
+        built: What was written.
+        reference: The same function in PyTorch; see ``build.reference_of``.
+        calls: What to compare on.
+
+    Returns:
+        What was found; it is the caller's to judge.
+
+    Raises:
+        LoweringError: The ONNX checker or onnxruntime refuses the model.
+    """
+    try:
+        onnx.checker.check_model(path, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise _refused("the ONNX checker", path, error) from error
+    expected = []
+    with torch.no_grad():
+        for call in calls:
+            results = reference(*call.inputs.values())
+            expected.append(results if isinstance(results, tuple) else (results,))
+    comparisons = []
+    for name, strict in OPTIONS.items():
+        session = _session(path, strict)
+        for call, wanted in zip(calls, expected, strict=True):
+            got = session.run(None, {k: v.numpy() for k, v in call.inputs.items()})
+            tensors = tuple(torch.from_numpy(value) for value in got)
+            comparisons.append(_compare(call.name, name, tensors, wanted))
+    feeds = {k: v.numpy() for k, v in calls[0].inputs.items()}
+    return Verification(
+        tuple(comparisons), tuple(linear_kernels(path, quantized_linears(built), feeds))
+    )
+
+
+def quantized_linears(built: Built) -> list[str]:
+    """Names of the linears whose weights are codes."""
+    ending = ".packed"
+    names = [n for n in built.program.tensors() if n.endswith(ending)]
+    order = {n: i for i, n in enumerate(dict.fromkeys(_reads(built)))}
+    names.sort(key=lambda n: order.get(n, 0))
+    return [n.removeprefix("starquant.").removesuffix(ending) for n in names]
+
+
+def _reads(built: Built) -> list[str]:
+    """Tensors of a program in the order in which calls read them."""
+    nodes = [n for n in built.program.graph.nodes if n.op == "call_function"]
+    return [str(source.target) for node in nodes for source in node.all_input_nodes]
+
+
+def _session(path: Path, strict: bool) -> Any:
+    from starquant_fx.runtime.session import plain_session
+
+    return plain_session(path, strict=strict)
+
+
+def _compare(
+    case: str, options: str, got: tuple[Tensor, ...], wanted: tuple[Tensor, ...]
+) -> Comparison:
+    """Of logits alone, or of tokens and their confidences; positions of padding that both leave NaN do not count."""
+    values, expected = got[-1].double(), wanted[-1].double()
+    real = ~(values.isnan() & expected.isnan())
+    error = float((values - expected)[real].abs().max() / expected[real].abs().max())
+    tokens, own = (
+        (got[0], wanted[0]) if len(got) == 2 else (got[0].argmax(-1), wanted[0].argmax(-1))
+    )
+    known = real if len(got) == 2 else real.any(-1)
+    return Comparison(case, options, error, float((tokens == own)[known].double().mean()))
+
+
+def _refused(by: str, path: Path, error: BaseException) -> LoweringError:
+    return LoweringError(
+        f"{by} refuses the exported model",
+        where=str(path),
+        expected="a valid model",
+        got=cause(error),
+        hint="report this with the model's configuration and the recipe",
+    )
