@@ -1,4 +1,4 @@
-"""What a model says about itself: vocabulary, longest sequence, device, mask token, shifted logits."""
+"""What a model says about itself, and checks of what it is given against that."""
 
 from __future__ import annotations
 
@@ -9,24 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from starquant_fx.config_facts import is_llada as is_llada
+from starquant_fx.config_facts import is_shifted as is_shifted
+from starquant_fx.config_facts import maximum_length as maximum_length
+from starquant_fx.config_facts import vocabulary_size as vocabulary_size
 from starquant_fx.errors import InputError
-
-
-def _first_integer(model: object, keys: tuple[str, ...]) -> int | None:
-    config = getattr(model, "config", None)
-    return next((v for v in (getattr(config, k, None) for k in keys) if isinstance(v, int)), None)
-
-
-def vocabulary_size(model: object) -> int | None:
-    """Rows of the model's embedding as its configuration says, None if it does not say."""
-    # LLaDA's embedding_size is its number of rows; elsewhere the key is the width of the embedding.
-    rows = ("embedding_size",) if is_llada(model) else ()
-    return _first_integer(model, (*rows, "vocab_size"))
-
-
-def maximum_length(model: object) -> int | None:
-    """Longest sequence of the model as its configuration says, None if it does not say."""
-    return _first_integer(model, ("max_sequence_length", "max_position_embeddings"))
 
 
 def model_device(model: object, default: torch.device) -> torch.device:
@@ -35,16 +22,6 @@ def model_device(model: object, default: torch.device) -> torch.device:
         for tensor in itertools.chain(model.parameters(), model.buffers()):
             return tensor.device
     return default
-
-
-def is_llada(model: object) -> bool:
-    """Whether a model's configuration is LLaDA's."""
-    return getattr(getattr(model, "config", None), "model_type", None) == "llada"
-
-
-def is_shifted(model: object) -> bool:
-    """Whether a model's raw logits at position i predict the token at position i + 1 (Dream and its relatives)."""
-    return getattr(getattr(model, "config", None), "model_type", None) == "Dream"
 
 
 def mask_token_of(model: object, tokenizer: Any = None) -> int | None:

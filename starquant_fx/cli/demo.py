@@ -34,12 +34,12 @@ def demo_command(
     from rich.text import Text
 
     from starquant_fx.diffusion import generate
-    from starquant_fx.diffusion.arguments import sampler_arguments
     from starquant_fx.evaluation.masks import mask_plan
     from starquant_fx.evaluation.sheets import summary_sheet
     from starquant_fx.evaluation.text import excerpt
     from starquant_fx.evaluation.text import segments as cut
     from starquant_fx.recipes import get_recipe
+    from starquant_fx.sampling.arguments import sampler_arguments
 
     console = Console()
     start = time.perf_counter()

@@ -52,11 +52,11 @@ def write_figures(
 
 def _profiles(model: Any, recipe: Any, ids: Any, plan: Any) -> Any:
     from starquant_fx.capture import capture
-    from starquant_fx.diffusion.arguments import token_id
     from starquant_fx.evaluation.masks import masked_batches
     from starquant_fx.evaluation.profiles import activation_profiles
     from starquant_fx.pass_manager import run_passes
     from starquant_fx.passes import AssignRoles, Canonicalize
+    from starquant_fx.sampling.arguments import token_id
 
     mask_id = token_id(model, "mask_token_id", None, "mask_token_id")
     program = capture(model, recipe, mask_token_id=mask_id)

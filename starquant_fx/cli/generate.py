@@ -63,8 +63,8 @@ def generate_command(
     from rich.console import Console
 
     from starquant_fx.diffusion import generate
-    from starquant_fx.diffusion.api import argument_names, check_names
-    from starquant_fx.diffusion.arguments import sampler_arguments
+    from starquant_fx.diffusion.api import argument_names
+    from starquant_fx.sampling.arguments import check_names, sampler_arguments
 
     console = Console()
     options = _parsed(option or [])

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, overload
 
 from rich.console import Console
 from torch import Tensor
 
-from starquant_fx.diffusion import arguments as checks
 from starquant_fx.diffusion.dream import dream_generate
 from starquant_fx.diffusion.llada import llada_generate
 from starquant_fx.diffusion.stepping import (
@@ -19,9 +17,10 @@ from starquant_fx.diffusion.stepping import (
     StepRecorder,
     evaluating,
 )
-from starquant_fx.diffusion.views import LiveView, ProgressView
-from starquant_fx.errors import InputError, nearest
+from starquant_fx.errors import InputError
 from starquant_fx.model_facts import is_shifted, not_a_model
+from starquant_fx.sampling import arguments as checks
+from starquant_fx.sampling.views import LiveView, ProgressView
 
 DREAM_OUTPUT_OPTIONS = ("return_dict_in_generate", "output_history")
 
@@ -97,7 +96,7 @@ def generate(
     if not callable(model):
         raise not_a_model(model, "a callable (input_ids, attention_mask=...) that returns logits")
     own = [*argument_names(model), *(DREAM_OUTPUT_OPTIONS if is_shifted(model) else ())]
-    check_names(arguments, [*own, "return_dict", "progress", "live", "on_step"])
+    checks.check_names(arguments, [*own, "return_dict", "progress", "live", "on_step"])
     _check_types(return_dict, progress, live, on_step)
     as_dict, history = (
         checks.flag(name, arguments.pop(name, False)) for name in DREAM_OUTPUT_OPTIONS
@@ -126,21 +125,7 @@ def _sampler(model: object) -> Callable[..., Tensor]:
 
 def argument_names(model: object) -> list[str]:
     """Names of the arguments that the sampler of a model has of its own."""
-    parameters = inspect.signature(_sampler(model)).parameters.values()
-    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "on_step"]
-
-
-def check_names(given: Iterable[str], known: Sequence[str]) -> None:
-    """Raises an InputError for the first argument name that is not known; the nearest one is offered."""
-    for name in given:
-        if name not in known:
-            raise InputError(
-                f"unknown generation argument {name!r}",
-                where=name,
-                expected=", ".join(known),
-                got=repr(name),
-                hint=nearest(name, known) or "the samplers take no others",
-            )
+    return checks.names_of(_sampler(model))
 
 
 def _check_types(return_dict: Any, progress: Any, live: Any, on_step: Any) -> None:

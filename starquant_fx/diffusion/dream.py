@@ -34,7 +34,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from starquant_fx.diffusion import arguments
 from starquant_fx.diffusion.candidates import (
     NumberWatch,
     at_candidates,
@@ -45,16 +44,9 @@ from starquant_fx.diffusion.candidates import (
 from starquant_fx.diffusion.canvas import blank_canvas, prompt_length
 from starquant_fx.diffusion.filters import sample_tokens
 from starquant_fx.diffusion.reveal import Reveal
-from starquant_fx.diffusion.stepping import StepCallback, greedy_at, logits_at
-from starquant_fx.errors import InputError
-
-CONFIDENCE_OF = {
-    "origin": "probability",
-    "maskgit_plus": "probability",
-    "topk_margin": "margin",
-    "entropy": "negative_entropy",
-}
-DEFAULT_NEW_TOKENS = 20
+from starquant_fx.diffusion.stepping import StepCallback, greedy_at, logits_at, random_source
+from starquant_fx.sampling import arguments
+from starquant_fx.sampling.rules import CONFIDENCE_OF, dream_new_tokens
 
 
 @torch.no_grad()
@@ -118,10 +110,11 @@ def dream_generate(
         top_p=None if top_p is None else arguments.number("top_p", top_p, 0.0, 1.0, open_low=True),
         top_k=None if top_k is None else arguments.integer("top_k", top_k, 1),
         confidence=CONFIDENCE_OF[alg],
-        generator=arguments.random_source("generator", generator),
+        generator=random_source("generator", generator),
     )
     mask_id = arguments.token_id(model, "mask_token_id", mask_token_id, "mask_token_id")
-    new_tokens = _new_tokens(prompt_ids, max_new_tokens, max_length)
+    given = 0 if max_length is None else prompt_length(prompt_ids)
+    new_tokens = dream_new_tokens(given, max_new_tokens, max_length)
     ids, keep = blank_canvas(model, prompt_ids, attention_mask, new_tokens, mask_id)
     attention, positions = _padding(keep)
 
@@ -169,19 +162,3 @@ def _padding(keep: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         return None, None
     positions = (keep.long().cumsum(-1) - 1).masked_fill(~keep, 1)
     return (keep[:, :, None] & keep[:, None, :])[:, None], positions
-
-
-def _new_tokens(prompt_ids: Any, max_new_tokens: int | None, max_length: int | None) -> int:
-    if max_length is None:
-        wanted = DEFAULT_NEW_TOKENS if max_new_tokens is None else max_new_tokens
-        return arguments.integer("max_new_tokens", wanted, 1)
-    if max_new_tokens is not None:
-        raise InputError(
-            "max_new_tokens and max_length are both given",
-            where="max_length",
-            expected="one of the two",
-            got=f"max_new_tokens={max_new_tokens!r}, max_length={max_length!r}",
-            hint="max_length counts the prompt as well",
-        )
-    given = prompt_length(prompt_ids)
-    return arguments.integer("max_length", max_length, given + 1) - given

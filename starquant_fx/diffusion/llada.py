@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from starquant_fx.diffusion import arguments
 from starquant_fx.diffusion.candidates import (
     NumberWatch,
     at_candidates,
@@ -31,13 +30,15 @@ from starquant_fx.diffusion.candidates import (
     row_capacity,
 )
 from starquant_fx.diffusion.canvas import blank_canvas
-from starquant_fx.diffusion.stepping import StepCallback, greedy_at, logits_at
-from starquant_fx.errors import InputError
+from starquant_fx.diffusion.stepping import StepCallback, greedy_at, logits_at, random_source
 from starquant_fx.operators import op
-
-REMASKING = ("low_confidence", "random")
-PUBLISHED_EOS_ID = 126081
-PUBLISHED_EOT_ID = 126348
+from starquant_fx.sampling import arguments
+from starquant_fx.sampling.rules import (
+    PUBLISHED_EOS_ID,
+    PUBLISHED_EOT_ID,
+    REMASKING,
+    llada_schedule,
+)
 
 
 @torch.no_grad()
@@ -89,11 +90,11 @@ def llada_generate(
     Raises:
         InputError: An argument does not fit.
     """
-    blocks, steps_per_block = _schedule(steps, gen_length, block_length)
+    blocks, steps_per_block = llada_schedule(steps, gen_length, block_length)
     temperature = arguments.number("temperature", temperature, 0.0)
     cfg_scale = arguments.number("cfg_scale", cfg_scale, 0.0)
     arguments.choice("remasking", remasking, REMASKING)
-    arguments.random_source("generator", generator)
+    random_source("generator", generator)
     mask_id = arguments.token_id(model, "mask_id", mask_id, "mask_token_id")
     logits_eos_inf = arguments.flag("logits_eos_inf", logits_eos_inf)
     confidence_eos_eot_inf = arguments.flag("confidence_eos_eot_inf", confidence_eos_eot_inf)
@@ -205,28 +206,3 @@ def _guided_logits(
     doubled = logits_at(model, twice, both, None if mask is None else mask.repeat(2, 1))
     conditional, unconditional = doubled.chunk(2)
     return unconditional + (scale + 1) * (conditional - unconditional)
-
-
-def _schedule(steps: int, gen_length: int, block_length: int) -> tuple[int, int]:
-    """Returns (blocks, steps per block)."""
-    arguments.integer("steps", steps, 1)
-    arguments.integer("gen_length", gen_length, 1)
-    arguments.integer("block_length", block_length, 1)
-    blocks, rest = divmod(gen_length, block_length)
-    if rest:
-        raise InputError(
-            "gen_length is not divisible by block_length",
-            where="gen_length",
-            expected=f"a multiple of block_length = {block_length}",
-            got=str(gen_length),
-            hint=f"for example block_length={gen_length}",
-        )
-    if steps % blocks:
-        raise InputError(
-            "steps is not divisible by the number of blocks",
-            where="steps",
-            expected=f"a multiple of gen_length / block_length = {blocks}",
-            got=str(steps),
-            hint=f"for example steps={-(-steps // blocks) * blocks}",
-        )
-    return blocks, steps // blocks

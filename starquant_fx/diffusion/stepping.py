@@ -159,6 +159,19 @@ def greedy_at(
     return own(rows, ids, attention_mask=attention_mask, **given)
 
 
+def random_source(name: str, value: Any) -> torch.Generator | None:
+    """Returns ``value`` if it is a torch.Generator or None, else raises an InputError."""
+    if not isinstance(value, torch.Generator | None):
+        raise InputError(
+            f"{name} is not usable",
+            where=name,
+            expected="a torch.Generator, or None for torch's global one",
+            got=repr(value),
+            hint="torch.Generator().manual_seed(...)",
+        )
+    return value
+
+
 def require_numbers(logits: Tensor, step: int) -> None:
     """Raises a StarQuantError if the logits of a denoising step contain NaN; -inf is allowed.
 

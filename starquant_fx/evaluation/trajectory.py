@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from starquant_fx.diffusion import generate
-from starquant_fx.diffusion.arguments import sampler_arguments, token_id
-from starquant_fx.diffusion.dream import CONFIDENCE_OF
 from starquant_fx.evaluation.agreement import require_reference
 from starquant_fx.evaluation.alignment import Model
 from starquant_fx.evaluation.replay import NOTHING, Seen, replays
 from starquant_fx.progress import track
+from starquant_fx.sampling.arguments import sampler_arguments, token_id
+from starquant_fx.sampling.rules import CONFIDENCE_OF
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from rich.console import Console
 from torch import Tensor
 
 from starquant_fx.diffusion import generate, llada_generate
-from starquant_fx.diffusion.views import MASKED_BLOCK, STYLES, LiveView, ProgressView
+from starquant_fx.sampling.views import MASKED_BLOCK, STYLES, LiveView, ProgressView
 from tests.diffusion.fakes import MASK, Denoiser, WordTokenizer
 
 PROMPT = torch.tensor([[0, 1, 2], [7, 3, 4]])

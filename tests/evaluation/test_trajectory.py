@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from starquant_fx.api import compile as compile_model
 from starquant_fx.diffusion import generate
-from starquant_fx.diffusion.arguments import sampler_arguments
-from starquant_fx.diffusion.dream import CONFIDENCE_OF
 from starquant_fx.errors import InputError
 from starquant_fx.evaluation import trajectories
 from starquant_fx.evaluation.replay import NOTHING, replays
+from starquant_fx.sampling.arguments import sampler_arguments
+from starquant_fx.sampling.rules import CONFIDENCE_OF
 from tests.small_models import MASK, masked_ids, model
 
 FULL = "full precision"

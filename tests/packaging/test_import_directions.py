@@ -1,4 +1,4 @@
-"""Imports point one way: kernels <- core <- passes, lowering <- the entry points."""
+"""Imports point one way: kernels <- core <- passes, lowering <- the entry points; what works without torch stays so."""
 
 import ast
 from collections.abc import Iterator
@@ -19,19 +19,24 @@ ENTRY_POINTS = {
     "starquant_fx.methods",
     "starquant_fx.recipes",
 }
+# Core modules that work without torch.
+PLAIN = {"starquant_fx.config_facts", "starquant_fx.sampling"}
 # Layer -> layers it may import. CONTRIBUTING.md shows the same table.
 ALLOWED = {
     "errors": {"errors"},
     "reference kernels": {"reference kernels", "errors"},
     "fast kernels": {"fast kernels", "reference kernels", "errors"},
-    "core": {"core", "reference kernels", "errors"},
-    "passes": {"passes", "core", "reference kernels", "errors"},
-    "lowering": {"lowering", "core", "fast kernels", "reference kernels", "errors"},
+    "plain core": {"plain core", "errors"},
+    "core": {"core", "plain core", "reference kernels", "errors"},
+    "passes": {"passes", "core", "plain core", "reference kernels", "errors"},
+    "lowering": {"lowering", "core", "plain core", "fast kernels", "reference kernels", "errors"},
     "entry points": {
-        *("entry points", "lowering", "passes", "core"),
+        *("entry points", "lowering", "passes", "core", "plain core"),
         *("fast kernels", "reference kernels", "errors"),
     },
 }
+# Layers that work where torch is not installed.
+WITHOUT_TORCH = {"plain core", "errors"}
 
 
 def layer(module: str) -> str:
@@ -41,7 +46,10 @@ def layer(module: str) -> str:
         return "reference kernels" if parts[2:3] == ["reference"] else "fast kernels"
     if parts[1:2] in (["passes"], ["lowering"], ["errors"]):
         return parts[1]
-    return "entry points" if ".".join(parts[:2]) in ENTRY_POINTS else "core"
+    top = ".".join(parts[:2])
+    if top in PLAIN:
+        return "plain core"
+    return "entry points" if top in ENTRY_POINTS else "core"
 
 
 def modules(root: Path) -> dict[str, Path]:
@@ -93,7 +101,18 @@ def test_every_import_points_the_allowed_way(root: Path) -> None:
 
 
 def test_entry_points_exist(root: Path) -> None:
-    assert set(modules(root)) >= ENTRY_POINTS
+    assert set(modules(root)) >= ENTRY_POINTS | PLAIN
+
+
+def test_what_works_without_torch_names_it_nowhere(root: Path) -> None:
+    found = [
+        f"{module}:{line} imports {target}"
+        for module, path in modules(root).items()
+        if layer(module) in WITHOUT_TORCH
+        for line, target in imports(path.read_text(), set())
+        if target.split(".")[0] in ("torch", "transformers", "safetensors", "onnx")
+    ]
+    assert found == []
 
 
 @pytest.mark.parametrize(
@@ -105,6 +124,7 @@ def test_entry_points_exist(root: Path) -> None:
         ("starquant_fx.passes.fuse", "from starquant_fx.kernels.triton import gemm"),
         ("starquant_fx.lowering.cpu", "from starquant_fx.passes.fuse import Fuse"),
         ("starquant_fx.program", "from starquant_fx import compile"),
+        ("starquant_fx.sampling.rules", "from starquant_fx.model_facts import check_ids"),
         ("starquant_fx.program", "if TYPE_CHECKING:\n    from starquant_fx.passes import fuse"),
     ],
 )

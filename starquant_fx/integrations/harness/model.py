@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]
 
-from starquant_fx.diffusion.arguments import integer, number
 from starquant_fx.integrations.harness.generation import Generator
 from starquant_fx.integrations.harness.likelihood import AnswerScorer
 from starquant_fx.integrations.harness.loading import denoiser
@@ -24,6 +23,7 @@ from starquant_fx.integrations.harness.scoring import Scorer
 from starquant_fx.integrations.harness.texts import Texts
 from starquant_fx.integrations.harness.textual import TextualLM
 from starquant_fx.model_facts import model_device
+from starquant_fx.sampling.arguments import integer, number
 
 
 class StarQuantLM(TextualLM):

@@ -13,7 +13,6 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
-from torch import Tensor
 
 MASKED_BLOCK = "\u2591\u2591 "
 STYLES = {"prompt": "dim italic", "old": "", "new": "bold black on green", "masked": "dim"}
@@ -41,7 +40,7 @@ class ProgressView:
         self._bar = progress_bar(console or Console(stderr=True))
         self._task = self._bar.add_task("denoising", total=None)
 
-    def __call__(self, step: int, total: int, ids: Tensor, confidence: Tensor) -> None:
+    def __call__(self, step: int, total: int, ids: Any, confidence: Any) -> None:
         """Moves the bar."""
         self._bar.start()
         self._bar.update(self._task, completed=step, total=total)
@@ -69,7 +68,7 @@ class LiveView:
 
     Args:
         tokenizer: A transformers tokenizer; only ``decode`` is used.
-        prompt_ids: [B, L] ids.
+        prompt_ids: [B, L] ids, a tensor or an array.
         attention_mask: [B, L], 0 = padding, which is not shown; or None.
         mask_id: Id of [MASK].
         bar: Also draw a progress bar below the text.
@@ -79,8 +78,8 @@ class LiveView:
     def __init__(
         self,
         tokenizer: Any,
-        prompt_ids: Tensor,
-        attention_mask: Tensor | None,
+        prompt_ids: Any,
+        attention_mask: Any,
         mask_id: int,
         *,
         bar: bool = True,
@@ -97,7 +96,7 @@ class LiveView:
         self._task = self._bar.add_task("denoising", total=None) if self._bar else None
         self._live = Live(console=console, auto_refresh=False)
 
-    def __call__(self, step: int, total: int, ids: Tensor, confidence: Tensor) -> None:
+    def __call__(self, step: int, total: int, ids: Any, confidence: Any) -> None:
         """Draws the state after one step."""
         if not self._live.is_started:
             self._start()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import torch
-
+from starquant_fx.config_facts import is_shifted, vocabulary_size
 from starquant_fx.errors import InputError, nearest
-from starquant_fx.model_facts import is_shifted, vocabulary_size
 
 DEFAULT = "leave the argument out for its default"
 
@@ -74,19 +73,6 @@ def flag(name: str, value: Any) -> bool:
     return value
 
 
-def random_source(name: str, value: Any) -> torch.Generator | None:
-    """Returns ``value`` if it is a torch.Generator or None, else raises an InputError."""
-    if not isinstance(value, torch.Generator | None):
-        raise InputError(
-            f"{name} is not usable",
-            where=name,
-            expected="a torch.Generator, or None for torch's global one",
-            got=repr(value),
-            hint="torch.Generator().manual_seed(...)",
-        )
-    return value
-
-
 def choice(name: str, value: Any, known: Iterable[str]) -> str:
     """Returns ``value`` if it is one of ``known``, else an InputError offers the nearest."""
     names = list(known)
@@ -132,6 +118,25 @@ def token_id(model: object, name: str, value: Any, key: str, published: int | No
             hint=f"give {name}=... or set model.config.{key}",
         )
     return int(found)  # type: ignore[arg-type]
+
+
+def names_of(sampler: Callable[..., Any]) -> list[str]:
+    """Names of the arguments that a sampler has of its own."""
+    parameters = inspect.signature(sampler).parameters.values()
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "on_step"]
+
+
+def check_names(given: Iterable[str], known: Sequence[str]) -> None:
+    """Raises an InputError for the first argument name that is not known; the nearest one is offered."""
+    for name in given:
+        if name not in known:
+            raise InputError(
+                f"unknown generation argument {name!r}",
+                where=name,
+                expected=", ".join(known),
+                got=repr(name),
+                hint=nearest(name, known) or "the samplers take no others",
+            )
 
 
 def sampler_arguments(model: object, new_tokens: int, steps: int) -> dict[str, Any]:

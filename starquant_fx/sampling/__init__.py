@@ -1,0 +1,1 @@
+"""What generation has in common whatever computes it: rules, checks of arguments, views. Nothing here needs torch."""
