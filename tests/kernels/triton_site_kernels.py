@@ -10,11 +10,23 @@ import json
 import sys
 from typing import Any
 
-from starquant_fx.kernels.triton.prepare import CHANNELS, ROWS, SPAN
+import torch
+
+from starquant_fx.kernels.triton.prepare import SPAN, tiles
+from starquant_fx.kernels.triton.prepare_checks import (
+    NARROW_BLOCK,
+    WIDEST_BLOCK,
+    WIDEST_BRANCH,
+    WIDEST_BRANCH_FLOAT32,
+    WITH_WIDE_BLOCKS,
+)
 from starquant_fx.kernels.triton.prepare_kernels import coefficient_kernel, prepare_kernel
-from starquant_fx.kernels.triton.row_kernels import block_kernel, gate_kernel
+from starquant_fx.kernels.triton.row_kernels import (
+    block_kernel,
+    gate_kernel,
+)
 from starquant_fx.kernels.triton.site_kernels import kronecker_kernel
-from starquant_fx.kernels.triton.sizes import PIECE, plan, warps
+from starquant_fx.kernels.triton.sizes import PIECE, padded, plan, warps
 from tests.kernels.sass import Facts, compile_kernel
 
 ROW = {
@@ -27,6 +39,7 @@ ROW = {
 }
 QUANTIZER = {"bits": 4, "symmetric": False, "states": 2}
 ADDED = {"shift": "*fp32", "signs": "*fp32"}
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def gates(d: int) -> dict[str, Any]:
@@ -69,34 +82,54 @@ def block(capability: int, d: int) -> Facts:
     return compile_kernel(
         block_kernel,
         {"x": "*bf16", "state": "*i64", "out": "*bf16", "tokens": "i32", "eps": "fp32"} | pointers,
-        {"states": 2, "d": d, "g": 128, "rows": ROWS, "width": 128},
+        {"states": 2, "d": d, "g": 128, "rows": 64, "width": 128},
         capability,
     )
 
 
-def coefficient(capability: int, d: int) -> Facts:
+def coefficient(capability: int, d: int, columns: int, dtype: str = "bf16") -> Facts:
+    form = tiles(1, columns, DTYPES[dtype])
     return compile_kernel(
         coefficient_kernel,
-        {"x": "*bf16", "reduce": "*bf16", "sums": "*fp32", "squares": "*fp32", "tokens": "i32"},
-        {"d": d, "rank": 16, "columns": 32, "width": 32, "rows": ROWS, "piece": SPAN, "share": d},
+        {"x": f"*{dtype}", "reduce": f"*{dtype}", "sums": "*fp32", "squares": "*fp32"}
+        | {"tokens": "i32"},
+        {"d": d, "rank": 16, "columns": columns, "width": padded(columns), "rows": form.summed}
+        | {"piece": SPAN, "share": d},
         capability,
     )
 
 
-def prepare(capability: int, d: int, g: int) -> Facts:
-    tile = CHANNELS if g in (1, 128) else SPAN
+def prepare(
+    capability: int, d: int, g: int, columns: int, dtype: str = "bf16", shares: int = 1
+) -> Facts:
+    form = tiles(g, columns, DTYPES[dtype])
     tables = {name: "*fp32" for name in ("shift", "start", "sums", "squares")}
-    types = {name: "*bf16" for name in ("x", "directions", "rest", "coefficients")}
-    pointers = tables | types | {"state": "*i64"} | ({} if g == 1 else {"matrix": "*bf16"})
+    types = {name: f"*{dtype}" for name in ("x", "directions", "rest", "coefficients")}
+    pointers = tables | types | {"state": "*i64"} | ({} if g == 1 else {"matrix": f"*{dtype}"})
     return compile_kernel(
         prepare_kernel,
         pointers | {"tokens": "i32", "eps": "fp32"},
         ({"matrix": None} if g == 1 else {})
-        | {"states": 2, "d": d, "g": g, "rank": 16, "columns": 32, "width": 32, "shares": 1}
-        | {"rows": ROWS, "tile": tile, "used": tile // g * g},
+        | {"states": columns // 16, "d": d, "g": g, "rank": 16, "columns": columns}
+        | {"width": padded(columns), "shares": shares, "rows": form.rows}
+        | {"tile": form.channels, "used": form.channels // g * g},
         capability,
-        4 if tile <= SPAN else 8,
+        form.warps,
     )
+
+
+WIDEST = (
+    (4096, 16, 32, "bf16", 8),
+    (12288, 16, WIDEST_BRANCH, "bf16", 8),
+    (18944, WIDEST_BLOCK, WIDEST_BRANCH, "bf16", 8),
+    (4096, 1, WIDEST_BRANCH, "bf16", 1),
+    (3584, WIDEST_BLOCK, 64, "bf16", 1),
+    (3584, 16, 64, "bf16", 8),
+    (12288, NARROW_BLOCK, WIDEST_BRANCH_FLOAT32, "fp32", 8),
+    (18944, WIDEST_BLOCK, WITH_WIDE_BLOCKS, "fp32", 8),
+    (4096, 1, WIDEST_BRANCH_FLOAT32, "fp32", 1),
+)
+"""Channels, block of TAC, columns, dtype and shares at the limits of ``tile_prepare``, and what had spilled."""
 
 
 def facts(capability: int) -> dict[str, Facts]:
@@ -112,14 +145,21 @@ def facts(capability: int) -> dict[str, Facts]:
     }
     if capability == 89:
         return found
-    return found | {
+    found |= {
         "gate 4096": gate(capability, 4096),
         "block 4096": block(capability, 4096),
-        "coefficient 4096": coefficient(capability, 4096),
-        "prepare 4096, blocks of 16": prepare(capability, 4096, 16),
-        "prepare 3584, blocks of 128": prepare(capability, 3584, 128),
-        "prepare 4096": prepare(capability, 4096, 1),
+        "coefficient 4096": coefficient(capability, 4096, 32),
+        "coefficient 18944, widest": coefficient(capability, 18944, WIDEST_BRANCH),
+        "float32 coefficient 4096": coefficient(capability, 4096, WIDEST_BRANCH_FLOAT32, "fp32"),
+        "prepare 4096, blocks of 16": prepare(capability, 4096, 16, 32),
+        "prepare 3584, blocks of 128": prepare(capability, 3584, 128, 32),
+        "prepare 4096": prepare(capability, 4096, 1, 32),
     }
+    for d, g, columns, dtype, shares in WIDEST:
+        name = f"prepare {d}, blocks of {g}, {columns} columns, {shares} shares"
+        name = f"float32 {name}" if dtype == "fp32" else name
+        found[name] = prepare(capability, d, g, columns, dtype, shares)
+    return found
 
 
 def summary(fact: Facts) -> dict[str, int]:
