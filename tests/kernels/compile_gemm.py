@@ -112,6 +112,7 @@ def facts(kernel: sass.Facts) -> dict[str, Any]:
         return {name: n for name, n in sorted(count.items()) if name.startswith(starts)}
 
     return {
+        "name": kernel.name,
         "registers": kernel.registers,
         "stack": kernel.stack,
         "shared": kernel.shared,

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
+from starquant_fx.kernels import triton
 from starquant_fx.kernels.triton.predict import CHIPS
+from tests.kernels.sass import PRODUCT_MODULES, launched
 
 LIMIT = {str(chip): facts.shared for chip, facts in CHIPS.items()}
 """Bytes of shared memory that a program may have."""
 ROOT = Path(__file__).parents[2]
-WITHOUT_PRODUCTS = ("gate", "float32")
+WITHOUT_PRODUCTS = ("gate", "squares", "enter", "float32")
 """Kernels that multiply no matrices, or by ordinary instructions."""
 Table = dict[str, dict[str, Any]]
 
@@ -59,6 +61,13 @@ def test_memory_is_read_and_written_in_wide_pieces(compiled: dict[str, Table], c
         assert facts["loads of 16 bytes"], name
         assert not facts["loads of less than 4 bytes"], name
         assert not facts["stores of less than 4 bytes"], name
-        # Rows of 28 and 148 codes are not a multiple of 16 bytes.
-        narrow = name.endswith(("x28", "148"))
+        # Rows of 28 and 148 codes are not a multiple of 16 bytes; the sum of a token's squares is one number.
+        narrow = name.startswith("squares") or name.endswith(("x28", "148"))
         assert bool(facts["stores of 16 bytes"]) != narrow, name
+
+
+@pytest.mark.parametrize("chip", ["80", "86", "90"])
+def test_no_kernel_of_the_package_is_left_out(compiled: dict[str, Table], chip: str) -> None:
+    """Those of ``PRODUCT_MODULES`` are compiled by ``test_triton_gemm_sass.py``, which asserts the same of them."""
+    expected = {name for name in launched(triton) if not name.startswith(PRODUCT_MODULES)}
+    assert {facts["name"] for facts in compiled[chip].values()} == expected

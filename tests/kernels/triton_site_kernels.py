@@ -23,7 +23,9 @@ from starquant_fx.kernels.triton.prepare_checks import (
 from starquant_fx.kernels.triton.prepare_kernels import coefficient_kernel, prepare_kernel
 from starquant_fx.kernels.triton.row_kernels import (
     block_kernel,
+    enter_kernel,
     gate_kernel,
+    squares_kernel,
 )
 from starquant_fx.kernels.triton.site_kernels import kronecker_kernel
 from starquant_fx.kernels.triton.sizes import PIECE, padded, plan, warps
@@ -72,6 +74,26 @@ def gate(capability: int, d: int) -> Facts:
         gate_kernel,
         ROW | {"clip": "*fp32", "shift": "*fp32"},
         QUANTIZER | gates(d) | {"norm": True, "d": d, "piece": PIECE},
+        capability,
+        warps(PIECE),
+    )
+
+
+def squares(capability: int, d: int) -> Facts:
+    return compile_kernel(
+        squares_kernel,
+        {"x": "*bf16", "squares": "*fp32"},
+        {"d": d, "piece": PIECE},
+        capability,
+        warps(PIECE),
+    )
+
+
+def enter(capability: int, d: int) -> Facts:
+    return compile_kernel(
+        enter_kernel,
+        {"x": "*bf16", "state": "*i64", "out": "*bf16", "eps": "fp32"} | ADDED,
+        {"norm": True, "states": 2, "d": d, "piece": PIECE},
         capability,
         warps(PIECE),
     )
@@ -147,6 +169,8 @@ def facts(capability: int) -> dict[str, Facts]:
         return found
     found |= {
         "gate 4096": gate(capability, 4096),
+        "squares 12288": squares(capability, 12288),
+        "enter 18944": enter(capability, 18944),
         "block 4096": block(capability, 4096),
         "coefficient 4096": coefficient(capability, 4096, 32),
         "coefficient 18944, widest": coefficient(capability, 18944, WIDEST_BRANCH),
@@ -162,10 +186,11 @@ def facts(capability: int) -> dict[str, Facts]:
     return found
 
 
-def summary(fact: Facts) -> dict[str, int]:
+def summary(fact: Facts) -> dict[str, int | str]:
     """What ``test_triton_site_sass.py`` asserts on; loads include copies to shared memory."""
     load, store = r"\bLDG(?:STS)?\.E\.(?:\w+\.)*", r"\bSTG\.E\.(?:\w+\.)*"
     return {
+        "name": fact.name,
         "registers": fact.registers,
         "shared": fact.shared,
         "stack": fact.stack,
