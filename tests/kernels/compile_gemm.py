@@ -116,6 +116,7 @@ def facts(kernel: sass.Facts) -> dict[str, Any]:
         "registers": kernel.registers,
         "stack": kernel.stack,
         "shared": kernel.shared,
+        "unfenced": kernel.unfenced,
         "spills": named("LDL", "STL"),
         "products": named("IGMMA", "IMMA", "HGMMA", "HMMA"),
         "copies": named("LDGSTS"),

@@ -50,6 +50,14 @@ class Facts:
         """Loads and stores of local memory."""
         return self.count(r"\b(?:LDL|STL)\b")
 
+    @property
+    def unfenced(self) -> bool:
+        """Whether warpgroup products may read shared memory that copies of this program have not reached.
+
+        Copies (``cp.async``) and stores become visible to them by ``fence.proxy.async`` alone.
+        """
+        return self.count(r"\b[HI]GMMA\b") > 0 and not self.count(r"\bFENCE\.VIEW\.ASYNC\b")
+
 
 def compile_kernel(
     kernel: Any,

@@ -42,6 +42,7 @@ def check(chip: int, kernels: list[dict[str, Any]]) -> None:
         assert kernel["stack"] == 0, name
         assert not kernel["spills"], name
         assert kernel["shared"] <= kernel["limit"], name
+        assert not kernel["unfenced"], name
         if kernel["kernel"] in ("linear", "head"):
             assert kernel["copies"], name
             assert all(copy.endswith(".128") for copy in kernel["copies"]), name

@@ -49,6 +49,12 @@ def test_nothing_spills_and_shared_memory_suffices(compiled: dict[str, Table], c
         assert facts["shared"] <= LIMIT[chip], name
 
 
+def test_products_of_sm_90_wait_for_copies(compiled: dict[str, Table]) -> None:
+    """See ``Facts.unfenced``; Triton puts the fence there since 3.7."""
+    for name, facts in compiled["90"].items():
+        assert not facts["unfenced"], name
+
+
 @pytest.mark.parametrize("chip", LIMIT)
 def test_products_are_on_tensor_cores(compiled: dict[str, Table], chip: str) -> None:
     for name, facts in compiled[chip].items():

@@ -194,6 +194,7 @@ def summary(fact: Facts) -> dict[str, int | str]:
         "registers": fact.registers,
         "shared": fact.shared,
         "stack": fact.stack,
+        "unfenced": fact.unfenced,
         "spills": fact.spills,
         "products": fact.count(r"\bHG?MMA\b"),
         "loads of 16 bytes": fact.count(load + "128"),
