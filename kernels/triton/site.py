@@ -22,6 +22,7 @@ from starquant_fx.kernels.triton.site_checks import check_site
 from starquant_fx.kernels.triton.site_kernels import kronecker_kernel
 from starquant_fx.kernels.triton.sizes import (
     PIECE,
+    block_rows,
     divided,
     padded,
     plan,
@@ -159,7 +160,7 @@ def _turned(
         piece = min(PIECE, power_of_two(d))
         squares_kernel[(tokens,)](x, squares, d, piece, num_warps=warps(piece))
     out = torch.empty_like(x)
-    rows = min(64, padded(tokens))
+    rows = min(block_rows(x.dtype), padded(tokens))
     states = 0 if shift is None else shift.shape[0]
     block_kernel[(divided(tokens, rows), d // size)](
         *(x, state, shift, squares, factor, out, tokens, eps or 0.0, states, d, size),

@@ -11,8 +11,8 @@ from starquant_fx.kernels.triton.checks import FLOATS, INTEGERS, require, requir
 
 WIDEST_LEFT, WIDEST_RIGHT, WIDEST_BLOCK = 128, 160, 128
 """Channels of factors, and of a block, that are compiled without spills for 16 bits on every chip."""
-WIDEST_FLOAT32 = 24_576
-"""Numbers of both factors and of a token in float32 that fit the shared memory of every chip."""
+WIDEST_FLOAT32, WIDEST_BLOCK_FLOAT32 = 32, 64
+"""The same for float32, whose products take more registers: of either factor, and of a block."""
 
 
 def covers(structure: str, factors: Sequence[Tensor], dtype: torch.dtype) -> bool:
@@ -21,12 +21,12 @@ def covers(structure: str, factors: Sequence[Tensor], dtype: torch.dtype) -> boo
         return True
     wide = dtype == torch.float32
     if structure == "block":
-        return factors[0].shape[-1] <= (WIDEST_BLOCK // 2 if wide else WIDEST_BLOCK)
+        return factors[0].shape[-1] <= (WIDEST_BLOCK_FLOAT32 if wide else WIDEST_BLOCK)
     if structure not in ("kronecker", "hadamard"):
         return False
+    left, right = (WIDEST_FLOAT32,) * 2 if wide else (WIDEST_LEFT, WIDEST_RIGHT)
     a, b = (f.shape[0] for f in factors[-2:])
-    fits = a <= WIDEST_LEFT and b <= WIDEST_RIGHT
-    return fits and (not wide or a * a + b * b + 3 * a * b <= WIDEST_FLOAT32)
+    return a <= left and b <= right
 
 
 def check_site(

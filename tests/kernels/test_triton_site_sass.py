@@ -68,7 +68,8 @@ def test_memory_is_read_and_written_in_wide_pieces(compiled: dict[str, Table], c
         assert not facts["loads of less than 4 bytes"], name
         assert not facts["stores of less than 4 bytes"], name
         # Rows of 28 and 148 codes are not a multiple of 16 bytes; the sum of a token's squares is one number.
-        narrow = name.startswith("squares") or name.endswith(("x28", "148"))
+        # The threads of a small float32 tile have fewer than 16 codes in a row.
+        narrow = name.startswith(("squares", "float32 kron")) or name.endswith(("x28", "148"))
         assert bool(facts["stores of 16 bytes"]) != narrow, name
 
 

@@ -27,8 +27,9 @@ from starquant_fx.kernels.triton.row_kernels import (
     gate_kernel,
     squares_kernel,
 )
+from starquant_fx.kernels.triton.site_checks import WIDEST_BLOCK_FLOAT32, WIDEST_FLOAT32
 from starquant_fx.kernels.triton.site_kernels import kronecker_kernel
-from starquant_fx.kernels.triton.sizes import PIECE, padded, plan, warps
+from starquant_fx.kernels.triton.sizes import PIECE, block_rows, padded, plan, warps
 from tests.kernels.sass import Facts, compile_kernel
 
 ROW = {
@@ -41,6 +42,7 @@ ROW = {
 }
 QUANTIZER = {"bits": 4, "symmetric": False, "states": 2}
 ADDED = {"shift": "*fp32", "signs": "*fp32"}
+FLOAT32_FACTORS = (WIDEST_FLOAT32, WIDEST_FLOAT32)
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -50,18 +52,21 @@ def gates(d: int) -> dict[str, Any]:
     return {"shared": edges[0], "bounds": (*edges[:2], *edges[1:])}
 
 
-def kronecker(capability: int, b: int, norm: bool, added: bool) -> Facts:
-    form = plan(128, b, capability, norm, added)
+def kronecker(
+    capability: int, a: int, b: int, norm: bool, added: bool, dtype: str = "bf16"
+) -> Facts:
+    form = plan(a, b, capability, norm, added)
     apart = form.entered
     options = {} if added and not apart else dict.fromkeys(ADDED)
-    pointers = ADDED if added and not apart else {}
+    pointers = {name: f"*{dtype}" for name in ("x", "left", "right")}
+    pointers |= ADDED if added and not apart else {}
     return compile_kernel(
         kronecker_kernel,
-        ROW | {"left": "*bf16", "right": "*bf16", "clip": "*fp32", "tokens": "i32"} | pointers,
+        ROW | {"clip": "*fp32", "tokens": "i32"} | pointers,
         QUANTIZER
-        | gates(128 * b)
+        | gates(a * b)
         | options
-        | {"norm": norm and not apart, "a": 128, "b": b, "rows": form.rows, "first": form.first}
+        | {"norm": norm and not apart, "a": a, "b": b, "rows": form.rows, "first": form.first}
         | {"second": form.second, "each": 8, "stay": form.stay},
         capability,
         form.warps,
@@ -99,12 +104,13 @@ def enter(capability: int, d: int) -> Facts:
     )
 
 
-def block(capability: int, d: int) -> Facts:
+def block(capability: int, d: int, g: int, dtype: str = "bf16") -> Facts:
     pointers = {name: "*fp32" for name in ("shift", "squares", "factor")}
+    pointers |= {"x": f"*{dtype}", "out": f"*{dtype}"}
     return compile_kernel(
         block_kernel,
-        {"x": "*bf16", "state": "*i64", "out": "*bf16", "tokens": "i32", "eps": "fp32"} | pointers,
-        {"states": 2, "d": d, "g": 128, "rows": 64, "width": 128},
+        {"state": "*i64", "tokens": "i32", "eps": "fp32"} | pointers,
+        {"states": 2, "d": d, "g": g, "rows": block_rows(DTYPES[dtype]), "width": padded(g)},
         capability,
     )
 
@@ -160,10 +166,10 @@ def facts(capability: int) -> dict[str, Facts]:
     Compute capability 8.9 has the limits and the instructions of 8.6, so that only what is near the limits is compiled.
     """
     found = {
-        "kronecker 128x32": kronecker(capability, 32, norm=True, added=True),
-        "kronecker 128x28": kronecker(capability, 28, norm=True, added=True),
-        "kronecker 128x96": kronecker(capability, 96, norm=False, added=True),
-        "kronecker 128x148": kronecker(capability, 148, norm=False, added=True),
+        "kronecker 128x32": kronecker(capability, 128, 32, norm=True, added=True),
+        "kronecker 128x28": kronecker(capability, 128, 28, norm=True, added=True),
+        "kronecker 128x96": kronecker(capability, 128, 96, norm=False, added=True),
+        "kronecker 128x148": kronecker(capability, 128, 148, norm=False, added=True),
     }
     if capability == 89:
         return found
@@ -171,7 +177,10 @@ def facts(capability: int) -> dict[str, Facts]:
         "gate 4096": gate(capability, 4096),
         "squares 12288": squares(capability, 12288),
         "enter 18944": enter(capability, 18944),
-        "block 4096": block(capability, 4096),
+        "block 4096": block(capability, 4096, 128),
+        "float32 block 4096": block(capability, 4096, WIDEST_BLOCK_FLOAT32, "fp32"),
+        "float32 kronecker 32x32": kronecker(capability, *FLOAT32_FACTORS, True, True, "fp32"),
+        "float32 kronecker 32x24": kronecker(capability, 32, 24, True, True, "fp32"),
         "coefficient 4096": coefficient(capability, 4096, 32),
         "coefficient 18944, widest": coefficient(capability, 18944, WIDEST_BRANCH),
         "float32 coefficient 4096": coefficient(capability, 4096, WIDEST_BRANCH_FLOAT32, "fp32"),
