@@ -45,12 +45,17 @@ def check_site(
     check_x(where, x)
     d = x.shape[-1]
     sizes = [tuple(f.shape) for f in factors]
+    states = states_of(shift)
     inside = 0 <= shared <= d and all(0 <= edge <= d for edge in bounds)
+    stated = state is not None or (shift is None and not bounds)
+    paired = shift is None or len(bounds) in (0, 2 * states)
     require_that(
         where,
         (
             (2 <= bits <= 8, "2 to 8 bits", bits),
             (len(bounds) % 2 == 0 and inside, f"gates within {d} channels", list(bounds)),
+            (stated, "the state of each token, which shift and gates depend on", "none"),
+            (paired, f"two bounds of gates for each of {states} states", list(bounds)),
             (_makes(structure, sizes, d), f"a basis of {d} channels", f"{structure} {sizes}"),
         ),
     )
@@ -59,7 +64,7 @@ def check_site(
         x.device,
         (
             ("state", state, INTEGERS, tuple(x.shape[:-1])),
-            ("shift", shift, FLOATS, (states_of(shift), d)),
+            ("shift", shift, FLOATS, (states, d)),
             *(("factor", f, FLOATS, tuple(f.shape)) for f in factors),
             ("clip", clip, FLOATS, (2,)),
         ),

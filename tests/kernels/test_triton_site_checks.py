@@ -48,6 +48,10 @@ PREPARE: dict[str, Any] = {
         {"bounds": [0, 40]},
         {"bounds": [3]},
         {"shared": 33},
+        {"state": None},
+        {"state": None, "shift": None, "bounds": [0, 8, 8, 16]},
+        {"bounds": [0, 8]},
+        {"bounds": [0, 8, 8, 16, 16, 24]},
     ],
     ids=lambda wrong: ",".join(wrong),
 )
