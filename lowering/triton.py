@@ -7,7 +7,7 @@ from torch import fx
 from starquant_fx.kernels import triton as _kernels  # noqa: F401 -- registers the operators
 from starquant_fx.lowering.linear_form import by_site, linear_forms
 from starquant_fx.lowering.tables import Laid, Tables
-from starquant_fx.lowering.triton_branch import multiply_branches
+from starquant_fx.lowering.triton_branch import is_reference, multiply_branches
 from starquant_fx.lowering.triton_linear import use_linear_kernel
 from starquant_fx.lowering.triton_site import KEPT, use_site_kernel
 from starquant_fx.operators import op
@@ -35,7 +35,8 @@ def lower(program: Program, laid: Laid) -> fx.GraphModule:
     for node in list(graph.nodes):
         if node.target in (op("transform_quantize"), op("quantize_activation")):
             use_site_kernel(module, node, tables)
-    for forms in by_site(linear_forms(graph, lambda *_: True, KEPT)):
+    fused = linear_forms(graph, lambda coefficients, _: not is_reference(coefficients), KEPT)
+    for forms in by_site(fused):
         use_linear_kernel(module, forms, tables)
     multiply_branches(module, tables)
     graph.eliminate_dead_code()

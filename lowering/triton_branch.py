@@ -9,9 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from starquant_fx.errors import LoweringError
-from starquant_fx.kernels.triton import WIDEST_BRANCH
-from starquant_fx.lowering.matching import become, tensors_of
+from starquant_fx.lowering.matching import arguments_of, become, tensors_of
 from starquant_fx.lowering.tables import Tables
 from starquant_fx.operators import op
 
@@ -20,24 +18,27 @@ MULTIPLE = 16
 """Columns come in multiples of it, as tensor cores read them."""
 
 
-def padded(directions: Tensor | None) -> Tensor | None:
-    """Directions [S, d, k] with columns of zeros, as many as make S k a multiple of ``MULTIPLE``.
+def columns(directions: Tensor | None) -> int:
+    """Those of all states' directions [S, d, k], padded as ``padded`` does it; 0 without a branch."""
+    if directions is None:
+        return 0
+    states, _, rank = directions.shape
+    return states * _padded_rank(states, rank)
 
-    Raises:
-        LoweringError: There are more than the kernels have room for.
-    """
+
+def padded(directions: Tensor | None) -> Tensor | None:
+    """Directions [S, d, k] with columns of zeros, as many as make S k a multiple of ``MULTIPLE``."""
     if directions is None:
         return None
     states, _, rank = directions.shape
-    if states * _padded_rank(states, rank) > WIDEST_BRANCH:
-        raise LoweringError(
-            "the triton target has no kernel for so many directions",
-            where="insert-low-rank",
-            expected=f"up to {WIDEST_BRANCH} directions of all {states} states",
-            got=f"{rank} a state",
-            hint=f"insert-low-rank{{rank={WIDEST_BRANCH // states}}}, or fewer mask-ratio buckets",
-        )
     return torch.nn.functional.pad(directions, (0, _padded_rank(states, rank) - rank))
+
+
+def is_reference(coefficients: fx.Node) -> bool:
+    """Whether a branch's coefficients are the reference's, of each token's own state, so that its product is too."""
+    return bool(coefficients.args) and bool(
+        arguments_of(coefficients.args[0], op("split_low_rank"))
+    )
 
 
 def flat_image(image: Tensor, dtype: torch.dtype) -> Tensor:
@@ -51,7 +52,7 @@ def multiply_branches(module: fx.GraphModule, tables: Tables) -> None:
     """Makes products of the branches that no linear's kernel took."""
     graph = module.graph
     for node in list(graph.nodes):
-        if node.target == op("add_low_rank"):
+        if node.target == op("add_low_rank") and not is_reference(node.args[2]):
             y, _, coefficients, image = node.args
             dtype, name = node.meta["val"].dtype, str(image.target)
             tensor = tensors_of(module, image)

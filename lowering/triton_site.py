@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from starquant_fx.kernels.triton import covers
+from starquant_fx.kernels.triton import covers, prepares
 from starquant_fx.lowering.matching import become
 from starquant_fx.lowering.site_form import SiteForm, before_norm, site_form, take_coefficients
 from starquant_fx.lowering.tables import Tables
-from starquant_fx.lowering.triton_branch import padded
+from starquant_fx.lowering.triton_branch import columns, padded
 from starquant_fx.operators import op
 from starquant_fx.program import facts
 
@@ -24,10 +25,14 @@ def use_site_kernel(module: fx.GraphModule, node: fx.Node, tables: Tables) -> No
     """Replaces a site by ``tile_site``.
 
     With TAC or a low-rank branch ``tile_prepare`` stands before it, and also before a basis that the kernels do not
-    have, which stays the reference's between the two.
+    have, which stays the reference's between the two. TAC and a branch of sizes that ``tile_prepare`` does not have
+    stay the reference's as well.
     """
     form = site_form(module, node)
     site, dtype = facts(node)["site"], form.x.meta["val"].dtype
+    block = 1 if form.matrix is None else form.matrix.shape[-1]
+    if not prepares(block, columns(form.directions), dtype):
+        form = _behind_reference(form, node)
     x, eps = before_norm(form.x, KEPT)
     shift = tables.read(node, site, "shift", lambda: _shift(form))
     factors = [
@@ -48,6 +53,20 @@ def use_site_kernel(module: fx.GraphModule, node: fx.Node, tables: Tables) -> No
     quantizer = (form.bits, form.symmetric, clip)
     arguments: Any = (x, eps, state, shift, factors, *gates, *quantizer)
     become(node, torch.ops.starquant.tile_site.default, *arguments)
+
+
+def _behind_reference(form: SiteForm, node: fx.Node) -> SiteForm:
+    """What is left of a site after TAC, centring and branch, which stay the reference's operators."""
+    x: Any = node.args[0]  # with a branch it stands behind all three
+    if form.directions is None:
+        means, matrix, offset = (node.args[i] for i in (2, 7, 8))
+        calls = [("compensate", (matrix, offset)), ("center", (form.state, means))]
+        for name, arguments in calls if form.means is not None else calls[:1]:
+            with node.graph.inserting_before(node):
+                x = node.graph.call_function(op(name), (x, *arguments))
+            x.meta.update(form.x.meta)
+    nothing: dict[str, Any] = dict.fromkeys(("matrix", "offset", "means", "directions", "branch"))
+    return dataclasses.replace(form, x=x, **nothing)
 
 
 def _prepared(

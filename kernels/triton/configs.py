@@ -118,7 +118,7 @@ def _chosen(chip: int, bits: int, rows: int, features: int, tokens: int, grouped
     key = (bits, rows, features, tokens)
     if grouped:
         return launch_config(predict(chip, *key, grouped=True), chip)
-    table = _tables(nearest_chip(chip))
+    table = _tables(chip)
     return launch_config(table[key] if key in table else predict(chip, *key), chip)
 
 
@@ -129,8 +129,9 @@ def launch_config(tile: Tile, chip: int) -> Config:
 
 @functools.cache
 def _tables(chip: int) -> Mapping[Key, Tile]:
-    """The shipped table of an architecture under what the user measured."""
-    return {**read_table(shipped_path(chip), chip), **read_table(cache_path(chip), chip)}
+    """The shipped table of the nearest known architecture under what the user measured on this one."""
+    known = nearest_chip(chip)
+    return {**read_table(shipped_path(known), known), **read_table(cache_path(chip), chip)}
 
 
 def forget() -> None:
@@ -163,13 +164,16 @@ def read_table(path: Path, chip: int) -> dict[Key, Tile]:
         return {}
 
 
-def table_text(chip: int, origin: str, entries: Mapping[Key, Tile]) -> str:
+def table_text(
+    chip: int, origin: str, entries: Mapping[Key, Tile], about: Mapping[str, object] | None = None
+) -> str:
     """The content of a table's file, an entry a line.
 
     Args:
         chip: Architecture.
         origin: "measured" or "predicted".
         entries: Tiles.
+        about: What else the file says; nothing here reads it.
     """
     lines = [
         json.dumps([*key, *(getattr(tile, name) for name in FIELDS)])
@@ -179,6 +183,7 @@ def table_text(chip: int, origin: str, entries: Mapping[Key, Tile]) -> str:
         "format": FORMAT,
         "architecture": chip,
         "origin": origin,
+        **(about or {}),
         "fields": ["bits", "rows", "channels", "tokens", *FIELDS],
     }
     body = ",\n    ".join(lines)

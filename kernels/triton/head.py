@@ -15,7 +15,7 @@ from starquant_fx.kernels.triton.greedy import (
     integer_head_kernel,
 )
 from starquant_fx.kernels.triton.launch import interpreting, on_its_device, require_device
-from starquant_fx.kernels.triton.layout import BLOCK, blocks
+from starquant_fx.kernels.triton.layout import BLOCK, blocks, grouping
 from starquant_fx.kernels.triton.linear_checks import check_linear
 from starquant_fx.kernels.triton.sizes import divided
 
@@ -136,8 +136,7 @@ def tile_greedy_int8(
     results = _results(codes, rows, dtype)
     if rows == 0:
         return results
-    groups = weight_scale.shape[1] if weight_scale.dim() == 2 else 1
-    group = blocks(features) // groups if weight_scale.dim() == 2 else 0
+    groups, group = grouping(weight_scale, features)
     chosen = configs.choose_head(codes.device, rows, 8)
     parts = _parts(codes, rows, vocab, chosen.n)
     tensors = (

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import logging
+import re
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 import torch
+import triton
 from torch import Tensor
 from triton import knobs
 
@@ -16,6 +19,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 INTERPRETED = 90
 """The architecture that the interpreter passes for."""
+FENCED = (3, 7)
+"""The first Triton that orders warpgroup products of sm_90 behind the copies to shared memory that they read."""
+
+_log = logging.getLogger("starquant_fx")
 
 
 def interpreting() -> bool:
@@ -49,10 +56,25 @@ def on_its_device(operator: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(operator)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
         first = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        if first.is_cuda:
+            _warn_of_fences(architecture(first.device), triton.__version__)
         with torch.cuda.device_of(first):
             return operator(*args, **kwargs)
 
     return guarded
+
+
+@functools.cache
+def _warn_of_fences(chip: int, version: str) -> None:
+    """Says once, on sm_90, that a Triton without the fence compiles kernels that may read stale shared memory."""
+    numbers = tuple(map(int, re.findall(r"\d+", version)[:2]))
+    if 90 <= chip < 100 and numbers < FENCED:
+        _log.warning(
+            "Triton %s puts no fence between copies to shared memory and the products of sm_%d that read it, so that a "
+            "result may be wrong now and then: check them with `python benchmarks/gpu.py --parts checks`, or install "
+            "Triton %d.%d or newer",
+            *(version, chip, *FENCED),
+        )
 
 
 def require_device(tensor: Tensor, where: str) -> None:

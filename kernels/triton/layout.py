@@ -23,6 +23,14 @@ def row_bytes(features: int, bits: int) -> int:
     return blocks(features) * (HALF if bits <= 4 else BLOCK)
 
 
+def grouping(weight_scale: Tensor, features: int) -> tuple[int, int]:
+    """Groups of channels that a weight has scales for, and blocks of each: 1 and 0 for scales [rows] of whole rows."""
+    if weight_scale.dim() != 2:
+        return 1, 0
+    groups = weight_scale.shape[1]
+    return groups, blocks(features) // groups
+
+
 def tile_pack(codes: Tensor, bits: int) -> Tensor:
     """Packs weight codes as the Triton kernels read them.
 

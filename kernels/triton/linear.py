@@ -11,7 +11,7 @@ from torch import Tensor
 from starquant_fx.kernels.triton import configs
 from starquant_fx.kernels.triton.gemm import finish_kernel, linear_kernel
 from starquant_fx.kernels.triton.launch import interpreting, on_its_device, require_device
-from starquant_fx.kernels.triton.layout import BLOCK, blocks
+from starquant_fx.kernels.triton.layout import BLOCK, blocks, grouping
 from starquant_fx.kernels.triton.linear_checks import WHERE, check_linear
 from starquant_fx.kernels.triton.sizes import divided
 
@@ -117,8 +117,7 @@ def launch(
     if out.numel() == 0:
         return out
     tokens, total = codes.shape[:-1].numel(), blocks(features)
-    groups = weight_scale.shape[1] if weight_scale.dim() == 2 else 1
-    group = total // groups if weight_scale.dim() == 2 else 0
+    groups, group = grouping(weight_scale, features)
     flush = configs.flush(group)
     per_split = divided(divided(total, config.split), flush) * flush
     parts = divided(total, per_split)

@@ -5,14 +5,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
-from starquant_fx.errors import LoweringError
 from starquant_fx.kernels.triton.launch import on_its_device, require_device
+from starquant_fx.kernels.triton.prepare_checks import check_prepare
 from starquant_fx.kernels.triton.prepare_kernels import coefficient_kernel, prepare_kernel
 from starquant_fx.kernels.triton.row_kernels import squares_kernel
-from starquant_fx.kernels.triton.site_checks import check_prepare
 from starquant_fx.kernels.triton.sizes import (
     PIECE,
     divided,
@@ -23,16 +24,45 @@ from starquant_fx.kernels.triton.sizes import (
 )
 
 WHERE = "starquant::tile_prepare"
-ROWS = 64
-"""Tokens of a tile."""
-CHANNELS = 128
-"""Channels of a tile without TAC."""
 SPAN = 64
-"""Channels of a step of the coefficients' sum, and of a tile with TAC unless its blocks are larger."""
-WIDEST_BLOCK, WIDEST_BRANCH = 128, 128
-"""Channels of a block of TAC, and columns of all states' directions."""
+"""Channels of a step of the coefficients' sum, and the fewest of a tile."""
 MOST_SHARES = 8
 """Parts that the channels are split in to fill the chip when there are few tokens."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiles:
+    """Tiles of tokens x channels of the two kernels.
+
+    Attributes:
+        rows: Tokens of a tile, also where there are fewer: a smaller tile in as many warps may spill.
+        channels: Of a tile, padded.
+        warps: Of a program.
+        summed: Tokens of a tile of the coefficients' sum.
+    """
+
+    rows: int
+    channels: int
+    warps: int
+    summed: int
+
+
+def tiles(block: int, columns: int, dtype: torch.dtype) -> Tiles:
+    """Chooses tiles without spills on any chip; found by compiling (``test_triton_site_sass.py``).
+
+    Args:
+        block: Channels of a block of TAC; 1 = no TAC.
+        columns: Of all states' directions.
+        dtype: Of the input. Products in float32 are no matrix units' and take more registers.
+    """
+    wide, broad = dtype == torch.float32, columns > 32
+    channels = 128 if block == 1 and not wide else max(SPAN, padded(block))
+    return Tiles(
+        rows=16 if wide else 32 if broad else 64,
+        channels=channels,
+        warps=8 if wide or broad or channels > SPAN else 4,
+        summed=32 if wide else 64,
+    )
 
 
 @on_its_device
@@ -55,10 +85,10 @@ def tile_prepare(
     Args:
         x: [..., d] bfloat16, float16 or float32.
         eps: Norm ``x * rsqrt(mean(x^2) + eps)`` first. None: no norm.
-        matrix: TAC's M [d / g, g, g] as ``reference.compensate`` takes it, g <= 128; or None.
+        matrix: TAC's M [d / g, g, g] as ``reference.compensate`` takes it; or None. See ``prepares`` for limits.
         state: [...] int64; may be None where neither ``shift`` nor ``directions`` is given.
         shift: [S, d] float32, TAC's bias less the mean of the state; or None. A token of another state becomes NaN.
-        directions: The branch's U [S, d, k], S * k <= 128; or None.
+        directions: The branch's U [S, d, k]; or None.
         reduce: Its R [S, d, k] with ``R_z = M^T U_z``; best in the dtype of ``x``.
         start: [S, k] with ``start_z = (bias - mean_z) U_z``; or None.
 
@@ -72,78 +102,56 @@ def tile_prepare(
     """
     require_device(x, WHERE)
     check_prepare(WHERE, x, matrix, state, shift, directions, reduce, start)
-    columns = _require_sizes(matrix, state, shift, directions, reduce)
     x = x.contiguous()
     state, shift, matrix, directions, reduce, start = (
         None if t is None else t.contiguous()
         for t in (state, shift, matrix, directions, reduce, start)
     )
     d, tokens = x.shape[-1], x.shape[:-1].numel()
+    rank, columns = (1, 0) if directions is None else (directions.shape[-1], _columns(directions))
     rest = torch.empty_like(x)
     coefficients = x.new_empty(*x.shape[:-1], columns)
     if not tokens:
         return rest, coefficients
-    rows = min(ROWS, padded(tokens))
-    tiles = divided(tokens, rows)
-    rank, width = (1, 16) if directions is None else (directions.shape[-1], padded(columns))
+    g, width = 1 if matrix is None else matrix.shape[-1], padded(max(columns, 1))
+    form = tiles(g, columns, x.dtype)
     sums, squares, shares, share = None, None, 1, d
-    if reduce is not None and directions is not None:
-        shares, share = split(d, tiles, multiprocessors(x.device))
+    summed = min(form.summed, padded(tokens))
+    programs = divided(tokens, summed)
+    if reduce is not None:
+        shares, share = split(d, programs, multiprocessors(x.device))
         sums = torch.empty(shares, tokens, columns, dtype=torch.float32, device=x.device)
     if eps is not None:
         squares = torch.empty(shares, tokens, dtype=torch.float32, device=x.device)
     if sums is not None:
-        coefficient_kernel[(tiles, shares)](
-            *(x, reduce, sums, squares, tokens, d, rank, columns, width, rows, SPAN, share),
+        coefficient_kernel[(programs, shares)](
+            *(x, reduce, sums, squares, tokens, d, rank, columns, width, summed, SPAN, share),
             num_warps=4,
         )
     elif squares is not None:
         piece = min(PIECE, power_of_two(d))
         squares_kernel[(tokens,)](x, squares, d, piece, num_warps=warps(piece))
-    g = 1 if matrix is None else matrix.shape[-1]
-    tile = CHANNELS if matrix is None else max(SPAN, padded(g))
-    used = tile // g * g
+    used = form.channels // g * g
     states = 0 if shift is None else shift.shape[0]
-    prepare_kernel[(tiles, divided(d, used))](
+    prepare_kernel[(divided(tokens, form.rows), divided(d, used))](
         *(x, matrix, state, shift, directions, start, sums, squares, rest, coefficients),
-        *(tokens, eps or 0.0, states, d, g, rank, columns, width, shares, rows, tile, used),
-        num_warps=4 if tile <= SPAN else 8,
+        *(tokens, eps or 0.0, states, d, g, rank, columns, width, shares),
+        *(form.rows, form.channels, used),
+        num_warps=form.warps,
     )
     return rest, coefficients
 
 
-def split(d: int, tiles: int, processors: int) -> tuple[int, int]:
+def split(d: int, programs: int, processors: int) -> tuple[int, int]:
     """In how many shares the channels are summed, and the channels of each: more of them where there are few tokens."""
-    wanted = min(2 * processors // tiles, MOST_SHARES, d // (2 * SPAN))
+    wanted = min(2 * processors // programs, MOST_SHARES, d // (2 * SPAN))
     shares = 1 << max(wanted.bit_length() - 1, 0)  # powers of two, so that few kernels are compiled
     return shares, divided(divided(d, shares), SPAN) * SPAN
 
 
-def _require_sizes(
-    matrix: Tensor | None,
-    state: Tensor | None,
-    shift: Tensor | None,
-    directions: Tensor | None,
-    reduce: Tensor | None,
-) -> int:
-    """Refuses what the kernels do not have. Returns the columns of all states' directions."""
-    columns = 0 if directions is None else directions.shape[0] * directions.shape[-1]
-    block = 1 if matrix is None else matrix.shape[-1]
-    for holds, expected, got in (
-        ((directions is None) == (reduce is None), "directions and reduce together", "one of them"),
-        (state is not None or (shift is None and not columns), "the state of each token", "none"),
-        (block <= WIDEST_BLOCK, f"blocks of TAC up to {WIDEST_BLOCK}", f"{block}"),
-        (columns <= WIDEST_BRANCH, f"up to {WIDEST_BRANCH} directions of all states", f"{columns}"),
-    ):
-        if not holds:
-            raise LoweringError(
-                "what stands before a site's basis has no kernel in the triton target",
-                where=WHERE,
-                expected=expected,
-                got=got,
-                hint="lower the rank of the branch, or merge states",
-            )
-    return columns
+def _columns(directions: Tensor | None) -> int:
+    """Those of all states' directions."""
+    return 0 if directions is None else directions.shape[0] * directions.shape[-1]
 
 
 def _tile_prepare_fake(
@@ -155,8 +163,7 @@ def _tile_prepare_fake(
     directions: Tensor | None,
     *rest: object,
 ) -> tuple[Tensor, Tensor]:
-    columns = 0 if directions is None else directions.shape[0] * directions.shape[-1]
-    return x.new_empty(x.shape), x.new_empty(*x.shape[:-1], columns)
+    return x.new_empty(x.shape), x.new_empty(*x.shape[:-1], _columns(directions))
 
 
 torch.library.custom_op(

@@ -22,6 +22,7 @@ from starquant_fx.kernels.triton.site_checks import check_site
 from starquant_fx.kernels.triton.site_kernels import kronecker_kernel
 from starquant_fx.kernels.triton.sizes import (
     PIECE,
+    block_rows,
     divided,
     padded,
     plan,
@@ -57,12 +58,13 @@ def tile_site(
     Args:
         x: [..., d] bfloat16, float16 or float32.
         eps: Norm ``x * rsqrt(mean(x^2) + eps)`` first; without ``shift`` only the scale carries it. None: no norm.
-        state: [...] int64; None: neither shift nor gates. A state that ``shift`` does not have makes the scale NaN.
+        state: [...] int64; None where there are neither shift nor gates. A state that ``shift`` does not have makes the
+            scale NaN.
         shift: [S, d] float32 to add, or None.
         factors: See ``reference.rotate``; empty = no basis.
         structure: See ``reference.rotate``. ``dense`` is a plain matrix product before the kernel.
         shared: See ``reference.gate``.
-        bounds: See ``reference.gate``; empty = no gates.
+        bounds: See ``reference.gate``, two of each state; empty = no gates.
         bits: 2..8.
         symmetric: See ``reference.quantize_activation``.
         clip: [2] or None.
@@ -84,9 +86,7 @@ def tile_site(
     d, tokens = x.shape[-1], scale.numel()
     if not tokens:
         return codes, scale, zero
-    if state is None:
-        shift, bounds = None, ()
-    elif shift is None and not bounds:
+    if shift is None and not bounds:
         state = None
     state, shift = (None if t is None else t.contiguous() for t in (state, shift))
     states = 0 if shift is None else shift.shape[0]
@@ -159,7 +159,7 @@ def _turned(
         piece = min(PIECE, power_of_two(d))
         squares_kernel[(tokens,)](x, squares, d, piece, num_warps=warps(piece))
     out = torch.empty_like(x)
-    rows = min(64, padded(tokens))
+    rows = min(block_rows(x.dtype), padded(tokens))
     states = 0 if shift is None else shift.shape[0]
     block_kernel[(divided(tokens, rows), d // size)](
         *(x, state, shift, squares, factor, out, tokens, eps or 0.0, states, d, size),

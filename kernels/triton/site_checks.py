@@ -1,4 +1,4 @@
-"""What ``tile_site`` and ``tile_prepare`` refuse before a launch, without looking at values."""
+"""What ``tile_site`` refuses before a launch, without looking at values."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from starquant_fx.kernels.triton.checks import FLOATS, INTEGERS, Wanted, require, require_that
+from starquant_fx.kernels.triton.checks import FLOATS, INTEGERS, require, require_that
 
 WIDEST_LEFT, WIDEST_RIGHT, WIDEST_BLOCK = 128, 160, 128
 """Channels of factors, and of a block, that are compiled without spills for 16 bits on every chip."""
-WIDEST_FLOAT32 = 24_576
-"""Numbers of both factors and of a token in float32 that fit the shared memory of every chip."""
+WIDEST_FLOAT32, WIDEST_BLOCK_FLOAT32 = 32, 64
+"""The same for float32, whose products take more registers: of either factor, and of a block."""
 
 
 def covers(structure: str, factors: Sequence[Tensor], dtype: torch.dtype) -> bool:
@@ -21,12 +21,12 @@ def covers(structure: str, factors: Sequence[Tensor], dtype: torch.dtype) -> boo
         return True
     wide = dtype == torch.float32
     if structure == "block":
-        return factors[0].shape[-1] <= (WIDEST_BLOCK // 2 if wide else WIDEST_BLOCK)
+        return factors[0].shape[-1] <= (WIDEST_BLOCK_FLOAT32 if wide else WIDEST_BLOCK)
     if structure not in ("kronecker", "hadamard"):
         return False
+    left, right = (WIDEST_FLOAT32,) * 2 if wide else (WIDEST_LEFT, WIDEST_RIGHT)
     a, b = (f.shape[0] for f in factors[-2:])
-    fits = a <= WIDEST_LEFT and b <= WIDEST_RIGHT
-    return fits and (not wide or a * a + b * b + 3 * a * b <= WIDEST_FLOAT32)
+    return a <= left and b <= right
 
 
 def check_site(
@@ -42,15 +42,20 @@ def check_site(
     clip: Tensor | None,
 ) -> None:
     """Raises an InputError for what the kernels would read wrongly; arguments as of ``tile_site``."""
-    _check_x(where, x)
+    check_x(where, x)
     d = x.shape[-1]
     sizes = [tuple(f.shape) for f in factors]
+    states = states_of(shift)
     inside = 0 <= shared <= d and all(0 <= edge <= d for edge in bounds)
+    stated = state is not None or (shift is None and not bounds)
+    paired = shift is None or len(bounds) in (0, 2 * states)
     require_that(
         where,
         (
             (2 <= bits <= 8, "2 to 8 bits", bits),
             (len(bounds) % 2 == 0 and inside, f"gates within {d} channels", list(bounds)),
+            (stated, "the state of each token, which shift and gates depend on", "none"),
+            (paired, f"two bounds of gates for each of {states} states", list(bounds)),
             (_makes(structure, sizes, d), f"a basis of {d} channels", f"{structure} {sizes}"),
         ),
     )
@@ -59,47 +64,21 @@ def check_site(
         x.device,
         (
             ("state", state, INTEGERS, tuple(x.shape[:-1])),
-            ("shift", shift, FLOATS, (_states(shift), d)),
+            ("shift", shift, FLOATS, (states, d)),
             *(("factor", f, FLOATS, tuple(f.shape)) for f in factors),
             ("clip", clip, FLOATS, (2,)),
         ),
     )
 
 
-def check_prepare(
-    where: str,
-    x: Tensor,
-    matrix: Tensor | None,
-    state: Tensor | None,
-    shift: Tensor | None,
-    directions: Tensor | None,
-    reduce: Tensor | None,
-    start: Tensor | None,
-) -> None:
-    """Raises an InputError for what the kernels would read wrongly; arguments as of ``tile_prepare``."""
-    _check_x(where, x)
-    d = x.shape[-1]
-    states = _states(shift if directions is None else directions)
-    rank = 0 if directions is None else directions.shape[-1]
-    g = 1 if matrix is None or not matrix.dim() else max(matrix.shape[-1], 1)
-    wanted: list[Wanted] = [
-        ("matrix", matrix, FLOATS, (d // g, g, g)),
-        ("state", state, INTEGERS, tuple(x.shape[:-1])),
-        ("shift", shift, FLOATS, (states, d)),
-        ("directions", directions, FLOATS, (states, d, rank)),
-        ("reduce", reduce, FLOATS, (states, d, rank)),
-        ("start", start, FLOATS, (states, rank)),
-    ]
-    require_that(where, ((d % g == 0, f"blocks of TAC that divide {d} channels", g),))
-    require(where, x.device, wanted)
-
-
-def _check_x(where: str, x: Tensor) -> None:
+def check_x(where: str, x: Tensor) -> None:
+    """Raises an InputError if a kernel cannot read the input [..., d] of a site."""
     fits = x.dim() > 0 and x.dtype in FLOATS and x.shape[-1] > 0
     require_that(where, ((fits, "x [..., d] of floats", f"{x.dtype} {list(x.shape)}"),))
 
 
-def _states(table: Tensor | None) -> int:
+def states_of(table: Tensor | None) -> int:
+    """Token states that a table [S, ...] is for."""
     return table.shape[0] if table is not None and table.dim() else 0
 
 

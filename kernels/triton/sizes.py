@@ -98,6 +98,11 @@ def warps(values: int) -> int:
     return 4 if values <= 4096 else 8
 
 
+def block_rows(dtype: torch.dtype) -> int:
+    """Tokens of a tile of a block-diagonal basis, for which registers suffice on every chip."""
+    return 32 if dtype == torch.float32 else 64
+
+
 def tokens_each(tokens: int, device: torch.device) -> int:
     """Tokens that a program does: a power of two, so that few kernels are compiled."""
     share = divided(tokens, RESIDENT * multiprocessors(device))

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import logging
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import triton
 from triton import testing
 
-from starquant_fx.errors import InputError
+from starquant_fx.errors import InputError, LoweringError, cause
 from starquant_fx.kernels.triton import configs, linear
-from starquant_fx.kernels.triton.launch import architecture
+from starquant_fx.kernels.triton.launch import architecture, interpreting
 from starquant_fx.kernels.triton.layout import row_bytes
-from starquant_fx.kernels.triton.predict import SPLITS, Tile, families, nearest_chip
+from starquant_fx.kernels.triton.predict import SPLITS, Tile, families
 
 SHAPES = tuple(shape for model in configs.SHAPES.values() for shape in model.values())
+
+STALE = "stale"
+"""Keys in a table's file that were measured on another device of the architecture, or with another Triton."""
+Measure = Callable[[Callable[[], object]], float]
+
+_log = logging.getLogger("starquant_fx")
 
 
 def _milliseconds(job: Callable[[], object]) -> float:
@@ -32,26 +41,31 @@ def tune(
     shapes: Iterable[tuple[int, int]] = SHAPES,
     tokens: Iterable[int] = configs.TOKENS,
     bits: Iterable[int] = (4, 8),
-    measure: Callable[[Callable[[], object]], float] = _milliseconds,
+    measure: Measure = _milliseconds,
+    again: bool = False,
 ) -> dict[configs.Key, tuple[Tile, float]]:
     """Times every tile on random codes, and adds the fastest ones to the table in the user's cache.
 
+    The table is written after every key, so that a run that was ended goes on where it was. A tile that cannot run is
+    left out, and the log says so.
+
     Args:
-        device: A CUDA device.
+        device: A CUDA device; a CPU while Triton is interpreting.
         shapes: Packed rows and channels of weights.
         tokens: Numbers of tokens; a table's keys, see ``configs.TOKENS``.
         bits: 4, 8 or both.
         measure: Milliseconds of a job.
+        again: Also what was measured before on this kind of device with this Triton.
 
     Returns:
-        The fastest tile of each key (bits, rows, channels, tokens), and its milliseconds.
+        Of each key (bits, rows, channels, tokens) that was timed, the fastest tile and its milliseconds.
 
     Raises:
         InputError: A number of tokens that no launch looks up.
-        LoweringError: The tensors are not on a CUDA device, and Triton is not interpreting.
+        LoweringError: There is no such device.
         OSError: The table cannot be written.
     """
-    tokens = tuple(tokens)
+    shapes, tokens = tuple(shapes), tuple(tokens)
     for count in tokens:
         if count not in configs.TOKENS:
             raise InputError(
@@ -61,19 +75,53 @@ def tune(
                 got=str(count),
                 hint="other numbers take the entry of the next larger one",
             )
-    chip = nearest_chip(architecture(device))
-    found = {
-        (width, rows, features, count): _fastest(
-            device, (width, rows, features, count), chip, measure
-        )
-        for width in bits
-        for rows, features in shapes
-        for count in tokens
-    }
-    kept = configs.read_table(configs.cache_path(chip), chip)
-    _write(chip, kept | {key: tile for key, (tile, _) in found.items()})
+    _require(device)
+    chip = architecture(device)
+    path = configs.cache_path(chip)
+    table = configs.read_table(path, chip)
+    about = {"device": _name(device), "triton": triton.__version__}
+    stale = set(table) if again else _stale(path, table, about)
+    found: dict[configs.Key, tuple[Tile, float]] = {}
+    for key in [(w, *shape, count) for w in bits for shape in shapes for count in tokens]:
+        kept = key in table and key not in stale
+        best = None if kept else _fastest(device, key, chip, measure)
+        if best is not None:
+            found[key] = best
+            table[key] = best[0]
+            stale.discard(key)
+            head = {**about, STALE: sorted(stale)}
+            _write(path, configs.table_text(chip, "measured", table, head))
     configs.forget()
     return found
+
+
+def _require(device: torch.device) -> None:
+    if torch.cuda.is_available() if device.type == "cuda" else interpreting():
+        return
+    raise LoweringError(
+        "tiles cannot be timed here",
+        where="tune",
+        expected="a CUDA device",
+        got=f"{device}, and no GPU that PyTorch can use" if device.type == "cuda" else str(device),
+        hint="run it where the models will run",
+    )
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "interpreter"
+
+
+def _stale(
+    path: Path, keys: Iterable[configs.Key], about: Mapping[str, object]
+) -> set[configs.Key]:
+    """The keys of a table that were measured on another device of the architecture, or with another Triton."""
+    try:
+        head = json.loads(path.read_bytes())
+        if all(head.get(name) == value for name, value in about.items()):
+            return {tuple(key) for key in head[STALE]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass  # no table, or a damaged one, which has no keys
+    return set(keys)
 
 
 def candidates(chip: int, key: configs.Key) -> list[Tile]:
@@ -93,8 +141,9 @@ def _fastest(
     device: torch.device,
     key: configs.Key,
     chip: int,
-    measure: Callable[[Callable[[], object]], float],
-) -> tuple[Tile, float]:
+    measure: Measure,
+) -> tuple[Tile, float] | None:
+    """The tile with the least time, and its milliseconds; None if none runs."""
     bits, rows, features, tokens = key
     codes = torch.randint(-8, 8, (tokens, features), dtype=torch.int8, device=device)
     size = (rows, row_bytes(features, bits))
@@ -105,21 +154,29 @@ def _fastest(
     operands = (codes, scale, torch.zeros_like(scale), packed, weight_scale, sums, bits)
     options = linear.Options(dtype=torch.bfloat16)
 
-    def timed(tile: Tile) -> float:
+    found: list[tuple[float, Tile]] = []
+    for tile in candidates(chip, key):
         config = configs.launch_config(tile, chip)
-        return measure(lambda: linear.launch(*operands, options, config))
+        try:
+            found.append((measure(lambda c=config: linear.launch(*operands, options, c)), tile))  # type: ignore[misc]
+        except (
+            Exception
+        ) as error:  # compilers and devices fail in many ways; the other tiles may run
+            _log.warning("tune: %s is left out for %s: %s", tile, key, cause(error))
+    if not found:
+        _log.warning("tune: no tile runs for %s", key)
+        return None
+    milliseconds, best = min(found, key=lambda pair: pair[0])
+    return best, milliseconds
 
-    return min(((tile, timed(tile)) for tile in candidates(chip, key)), key=lambda pair: pair[1])
 
-
-def _write(chip: int, table: dict[configs.Key, Tile]) -> None:
+def _write(path: Path, text: str) -> None:
     """Under a temporary name first: what reads at the same time finds the old table or the new one."""
-    path = configs.cache_path(chip)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem)
     try:
         with os.fdopen(handle, "w") as file:
-            file.write(configs.table_text(chip, "measured", table))
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         Path(name).replace(path)

@@ -112,9 +112,11 @@ def facts(kernel: sass.Facts) -> dict[str, Any]:
         return {name: n for name, n in sorted(count.items()) if name.startswith(starts)}
 
     return {
+        "name": kernel.name,
         "registers": kernel.registers,
         "stack": kernel.stack,
         "shared": kernel.shared,
+        "unfenced": kernel.unfenced,
         "spills": named("LDL", "STL"),
         "products": named("IGMMA", "IMMA", "HGMMA", "HMMA"),
         "copies": named("LDGSTS"),

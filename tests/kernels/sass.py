@@ -5,17 +5,22 @@ Run where ``TRITON_INTERPRET`` is not set: an interpreted kernel has nothing to 
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import re
 import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+
+PRODUCT_MODULES = ("gemm.", "greedy.")
+"""Of the kernels that ``compile_gemm`` compiles; ``triton_site_kernels`` does all others."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +28,14 @@ class Facts:
     """What a kernel was compiled to.
 
     Attributes:
+        name: Of the kernel, with its module: ``"gemm.linear_kernel"``.
         registers: Of a thread.
         shared: Bytes of shared memory of a program.
         stack: Bytes of local memory of a thread.
         sass: Its machine code as text.
     """
 
+    name: str
     registers: int
     shared: int
     stack: int
@@ -42,6 +49,14 @@ class Facts:
     def spills(self) -> int:
         """Loads and stores of local memory."""
         return self.count(r"\b(?:LDL|STL)\b")
+
+    @property
+    def unfenced(self) -> bool:
+        """Whether warpgroup products may read shared memory that copies of this program have not reached.
+
+        Copies (``cp.async``) and stores become visible to them by ``fence.proxy.async`` alone.
+        """
+        return self.count(r"\b[HI]GMMA\b") > 0 and not self.count(r"\bFENCE\.VIEW\.ASYNC\b")
 
 
 def compile_kernel(
@@ -90,7 +105,24 @@ def built(source: ASTSource, capability: int, num_warps: int, num_stages: int) -
         usage = _tool("cuobjdump", "--dump-resource-usage", str(binary))
         sass = _tool("nvdisasm", "-c", str(binary))
     stack, registers = (int(re.findall(rf"{what}:(\d+)", usage)[-1]) for what in ("STACK", "REG"))
-    return Facts(registers, compiled.metadata.shared, stack, sass)
+    name = f"{source.fn.__module__.split('.')[-1]}.{source.fn.__name__}"
+    return Facts(name, registers, compiled.metadata.shared, stack, sass)
+
+
+def launched(package: ModuleType) -> set[str]:
+    """Names, as in ``Facts``, of a package's ``triton.jit`` functions that none of them calls: the kernels."""
+    kernels: set[str] = set()
+    called: set[str] = set()
+    for path in Path(str(package.__file__)).parent.glob("*.py"):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef) and _is_jit(function):
+                kernels.add(f"{path.stem}.{function.name}")
+                called |= {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
+    return {name for name in kernels if name.split(".")[1] not in called}
+
+
+def _is_jit(function: ast.FunctionDef) -> bool:
+    return any("triton.jit" in ast.unparse(decorator) for decorator in function.decorator_list)
 
 
 def _tool(name: str, *arguments: str) -> str:

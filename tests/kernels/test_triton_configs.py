@@ -8,13 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
-from starquant_fx.errors import InputError
-from starquant_fx.kernels.triton import configs, tune
-from starquant_fx.kernels.triton.predict import Tile, families, predict
-
-CPU = torch.device("cpu")
+from starquant_fx.kernels.triton import configs
+from starquant_fx.kernels.triton.predict import families, predict
 
 
 @pytest.fixture(autouse=True)
@@ -98,29 +94,13 @@ def test_damaged_cache_is_ignored_with_a_warning(
     assert str(configs.cache_path(90)) in caplog.text
 
 
-def test_tune_keeps_the_fastest_and_what_was_there(cache: Path) -> None:
-    other = (8, 256, 256, 32)
+def test_a_newer_chip_has_measurements_of_its_own(cache: Path) -> None:
+    shipped = on_device(100, 32, 12288, 4096, 4)
+    assert shipped == on_device(90, 32, 12288, 4096, 4)
+    tile = next(t for t in families(100, 4) if t.t != shipped.t)
     cache.mkdir()
-    first = Tile(t=64, n=64, warps=4, stages=4, split=1, parts=2)
-    configs.cache_path(90).write_text(configs.table_text(90, "measured", {other: first}))
-    times = iter([3.0, 1.0, 2.0] + [9.0] * 99)
-    ran = []
-
-    def measure(job: object) -> float:
-        ran.append(job)
-        if len(ran) == 1 and callable(job):
-            job()
-        return next(times)
-
-    found = tune.tune(CPU, [(20, 130)], [32], [4], measure)
-    key = (4, 20, 130, 32)
-    assert found == {key: (tune.candidates(90, key)[1], 1.0)}
-    table = configs.read_table(configs.cache_path(90), 90)
-    assert table == {other: first, key: found[key][0]}
-    assert json.loads(configs.cache_path(90).read_text())["origin"] == "measured"
-    assert [path.name for path in cache.iterdir()] == ["triton-sm_90.json"]
-
-
-def test_tune_refuses_tokens_that_are_no_key() -> None:
-    with pytest.raises(InputError, match="number of tokens"):
-        tune.tune(CPU, [(20, 130)], [33])
+    text = configs.table_text(100, "measured", {(4, 12288, 4096, 32): tile})
+    configs.cache_path(100).write_text(text)
+    configs.forget()
+    assert on_device(100, 32, 12288, 4096, 4).t == tile.t
+    assert on_device(90, 32, 12288, 4096, 4) == shipped

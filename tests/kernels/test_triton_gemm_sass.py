@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from starquant_fx.kernels import triton
+from tests.kernels.sass import PRODUCT_MODULES, launched
+
 PRODUCTS = {80: "IMMA.16832.S8.S8", 86: "IMMA.16832.S8.S8", 89: "IMMA.16832.S8.S8", 90: "IGMMA"}
 ROOT = Path(__file__).parents[2]
 
@@ -27,6 +30,11 @@ def compiled(chip: int, *arguments: str, cache: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def check_complete(kernels: list[dict[str, Any]]) -> None:
+    expected = {name for name in launched(triton) if name.startswith(PRODUCT_MODULES)}
+    assert {kernel["name"] for kernel in kernels} == expected
+
+
 def check(chip: int, kernels: list[dict[str, Any]]) -> None:
     assert kernels
     for kernel in kernels:
@@ -34,6 +42,7 @@ def check(chip: int, kernels: list[dict[str, Any]]) -> None:
         assert kernel["stack"] == 0, name
         assert not kernel["spills"], name
         assert kernel["shared"] <= kernel["limit"], name
+        assert not kernel["unfenced"], name
         if kernel["kernel"] in ("linear", "head"):
             assert kernel["copies"], name
             assert all(copy.endswith(".128") for copy in kernel["copies"]), name
@@ -48,10 +57,15 @@ def check(chip: int, kernels: list[dict[str, Any]]) -> None:
 
 @pytest.mark.parametrize("chip", PRODUCTS)
 def test_the_tiles_that_are_used_most(chip: int, tmp_path: Path) -> None:
-    check(chip, compiled(chip, cache=tmp_path))
+    kernels = compiled(chip, cache=tmp_path)
+    check(chip, kernels)
+    if chip in (86, 90):
+        check_complete(kernels)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("chip", PRODUCTS)
 def test_every_tile(chip: int, tmp_path: Path) -> None:
-    check(chip, compiled(chip, "all", cache=tmp_path))
+    kernels = compiled(chip, "all", cache=tmp_path)
+    check(chip, kernels)
+    check_complete(kernels)

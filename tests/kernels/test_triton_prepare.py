@@ -13,7 +13,7 @@ from torch import Tensor
 
 from starquant_fx.errors import LoweringError
 from starquant_fx.kernels import reference
-from starquant_fx.kernels.triton import prepare
+from starquant_fx.kernels.triton import prepare, prepares
 from starquant_fx.kernels.triton.prepare import split, tile_prepare
 from tests.kernels.tile_cases import orthogonal, rms_norm
 
@@ -130,8 +130,8 @@ def test_ragged_shapes(
     processors: int,
     seed: int,
 ) -> None:
-    rank = min(rank, blocks * g)
     dtype = torch.float16 if half else torch.float32
+    rank = min(rank, blocks * g, (128 if half else 64) // states)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare, "multiprocessors", lambda device: processors)
         check(case(blocks * g, g, rank, states, norm=norm, lead=lead, dtype=dtype, seed=seed))
@@ -190,13 +190,24 @@ def test_operator_and_its_fake_agree() -> None:
         )
 
 
-def test_refusals() -> None:
-    one = case(32)
-    for other in (
-        dataclasses.replace(one, state=None),
-        dataclasses.replace(one, reduce=None),
-        case(512, 256),
-        case(64, rank=16, states=9),
-    ):
-        with pytest.raises(LoweringError, match="before a site's basis"):
-            other.found()
+@pytest.mark.parametrize(
+    ("d", "g", "rank", "states", "dtype"),
+    [
+        (128, 16, 16, 8, torch.float16),
+        (256, 128, 64, 2, torch.float16),
+        (128, 64, 16, 4, torch.float32),
+        (256, 128, 16, 2, torch.float32),
+    ],
+)
+def test_the_widest_branch(d: int, g: int, rank: int, states: int, dtype: torch.dtype) -> None:
+    one = case(d, g, rank, states, dtype=dtype)
+    assert prepares(g, rank * states, dtype)
+    check(one)
+    assert not prepares(g, rank * states + 1, dtype)
+    with pytest.raises(LoweringError, match="before a site's basis"):
+        case(d, g, rank + 1, states, dtype=dtype).found()
+
+
+def test_larger_blocks_are_refused() -> None:
+    with pytest.raises(LoweringError, match=r"blocks of TAC up to 128.*\n.*blocks of 256"):
+        case(512, 256).found()

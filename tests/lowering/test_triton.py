@@ -17,11 +17,13 @@ from starquant_fx import load_artifact, save_artifact
 from starquant_fx.capture import capture, skeleton
 from starquant_fx.compiled import release_device_memory
 from starquant_fx.errors import LoweringError
+from starquant_fx.kernels.triton import prepares
 from starquant_fx.lowering import choose_target, lower, triton_site
 from starquant_fx.lowering.greedy import greedy_at_rows
 from starquant_fx.lowering.linear_form import LinearForm
 from starquant_fx.lowering.rows import at_rows
 from starquant_fx.lowering.tables import Laid
+from starquant_fx.lowering.triton_branch import columns
 from starquant_fx.lowering.triton_linear import _maker
 from starquant_fx.operators import op
 from starquant_fx.pass_base import Pass
@@ -103,13 +105,35 @@ def test_a_basis_without_a_kernel_stays_the_references(monkeypatch: pytest.Monke
     assert distance(low(ids), lower(program, "reference")(ids)) < 1e-3
 
 
-def test_too_many_directions_are_refused() -> None:
-    recipe = with_passes(
-        "star-w4a4", InsertTokenState(edges=(0.2, 0.4, 0.6, 0.8)), InsertLowRank(rank=16)
-    )
-    bare = capture(skeleton(model("llada")), recipe, mask_token_id=MASK["llada"])
-    with pytest.raises(LoweringError, match="up to 128 directions of all 10 states"):
-        lower(run_passes(bare, recipe.passes), "triton")
+@pytest.mark.parametrize(("rank", "kernel"), [(16, True), (17, False)])
+def test_a_branch_without_a_kernel_stays_the_references(rank: int, kernel: bool) -> None:
+    """Of four states; in float32 the kernel has up to 64 columns."""
+    recipe = with_passes("star-w8a8", InsertTokenState(edges=(0.5,)), InsertLowRank(rank=rank))
+    program = run_passes(captured("llada", recipe), recipe.passes)
+    ids = masked_ids("llada", (2, 4), 0.5)
+    low = lower(program, "triton")
+    assert bool(calls(low.graph, tiles.tile_prepare.default)) is kernel
+    for name in ("split_low_rank", "add_low_rank"):
+        assert bool(calls(low.graph, op(name))) is not kernel
+    assert calls(low.graph, tiles.tile_site.default)
+    assert distance(low(ids), lower(program, "reference")(ids)) < 1e-3
+    rows = torch.tensor([1, 2, 7])
+    torch.testing.assert_close(at_rows(low)(ids, rows)[0], low(ids).flatten(0, 1)[rows])
+
+
+def test_tac_without_a_kernel_stays_the_references(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_site, "prepares", lambda block, columns, dtype: block == 1)
+    program, ids = program_of("dream", "quarot+center+tac-w8a8"), masked_ids("dream", (2, 4), 0.5)
+    low = lower(program, "triton")
+    assert calls(low.graph, op("compensate"))
+    assert distance(low(ids), lower(program, "reference")(ids)) < 1e-3
+
+
+def test_ten_states_have_room_for_eight_directions_each() -> None:
+    """Their columns come in multiples of 16, so that a rank counts as the next multiple of eight."""
+    wide = {rank: columns(torch.empty(10, 64, rank)) for rank in (1, 8, 9)}
+    assert wide == {1: 80, 8: 80, 9: 160}
+    assert [rank for rank in wide if prepares(16, wide[rank], torch.bfloat16)] == [1, 8]
 
 
 @pytest.mark.parametrize("kind", KINDS)
