@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 import torch
 from onnxscript import optimizer, values
-from torch import Tensor, fx
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim
 
@@ -39,7 +39,7 @@ FACTORS = 3
 
 
 def translate(
-    module: fx.GraphModule,
+    module: nn.Module,
     mode: FakeTensorMode,
     inputs: Mapping[str, tuple[Tensor, Mapping[int, str]]],
     outputs: Sequence[str],
@@ -48,8 +48,8 @@ def translate(
     """An ONNX model of a graph.
 
     Args:
-        module: It calls ``aten`` and ``starquant`` operators; its tensors are fake, and are initializers of the result
-            by their qualified names, without values.
+        module: It calls ``aten`` and ``starquant`` operators; its tensors, which may be fake, are initializers of the
+            result by their qualified names, without values.
         mode: Of the fake tensors.
         inputs: In order, by name: an example, and the names of its axes of any size.
         outputs: Names of the results, in order.
