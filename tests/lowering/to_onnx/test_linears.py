@@ -16,7 +16,7 @@ from torch import Tensor
 from starquant_fx.errors import LoweringError
 from starquant_fx.kernels import reference
 from starquant_fx.operators import op
-from tests.lowering.onnx.small import Calls, exported, run, run_by_definition
+from tests.lowering.to_onnx.small import Calls, exported, run, run_by_definition
 
 FEATURES, OUTPUTS = 16, 6
 KERNELS = {"qdq": ["MatMul"], "integer": ["MatMulInteger"], "nbits": ["MatMul"]}

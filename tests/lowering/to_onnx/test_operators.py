@@ -13,7 +13,7 @@ from torch import Tensor
 from starquant_fx.kernels import reference
 from starquant_fx.lowering.onnx.lower import PLAIN
 from starquant_fx.operators import names, op
-from tests.lowering.onnx.small import FEATURES, STATES, Calls, exported, run, run_by_definition
+from tests.lowering.to_onnx.small import FEATURES, STATES, Calls, exported, run, run_by_definition
 
 SOURCE = torch.Generator().manual_seed(1)
 BOUNDS = [20, 22, 22, 24]
