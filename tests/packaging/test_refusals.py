@@ -30,6 +30,7 @@ COMPLETE = (
     "starquant_fx/integrations/parameter_watch.py",
     "starquant_fx/integrations/torch_compile.py",
     "starquant_fx/model_facts.py",
+    "starquant_fx/runtime",
     "starquant_fx/sampling",
     "starquant_fx/structure.py",
     "tools",

@@ -1,0 +1,7 @@
+"""Runs models that were exported to ONNX, without torch: numpy, onnxruntime and tokenizers are enough."""
+
+from starquant_fx.runtime.dream import dream_generate
+from starquant_fx.runtime.llada import llada_generate
+from starquant_fx.runtime.stepping import StepCallback
+
+__all__ = ["StepCallback", "dream_generate", "llada_generate"]
