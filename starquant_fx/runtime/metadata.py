@@ -12,12 +12,7 @@ from typing import Any
 
 from starquant_fx.errors import CheckpointError, cause
 
-METADATA, MODEL, DATA, TOKENIZER = (
-    "starquant.json",
-    "model.onnx",
-    "model.onnx.data",
-    "tokenizer.json",
-)
+METADATA, MODEL, TOKENIZER = "starquant.json", "model.onnx", "tokenizer.json"
 FORMAT, VERSION = "starquant-onnx", 1
 FLAVOURS = ("qdq", "integer", "nbits", "float")
 SAMPLERS = ("llada", "dream")

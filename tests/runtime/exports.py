@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, save_model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -73,7 +74,7 @@ def write_export(
             helper.make_tensor_value_info("confidence", TensorProto.FLOAT, ["R"]),
         ]
     graph_nodes[_last(graph_nodes)].output[0] = name
-    tables = {
+    tables: dict[str, NDArray[Any]] = {
         "table": model.table.reshape(-1, VOCABULARY),
         "context": model.context,
         "zero": np.array(0),
@@ -133,7 +134,7 @@ def write_metadata(folder: Path, content: dict[str, Any]) -> None:
 def write_tokenizer(folder: Path) -> None:
     """Writes a tokenizer of words."""
     tokenizer = Tokenizer(WordLevel(WORDS, unk_token="zero"))
-    tokenizer.pre_tokenizer = WhitespaceSplit()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = WhitespaceSplit()
     tokenizer.add_special_tokens(["<eot>", "[MASK]", "<eos>"])
     tokenizer.save(str(folder / "tokenizer.json"))
 

@@ -107,7 +107,7 @@ class TorchNumbers(np.random.Generator):
     generator: torch.Generator
     batch: int
 
-    def random(self, size: Any = None, dtype: Any = np.float64, out: Any = None) -> Any:  # type: ignore[override]
+    def random(self, size: Any = None, dtype: Any = np.float64, out: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         if dtype is np.float32:
             return torch.rand(size, generator=self.generator).numpy()
         # LLaDA's noise: torch draws it for all positions. Under guidance the model's rows come twice.
@@ -117,9 +117,9 @@ class TorchNumbers(np.random.Generator):
         drawn = torch.rand(shape, dtype=torch.float64, generator=self.generator)
         return drawn.flatten(0, 1).numpy()[rows]
 
-    def standard_exponential(
+    def standard_exponential(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, size: Any = None, dtype: Any = None, method: Any = None, out: Any = None
-    ) -> Any:  # type: ignore[override]
+    ) -> Any:
         return torch.empty(size).exponential_(generator=self.generator).numpy()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,10 @@ GENERATION: dict[str, dict[str, Any]] = {
     "llada": {"steps": 4, "gen_length": 8, "block_length": 4},
     "Dream": {"steps": 4, "max_new_tokens": 8, "alg": "maskgit_plus"},
 }
-SAMPLERS = {"llada": runtime.llada_generate, "Dream": runtime.dream_generate}
+SAMPLERS: dict[str, Callable[..., Any]] = {
+    "llada": runtime.llada_generate,
+    "Dream": runtime.dream_generate,
+}
 
 
 def padding(kind: str) -> dict[str, Any]:
@@ -53,7 +57,7 @@ def test_calls_compute_what_was_exported(
         assert tokens.tolist() == rows.argmax(-1).tolist()
         chances = np.exp(rows) / np.exp(rows).sum(-1, keepdims=True)
         np.testing.assert_allclose(confidence, chances.max(-1), rtol=1e-5)
-        assert (tokens.dtype, confidence.dtype) == (np.int64, np.float32)
+        assert [str(each.dtype) for each in (tokens, confidence)] == ["int64", "float32"]
         if head != "tokens":
             np.testing.assert_allclose(loaded(IDS, **given), expected, rtol=1e-5, atol=1e-5)
             np.testing.assert_allclose(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from tests.runtime.fakes import (
 )
 
 SEED = 3
-SAMPLERS = {
+SAMPLERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "llada": (runtime.llada_generate, diffusion.llada_generate),
     "Dream": (runtime.dream_generate, diffusion.dream_generate),
 }
