@@ -21,6 +21,7 @@ COMPLETE = (
     "starquant_fx/capture.py",
     "starquant_fx/cli/compile.py",
     "starquant_fx/cli/generate.py",
+    "starquant_fx/cli/generate_onnx.py",
     "starquant_fx/cli/options.py",
     "starquant_fx/cli/passes.py",
     "starquant_fx/compiled.py",
