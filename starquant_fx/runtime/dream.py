@@ -146,7 +146,7 @@ def shares(steps: int, eps: float) -> list[float]:
     """The part of the masks that each step reveals, 1 - s / t along the time grid, in float32; the last reveals all."""
     grid = np.arange(steps + 1, dtype=np.float64)
     width = np.float64(np.float32((np.float32(eps) - np.float32(1)) / np.float32(steps)))
-    # torch.linspace counts from the nearer end, and rounds once.
+    # torch.linspace counts from the nearer end, and rounds once where the processor multiplies and adds in one.
     halves = grid < (steps + 1) // 2
     ends = np.where(
         halves, 1.0 + width * grid, np.float64(np.float32(eps)) - width * (steps - grid)
