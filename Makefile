@@ -17,7 +17,7 @@ STAMP := $(VENV)/.installed
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 \
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(TEST_ARGS)
-SOURCES := starquant_fx passes lowering kernels tests tools benchmarks
+SOURCES := starquant_fx passes lowering kernels tests tools benchmarks examples
 
 # Runs the target named in $(1) and ends with one plain line about $@.
 define verdict

@@ -12,7 +12,6 @@ import typer
 from starquant_fx.cli.options import (
     CalibrationFile,
     Device,
-    Model,
     Seed,
     Target,
     load,
@@ -22,8 +21,35 @@ from starquant_fx.errors import InputError
 
 
 def generate_command(
-    model: Model,
+    context: typer.Context,
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="Text to continue.")],
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="llada-tiny, dream-tiny, a folder with a published checkpoint, or a hub id; or give --onnx instead.",
+            metavar="[MODEL]",
+            show_default=False,
+        ),
+    ] = None,
+    onnx: Annotated[
+        Path | None,
+        typer.Option(
+            "--onnx", help="Run this exported folder with onnxruntime instead, without torch."
+        ),
+    ] = None,
+    provider: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--provider",
+            help="With --onnx: cpu, cuda, ... of onnxruntime, repeatable, preferred first. Default: cpu.",
+        ),
+    ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict", help="With --onnx: compute what the file says, whatever is faster."
+        ),
+    ] = False,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -59,6 +85,26 @@ def generate_command(
 
     Example: starquant-fx generate llada-tiny --recipe star-w4a4 --prompt "Once upon a time"
     """
+    options = _parsed(option or [])
+    _check_text(prompt)
+    if onnx is not None:
+        from starquant_fx.cli.generate_onnx import continue_prompt, refuse_others
+
+        refuse_others(context)
+        continue_prompt(
+            onnx,
+            prompt,
+            length=length,
+            steps=steps,
+            options=options,
+            live=live,
+            providers=provider or ["cpu"],
+            strict=strict,
+            seed=seed,
+        )
+        return
+    model = _named(model, provider, strict)
+
     import torch
     from rich.console import Console
 
@@ -67,8 +113,6 @@ def generate_command(
     from starquant_fx.sampling.arguments import check_names, sampler_arguments
 
     console = Console()
-    options = _parsed(option or [])
-    _check_text(prompt)
     loaded, tokenizer = load(model, device)
     need_tokenizer(tokenizer, model)
     check_names(options, [name for name in argument_names(loaded) if name != "generator"])
@@ -94,6 +138,28 @@ def generate_command(
             f"Before the first step: CPU kernels {kernels:.2f} s (built at first use, then kept), "
             f"compiling or binding the model {prepared:.2f} s."
         )
+
+
+def _named(model: str | None, provider: list[str] | None, strict: bool) -> str:
+    """Returns MODEL; raises an InputError if it is missing, or comes with an option of --onnx."""
+    if model is None:
+        raise InputError(
+            "there is no model to generate with",
+            where="MODEL",
+            expected="a name, folder or hub id, or --onnx DIR",
+            got="neither",
+            hint="for example starquant-fx generate llada-tiny --prompt Hello",
+        )
+    for name, given in (("--provider", provider), ("--strict", strict)):
+        if given:
+            raise InputError(
+                f"{name} is for exported models",
+                where=name,
+                expected="--onnx DIR with it",
+                got=f"MODEL = {model}",
+                hint=f"leave {name} out, or give the exported folder by --onnx",
+            )
+    return model
 
 
 def _kernel_seconds() -> float:

@@ -141,6 +141,11 @@ def check_names(given: Iterable[str], known: Sequence[str]) -> None:
 
 def sampler_arguments(model: object, new_tokens: int, steps: int) -> dict[str, Any]:
     """Greedy generation of so many tokens in so many steps, in the published argument names of a model's sampler."""
-    if is_shifted(model):
+    return greedy_arguments(is_shifted(model), new_tokens, steps)
+
+
+def greedy_arguments(dream: bool, new_tokens: int, steps: int) -> dict[str, Any]:
+    """The same for Dream's sampler or for LLaDA's."""
+    if dream:
         return {"max_new_tokens": new_tokens, "steps": steps, "alg": "entropy", "temperature": 0.0}
     return {"gen_length": new_tokens, "block_length": new_tokens, "steps": steps}

@@ -27,16 +27,17 @@ ALLOWED = {
     "reference kernels": {"reference kernels", "errors"},
     "fast kernels": {"fast kernels", "reference kernels", "errors"},
     "plain core": {"plain core", "errors"},
+    "runtime": {"runtime", "plain core", "errors"},
     "core": {"core", "plain core", "reference kernels", "errors"},
     "passes": {"passes", "core", "plain core", "reference kernels", "errors"},
     "lowering": {"lowering", "core", "plain core", "fast kernels", "reference kernels", "errors"},
     "entry points": {
-        *("entry points", "lowering", "passes", "core", "plain core"),
+        *("entry points", "lowering", "passes", "runtime", "core", "plain core"),
         *("fast kernels", "reference kernels", "errors"),
     },
 }
 # Layers that work where torch is not installed.
-WITHOUT_TORCH = {"plain core", "errors"}
+WITHOUT_TORCH = {"runtime", "plain core", "errors"}
 
 
 def layer(module: str) -> str:
@@ -44,7 +45,7 @@ def layer(module: str) -> str:
     parts = module.split(".")
     if parts[1:2] == ["kernels"]:
         return "reference kernels" if parts[2:3] == ["reference"] else "fast kernels"
-    if parts[1:2] in (["passes"], ["lowering"], ["errors"]):
+    if parts[1:2] in (["passes"], ["lowering"], ["runtime"], ["errors"]):
         return parts[1]
     top = ".".join(parts[:2])
     if top in PLAIN:
@@ -124,6 +125,7 @@ def test_what_works_without_torch_names_it_nowhere(root: Path) -> None:
         ("starquant_fx.passes.fuse", "from starquant_fx.kernels.triton import gemm"),
         ("starquant_fx.lowering.cpu", "from starquant_fx.passes.fuse import Fuse"),
         ("starquant_fx.program", "from starquant_fx import compile"),
+        ("starquant_fx.runtime.llada", "from starquant_fx.operators import op"),
         ("starquant_fx.sampling.rules", "from starquant_fx.model_facts import check_ids"),
         ("starquant_fx.program", "if TYPE_CHECKING:\n    from starquant_fx.passes import fuse"),
     ],
