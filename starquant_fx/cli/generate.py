@@ -15,6 +15,7 @@ from starquant_fx.cli.options import (
     Model,
     Seed,
     Target,
+    check_place,
     load,
     need_tokenizer,
 )
@@ -69,6 +70,8 @@ def generate_command(
     console = Console()
     options = _parsed(option or [])
     _check_text(prompt)
+    if recipe is not None or artifact is not None:
+        check_place(target, device)
     loaded, tokenizer = load(model, device)
     need_tokenizer(tokenizer, model)
     check_names(options, [name for name in argument_names(loaded) if name != "generator"])
