@@ -66,12 +66,8 @@ def checks(
     tasks = planned_checks(models, work, torch.Generator(device).manual_seed(seed))
     for done, task in enumerate(tasks):
         if enough():
-            left = len(tasks) - done
-            yield Check(
-                f"{left} more comparisons",
-                None,
-                f"the time for checks was spent before {left} of them",
-            )
+            why = "the time for checks was spent before"
+            yield from (Check(late.name, None, why) for late in tasks[done:])
             return
         yield from _guarded(task, device)
 
