@@ -35,7 +35,7 @@ def check_destination(path: str | os.PathLike[str], suffix: str) -> Path:
         occupied = path.is_dir()
     except (OSError, ValueError) as error:
         hint = "make the folder first, or name another one"
-        raise _refusal(path, expected, cause(error), hint) from error
+        raise _refusal(path, expected, _reason(path, error), hint) from error
     if occupied:
         raise _refusal(path, expected, "a folder of this name", "name a file in it")
     return path
@@ -64,7 +64,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         hint = "free some space or name another place"
-        raise _refusal(path, "a place that can be written", cause(error), hint) from error
+        raise _refusal(path, "a place that can be written", _reason(path, error), hint) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -87,6 +87,13 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 def _beside(path: Path) -> Path:
     """A new hidden name in the same folder."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+
+
+def _reason(path: Path, error: OSError | ValueError) -> str:
+    """What the system said, of the folder: the temporary file's name would tell nobody anything."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return cause(error)
+    return f"{type(error).__name__}: {error.strerror}: {str(path.parent)!r}"
 
 
 def _refusal(path: Path, expected: str, got: str, hint: str) -> CheckpointError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -12,6 +13,18 @@ Item = TypeVar("Item")
 def watched() -> bool:
     """Whether standard error is a terminal."""
     return sys.stderr.isatty()
+
+
+@contextlib.contextmanager
+def working(description: str) -> Iterator[None]:
+    """Says on a terminal what is being done until it is; silent elsewhere."""
+    if not watched():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(f"{description} ..."):
+        yield
 
 
 def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:

@@ -1,138 +1,154 @@
-"""Correctness before speed: integers bit for bit against ``torch._int_mm``, sites against their formulas."""
+"""Correctness before speed: every kernel of the Triton target on the shapes of the models, what matters most first."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import Tensor
 
 from gpu_suite import tile
-from gpu_suite.head import Head, head_problem
-from gpu_suite.products import ALL_BITS, Bits, Product, product
+from gpu_suite.comparing import SITE_BITS, Comparison, Verdict, close, near
+from gpu_suite.head_checks import compare_float, compare_int8
+from gpu_suite.product_checks import compare_groups, compare_product
+from gpu_suite.products import ALL_BITS, Bits
 from gpu_suite.rows import Check
-from gpu_suite.sites import SiteProblem, site_problem
-from gpu_suite.specs import GpuModel
+from gpu_suite.sites import site_problem
+from gpu_suite.specs import Form, GpuModel, Workload
+from gpu_suite.whole_models import LIMITS, whole_model
 from starquant_fx.errors import cause
 from starquant_fx.kernels import reference
 
 LARGEST = 2**29
 """Elements of a product that are compared at once; larger ones (the head at many tokens) take fewer tokens."""
-FEWEST = 32
-"""Rows that ``torch._int_mm`` is given at least; it takes no fewer than 17."""
-FLOAT_ERROR = 0.01
-"""Relative L2 error of bf16 results; a rounding alone is about 0.002."""
-SITE_BITS = 4
 FLIPPED = 0.05
 """Share of the 4-bit codes that may be one level off, because transforms in bf16 round before the quantizer does."""
+FIRST = (4096, 32, 1024)
+"""Numbers of tokens that matter most: those of the goals."""
+HEAD = "head"
+HEAD_BITS = Bits(8, 8)
+SPLITS = (2, 4)
+HEADLINE_FIRST, WHOLE_NEXT, REST_LAST = range(3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One comparison.
+
+    Attributes:
+        name: What is compared.
+        compare: Does it.
+        order: What is compared before what: by kind and number of tokens.
+    """
+
+    name: str
+    compare: Comparison
+    order: tuple[int, int]
 
 
 def checks(
-    models: Sequence[GpuModel], tokens: Sequence[int], device: torch.device, seed: int = 3
+    models: Sequence[GpuModel],
+    work: Workload,
+    device: torch.device,
+    enough: Callable[[], bool] = lambda: False,
+    seed: int = 3,
 ) -> Iterator[Check]:
-    """Compares every kernel of the Triton target on every tuned shape and number of tokens.
+    """Compares every kernel on every shape that the models run, and small models as a whole.
 
     Args:
-        models: Their linears, the head among them, give the shapes.
-        tokens: Numbers of tokens.
+        models: Their products, the head among them, give the shapes.
+        work: Numbers of tokens; the small models.
         device: Where the kernels run.
+        enough: Whether time is up; how much is left then is said in a check that did not run.
         seed: Of the draws.
     """
-    generator = torch.Generator(device).manual_seed(seed)
-    sizes = list(dict.fromkeys(size for model in models for size in (*model.tuned, model.head)))
-    for size in sizes:
-        for count in tokens:
-            few = max(1, min(count, LARGEST // size[1]))
-            for bits in ALL_BITS:
-                name = f"{bits} {size[0]}x{size[1]}, {few} tokens"
-                with_name = _guarded(f"tile_linear {name}", device)
-                yield from with_name(lambda: _product(size, few, bits, generator))  # noqa: B023
-    for model in models:
-        for count in tokens:
-            few = max(1, min(count // 2, LARGEST // model.vocab))
-            name = f"tile_greedy {model.width}x{model.vocab}, {few} rows"
-            head = head_problem(model.head, few, generator)
-            yield from _guarded(name, device)(lambda: _greedy(head))  # noqa: B023
-    for features in dict.fromkeys(size[0] for size in sizes):
-        for count in tokens:
-            name = f"{features} channels, {count} tokens"
-            made = site_problem(features, count, generator)
-            yield from _guarded(f"tile_prepare {name}", device)(
-                lambda: _prepare(made)  # noqa: B023
-            )
-            yield from _guarded(f"tile_site {name}", device)(
-                lambda: _site(made)  # noqa: B023
-            )
-
-
-def _guarded(
-    name: str, device: torch.device
-) -> Callable[[Callable[[], dict[str, tuple[bool, str]]]], Iterator[Check]]:
-    """Runs a comparison; one that cannot run is not passed on a machine that should run it."""
-
-    def run(compare: Callable[[], dict[str, tuple[bool, str]]]) -> Iterator[Check]:
-        if reason := tile.missing(device):
-            yield Check(name, None, reason)
+    tasks = planned_checks(models, work, torch.Generator(device).manual_seed(seed))
+    for done, task in enumerate(tasks):
+        if enough():
+            why = "the time for checks was spent before"
+            yield from (Check(late.name, None, why) for late in tasks[done:])
             return
-        try:
-            for part, (passed, detail) in compare().items():
-                yield Check(f"{name}: {part}", passed, detail)
-        except Exception as error:  # whatever a kernel raises is a failure with a reason
-            yield Check(name, False, cause(error))
-
-    return run
+        yield from _guarded(task, device)
 
 
-def int_mm(codes: Tensor, weight: Tensor) -> Tensor:
-    """Exact ``codes @ weight.T`` int32 by PyTorch, which takes no fewer than 17 rows and sizes that 8 divides."""
-    rows = len(codes)
-    if rows < FEWEST:
-        codes = torch.nn.functional.pad(codes, (0, 0, 0, FEWEST - rows))
-    found: Tensor = torch.ops.aten._int_mm(codes, weight.t())
-    return found[:rows]
+def planned_checks(
+    models: Sequence[GpuModel], work: Workload, generator: torch.Generator
+) -> list[Task]:
+    """All comparisons, what matters most first; what one works on is drawn when it runs."""
+    counts = sorted(
+        work.tokens, key=lambda count: FIRST.index(count) if count in FIRST else len(FIRST)
+    )
+    forms = list(dict.fromkeys(form for model in models for form in model.forms))
+    heads = list(dict.fromkeys(Form(HEAD, *model.head) for model in models))
+    tasks: list[Task] = []
+
+    def add(name: str, compare: Comparison, kind: int, place: int) -> None:
+        tasks.append(Task(name, compare, (min(kind + place, REST_LAST), place)))
+
+    for place, count in enumerate(counts):
+        for form in (*forms, *heads):
+            few = max(1, min(count, LARGEST // form.rows))
+            for bits in (HEAD_BITS,) if form.name == HEAD else ALL_BITS:
+                kind = HEADLINE_FIRST if bits == ALL_BITS[0] or form.name == HEAD else REST_LAST
+                name = f"tile_linear {bits} {_named(form)}, {few} tokens"
+                call = functools.partial(compare_product, form, few, bits, generator)
+                add(name, call, kind, place)
+        for head in heads:
+            rows = max(1, min(count // 2, LARGEST // head.rows))
+            for operator, see in (
+                ("tile_greedy", compare_float),
+                ("tile_greedy_int8", compare_int8),
+            ):
+                call = functools.partial(see, head.size, rows, generator)
+                add(f"{operator} {_named(head)}, {rows} rows", call, HEADLINE_FIRST, place)
+        for features in dict.fromkeys(form.inputs for form in (*forms, *heads)):
+            name = f"{features} channels, {count} tokens"
+            for operator, compare in (("tile_prepare", _prepare), ("tile_site", _site)):
+                call = functools.partial(compare, features, count, generator)
+                add(f"{operator} {name}", call, HEADLINE_FIRST, place)
+    few, bits = min(work.tokens), ALL_BITS[0]
+    for form in forms:
+        name = f"tile_linear {bits} {_named(form)}, {few} tokens"
+        for split in SPLITS:
+            call = functools.partial(compare_product, form, few, bits, generator, split)
+            add(f"{name}, channels in {split} parts", call, WHOLE_NEXT, 0)
+        call = functools.partial(compare_groups, form, few, bits, generator)
+        add(f"{name}, scales of groups", call, WHOLE_NEXT, 0)
+    small, shape = work.compared
+    for model in small:
+        for recipe in LIMITS:
+            call = functools.partial(whole_model, model, shape, recipe, generator.device)
+            add(f"{model.name} {recipe} beside the reference target, {shape}", call, WHOLE_NEXT, 0)
+    return sorted(tasks, key=lambda task: task.order)
 
 
-def _product(
-    size: tuple[int, int], tokens: int, bits: Bits, generator: torch.Generator
-) -> dict[str, tuple[bool, str]]:
-    """The integers, and the whole epilogue."""
-    made = product(size, tokens, bits, generator)
-    integers, packed = int_mm(made.codes, made.weight), made.packed()
-    return {
-        "integers": _exact(made.plain(packed), integers),
-        "epilogue": _close(made.whole(packed, made.column_sum), _in_rows(made, integers)),
-    }
+def _named(form: Form) -> str:
+    return f"{form.name} {form.inputs}x{form.rows}"
 
 
-def _in_rows(made: Product, integers: Tensor) -> Tensor:
-    """The expected product; float64 of a few hundred million elements at once would fill the memory."""
-    return made.expected(integers).float()
+def _guarded(task: Task, device: torch.device) -> Iterator[Check]:
+    """Runs a comparison; one that cannot run is not passed on a machine that should run it."""
+    if reason := tile.missing(device):
+        yield Check(task.name, None, reason)
+        return
+    try:
+        for part, (passed, detail) in task.compare().items():
+            yield Check(f"{task.name}: {part}", passed, detail)
+    except Exception as error:  # whatever a kernel raises is a failure with a reason
+        yield Check(task.name, False, cause(error))
 
 
-def _exact(found: Tensor, integers: Tensor) -> tuple[bool, str]:
-    """Whether float32 results are the very integers, which float32 must hold."""
-    largest = int(integers.abs().max())
-    if largest >= reference.EXACT_FLOAT32:
-        return False, f"the draw is not comparable: {largest} is more than float32 holds exactly"
-    wrong = int((found.to(torch.int32) != integers).sum()) + int((found != found.round()).sum())
-    return wrong == 0, "equal" if wrong == 0 else f"{wrong} of {integers.numel()} integers differ"
-
-
-def _close(found: Tensor, expected: Tensor) -> tuple[bool, str]:
-    """Whether the relative L2 error is small; NaN is not."""
-    apart = torch.linalg.vector_norm(found.float() - expected.float())
-    error = float(apart / torch.linalg.vector_norm(expected.float()).clamp(min=1e-30))
-    return error <= FLOAT_ERROR, f"relative error {error:.2g}, at most {FLOAT_ERROR}"
-
-
-def _prepare(made: SiteProblem) -> dict[str, tuple[bool, str]]:
+def _prepare(features: int, tokens: int, generator: torch.Generator) -> dict[str, Verdict]:
+    made = site_problem(features, tokens, generator)
     rest, coefficients = made.prepare()
     expected = made.expected_prepare()
-    return {"rest": _close(rest, expected[0]), "coefficients": _close(coefficients, expected[1])}
+    return {"rest": close(rest, expected[0]), "coefficients": close(coefficients, expected[1])}
 
 
-def _site(made: SiteProblem) -> dict[str, tuple[bool, str]]:
+def _site(features: int, tokens: int, generator: torch.Generator) -> dict[str, Verdict]:
     """Codes at most one level off, few of them, and values that are as close as their steps allow."""
+    made = site_problem(features, tokens, generator)
     codes, scale, zero = made.site(SITE_BITS)
     wide = made.expected_site().float()
     wanted, step, offset = reference.quantize_activation(wide, SITE_BITS, False, None)
@@ -144,30 +160,10 @@ def _site(made: SiteProblem) -> dict[str, tuple[bool, str]]:
             furthest <= 1 and share <= FLIPPED,
             f"{100 * share:.2g} % differ, by {furthest} at most",
         ),
-        "scale": _close(scale, step),
+        "scale": close(scale, step),
         "values": (
             float((zero - offset).abs().max()) <= 1
-            and _near((codes.float() - zero) * scale, values),
+            and near((codes.float() - zero) * scale, values),
             "values within two steps",
         ),
     }
-
-
-def _greedy(head: Head) -> dict[str, tuple[bool, str]]:
-    """The largest logit, its token and its probability; the token may be another that is as large but for rounding."""
-    largest, tokens, probability = head.fused()
-    logits = head.x.float() @ head.weight.float().T
-    peak = logits.amax(-1)
-    reached = logits.gather(-1, tokens[:, None]).squeeze(-1)
-    missed = float(((peak - reached) / peak.abs()).max())
-    return {
-        "largest": _close(largest, peak),
-        "token": (missed <= FLOAT_ERROR, f"its logit is at most {missed:.2g} below the largest"),
-        "probability": _close(probability, (peak - logits.logsumexp(-1)).exp()),
-    }
-
-
-def _near(found: Tensor, values: Tensor) -> bool:
-    """Whether dequantized values are within two steps of a grid of 4 bits over their own range."""
-    span = values.amax(-1, keepdim=True) - values.amin(-1, keepdim=True)
-    return bool(((found - values).abs() <= 2 * span / (2**SITE_BITS - 1)).all())

@@ -12,6 +12,7 @@ from cpu_suite.specs import Shape
 from cpu_suite.weights import masked_rows, token_ids
 from gpu_suite.clock import Clock
 from gpu_suite.generation import Generation
+from gpu_suite.memory import without_room
 from gpu_suite.rows import ModelRow
 from gpu_suite.runner import Runner
 from gpu_suite.specs import GpuModel
@@ -49,6 +50,7 @@ class Forwards:
         steps: Of a generation.
         left: Seconds that are left to the group.
         say: Takes a line of progress.
+        free: Bytes of the device's memory for all of it; None: not looked at.
     """
 
     subject: Subject
@@ -57,14 +59,18 @@ class Forwards:
     steps: int
     left: Callable[[], float]
     say: Callable[[str], None]
+    free: int | None = None
 
     def rows(self, variants: Sequence[Variant], shapes: Sequence[Shape]) -> Iterator[ModelRow]:
         """The rows of all shapes, kinds of logits and tasks; bf16 must be among the variants."""
         runners: dict[str, Runner] = {}
-        failed: dict[str, str] = {}
+        least = min(shapes, key=lambda shape: shape.tokens)
+        failed = without_room(self.subject.spec, (), variants, least, self.free)
         for one in variants:
             self.say(f"{self.subject.spec.name}: building {one.name}")
-            failed[one.name] = one.missing() or (SPENT if self.left() <= 0 else "")
+            failed[one.name] = (
+                one.missing() or failed.get(one.name) or (SPENT if self.left() <= 0 else "")
+            )
             if not failed[one.name]:
                 try:
                     runners[one.name] = one.build(self.subject)
@@ -72,11 +78,15 @@ class Forwards:
                     failed[one.name] = _reason(error)
         for task, masked, shape in rounds(shapes):
             some = [v for v in variants if task == FORWARD or v.name in GENERATING]
+            built = [v for v in variants if v.name in runners]
+            wanted = [v for v in built if v in some]
+            small = without_room(self.subject.spec, built, wanted, shape, self.free)
             found = {
                 v.name: row_of(self.subject.spec, v, shape, masked, task, self.steps) for v in some
             }
             for name, row in found.items():
-                row.reason = failed.get(name, "")
+                row.reason = failed.get(name) or small.get(name, "")
+                row.floats = self.subject.floats
             which = "masked rows" if masked else "all rows"
             self.say(f"{self.subject.spec.name} {shape}: {task}, {which}")
             ids = token_ids(self.subject.spec, shape).to(self.clock.device)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gpu_suite.kernels import Kernels
 
 BASE = "head bf16, greedy"
+FLOAT32_BASE = "head float32, greedy"
 Greedy = Sequence[Tensor]
 
 
@@ -79,7 +80,8 @@ def heads(kernels: Kernels, size: tuple[int, int], rows: int) -> list[KernelRow]
     device = kernels.clock.device
     made = head_problem(size, rows, kernels.generator)
     shape = f"{size[0]}x{size[1]}"
-    calls: dict[str, list[Callable[[], Any]]] = {BASE: [made.base]}
+    base = BASE if made.x.dtype == torch.bfloat16 else FLOAT32_BASE
+    calls: dict[str, list[Callable[[], Any]]] = {base: [made.base]}
     absent = []
     for name in ("tile_greedy", "tile_greedy_int8"):
         if reason := tile.missing(device):
@@ -89,7 +91,7 @@ def heads(kernels: Kernels, size: tuple[int, int], rows: int) -> list[KernelRow]
         else:
             sides = made.quantized.packed(), made.quantized.column_sum
             calls[name] = [functools.partial(made.fused_int8, *sides)]
-    found = kernels.timed(calls, shape, rows, BASE)
+    found = kernels.timed(calls, shape, rows, base)
     for row in found:
         row.operations = 2 * rows * size[0] * size[1]
     return [*found, *absent]

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from gpu_suite import tile
-from gpu_suite.checks import int_mm
 from gpu_suite.clock import Clock
+from gpu_suite.comparing import int_mm
 from gpu_suite.head import heads
 from gpu_suite.peers import bf16_linear
 from gpu_suite.products import ALL_BITS, Bits, Product, product

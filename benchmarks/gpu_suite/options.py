@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from cpu_suite.specs import Shape, named, shapes
+from gpu_suite.memory import capacity, require_memory
 from gpu_suite.specs import FULL, QUICK, TINY, GpuModel, Workload
 from gpu_suite.variants import Variant, chosen
 from starquant_fx.errors import InputError
@@ -70,9 +71,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         "--budget",
         type=float,
         default=BUDGET,
-        help="seconds that the run may take; what is left then becomes rows that say so; default: %(default)s",
+        help="seconds that the run may take, checks included; what is left then is said; default: %(default)s",
     )
-    top.add_argument("--json", type=Path, help="write checks, rows and goals")
+    top.add_argument("--json", type=Path, help="write checks, rows and goals, while they come")
     return top
 
 
@@ -80,7 +81,8 @@ def planned(arguments: argparse.Namespace) -> Plan:
     """What the options ask for.
 
     Raises:
-        InputError: There is no such device, model, variant or shape, or a value is out of range.
+        InputError: There is no such device, model, variant or shape, a value is out of range, or the device's memory
+            holds none of the models.
     """
     work = TINY if arguments.tiny else QUICK if arguments.quick else FULL
     known = (TINY if arguments.tiny else FULL).models
@@ -100,15 +102,20 @@ def planned(arguments: argparse.Namespace) -> Plan:
         )
     if arguments.json is not None:
         check_destination(arguments.json, ".json")
+    place = device(arguments.device, arguments.tiny)
+    specs = [known[name] for name in named(names, known, "model", "--models")]
+    parts = tuple(named(arguments.parts, PARTS, "part", "--parts"))
+    if "models" in parts:
+        require_memory(specs, sizes, capacity(place))
     return Plan(
-        device=device(arguments.device, arguments.tiny),
+        device=place,
         work=work,
-        specs=[known[name] for name in named(names, known, "model", "--models")],
+        specs=specs,
         sizes=sizes,
         variants=chosen(arguments.variants, arguments.quick),
         repeats=repeats,
         budget=arguments.budget,
-        parts=tuple(named(arguments.parts, PARTS, "part", "--parts")),
+        parts=parts,
     )
 
 
@@ -119,7 +126,9 @@ def device(name: str, tiny: bool) -> torch.device:
         InputError: It is none, or there is none.
     """
     kind = name.partition(":")[0]
-    needed = "an NVIDIA GPU (sm_80 or later) with 80 GB or more, and a build of PyTorch with CUDA"
+    needed = (
+        "an NVIDIA GPU (sm_80 or later), 80 GB for all variants, and a build of PyTorch with CUDA"
+    )
     if kind == "cuda" and not torch.cuda.is_available():
         raise InputError(
             "this benchmark needs a GPU",

@@ -101,6 +101,7 @@ class ModelRow:
         head: Type in which the head is multiplied.
         note: What a reader must know.
         reason: Why there are no figures.
+        floats: The type that ``bf16`` in names stands for in this run.
     """
 
     model: str
@@ -120,6 +121,7 @@ class ModelRow:
     head: str = ""
     note: str = ""
     reason: str = ""
+    floats: str = "bf16"
 
     @property
     def median(self) -> float | None:

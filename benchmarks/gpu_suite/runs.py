@@ -16,14 +16,17 @@ from gpu_suite.clock import Clock
 from gpu_suite.forwards import FORWARD, Forwards, rounds, row_of
 from gpu_suite.goals import goals
 from gpu_suite.kernels import Kernels, add_ceiling
+from gpu_suite.memory import capacity, require_memory
 from gpu_suite.options import Plan
 from gpu_suite.rows import Check, KernelRow, ModelRow
 from gpu_suite.specs import GpuModel
 from gpu_suite.variants import ANCHORS, Subject, Variant
+from starquant_fx.errors import InputError
 
 SEED = 7
-KERNELS_SHARE = 0.2
-"""Most of the run's time that checks and single kernels take."""
+CHECKS_SHARE, KERNELS_SHARE = 0.2, 0.35
+"""Shares of the run's time after which no further check, and no further single kernel, begins."""
+RUNNING = "the run is not over"
 WEIGHTS = {0: 3.0, 1: 4.0, 2: 2.0, 3: 1.5, 4: 1.0, 5: 1.0}
 """How the time left is shared among groups of variants."""
 LATER_MODEL = 0.6
@@ -42,6 +45,7 @@ class Results:
         rows: Models.
         ceiling: Operations a second of the fastest int8 product of PyTorch.
         wall_seconds: Of the whole run.
+        stopped: Why the run is not, or was not, done with all that was asked for; empty if it was.
     """
 
     plan: Plan
@@ -50,6 +54,7 @@ class Results:
     rows: list[ModelRow] = dataclasses.field(default_factory=list)
     ceiling: float | None = None
     wall_seconds: float = 0.0
+    stopped: str = RUNNING
 
     @property
     def failed(self) -> bool:
@@ -65,6 +70,8 @@ class Results:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
         return {
+            "complete": not self.stopped,
+            "stopped": self.stopped,
             "environment": environment(self.plan.device),
             "correct": self.correct,
             "checks": [check.to_dict() for check in self.checks],
@@ -98,26 +105,46 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def run(plan: Plan, say: Callable[[str], None]) -> Results:
-    """Checks and measures; ``say`` takes lines of progress."""
-    began = time.monotonic()
-    end = began + plan.budget
-    results, clock = Results(plan), Clock(plan.device)
+def run(results: Results, say: Callable[[str], None], keep: Callable[[], None]) -> None:
+    """Checks and measures.
+
+    Args:
+        results: Of a plan; what is found is added to it one by one, so that it holds all of it whenever this ends.
+        say: Takes lines of progress.
+        keep: Called when something was added.
+    """
+    began, plan = time.monotonic(), results.plan
+    clock = Clock(plan.device)
+
+    def after(share: float) -> Callable[[], bool]:
+        return lambda: time.monotonic() > began + share * plan.budget
+
+    def added() -> None:
+        results.wall_seconds = time.monotonic() - began
+        keep()
+
     if "checks" in plan.parts:
         say("checking kernels")
-        results.checks += checks(plan.specs, plan.work.tokens, plan.device)
+        share = CHECKS_SHARE if len(plan.parts) > 1 else 1.0
+        for check in checks(plan.specs, plan.work, plan.device, after(share)):
+            results.checks.append(check)
+            added()
         clock.release()
     if "kernels" in plan.parts:
         say("measuring single kernels")
         generator = torch.Generator(plan.device).manual_seed(SEED)
         kernels = Kernels(clock, plan.work, plan.repeats, generator)
-        until = began + KERNELS_SHARE * plan.budget
-        results.kernels += kernels.rows(plan.specs, lambda: time.monotonic() > until)
-        results.ceiling = add_ceiling(results.kernels)
+        share = KERNELS_SHARE if "models" in plan.parts else 1.0
+        for kernel in kernels.rows(plan.specs, after(share)):
+            results.kernels.append(kernel)
+            results.ceiling = add_ceiling(results.kernels)
+            added()
     if "models" in plan.parts:
-        results.rows += models(plan, clock, end, say)
-    results.wall_seconds = time.monotonic() - began
-    return results
+        for row in models(plan, clock, began + plan.budget, say):
+            results.rows.append(row)
+            added()
+    results.stopped = ""
+    added()
 
 
 def jobs(plan: Plan) -> list[tuple[GpuModel, list[Variant], float]]:
@@ -136,6 +163,7 @@ def models(plan: Plan, clock: Clock, end: float, say: Callable[[str], None]) -> 
     """The rows of all jobs; the bf16 variants are measured beside every group, and their first rows are kept."""
     left = jobs(plan)
     seen: set[str] = set()
+    free = capacity(plan.device)
     while left:
         share = left[0][2] / sum(weight for _, _, weight in left)
         spec, variants, _ = left.pop(0)
@@ -146,6 +174,12 @@ def models(plan: Plan, clock: Clock, end: float, say: Callable[[str], None]) -> 
         if own and all(one.missing() for one in own) and not first:
             yield from _absent(plan, spec, own)
             continue
+        try:
+            require_memory([spec], plan.sizes, free)
+        except InputError as refused:
+            why = f"no room: {refused.expected} needed, {refused.got}"
+            yield from _absent(plan, spec, variants if first else own, why)
+            continue
         work = Forwards(
             Subject(spec, plan.device),
             clock,
@@ -153,6 +187,7 @@ def models(plan: Plan, clock: Clock, end: float, say: Callable[[str], None]) -> 
             plan.work.steps,
             lambda until=until: until - time.monotonic(),  # type: ignore[misc]
             say,
+            free,
         )
         for row in work.rows(variants, plan.sizes):
             if first or row.variant not in ANCHORS:
@@ -161,11 +196,13 @@ def models(plan: Plan, clock: Clock, end: float, say: Callable[[str], None]) -> 
         clock.release()
 
 
-def _absent(plan: Plan, spec: GpuModel, variants: list[Variant]) -> Iterator[ModelRow]:
-    """Rows of variants that are not installed, without building what they would be compared with."""
+def _absent(
+    plan: Plan, spec: GpuModel, variants: list[Variant], why: str = ""
+) -> Iterator[ModelRow]:
+    """Rows of variants that are not installed or have no room, without building what they would be compared with."""
     for task, masked, shape in rounds(plan.sizes):
         if task == FORWARD:
             for one in variants:
                 row = row_of(spec, one, shape, masked, task, plan.work.steps)
-                row.reason = one.missing()
+                row.reason = one.missing() or why
                 yield row

@@ -8,6 +8,33 @@ from typing import Any
 from cpu_suite.specs import ModelSpec, Shape
 from cpu_suite.weights import configuration
 
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """A product as the Triton target runs it, with what its kernel does besides.
+
+    Attributes:
+        name: Of the linears that are one product.
+        inputs: Channels.
+        rows: Outputs, before gate and up become one.
+        bias: The linears have a bias.
+        residual: The sum with the block's input is in the kernel.
+        swiglu: The rows are those of gate and, behind them, up; the result is ``silu(gate) * up``.
+    """
+
+    name: str
+    inputs: int
+    rows: int
+    bias: bool = False
+    residual: bool = False
+    swiglu: bool = False
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(inputs, rows)."""
+        return self.inputs, self.rows
+
+
 SHORT = 64
 """Forwards of no more tokens are those of short blocks, as cached decoding would run them; there is none yet."""
 LLADA, DREAM = "llada-8b", "dream-7b"
@@ -42,9 +69,20 @@ class GpuModel(ModelSpec):
         return self.width, self.vocab
 
     @property
+    def forms(self) -> list[Form]:
+        """The products of a block as the Triton target runs them: q, k and v are one, gate and up are one."""
+        dream = self.family == "dream"
+        return [
+            Form("q+k+v", self.width, self.width + 2 * self.kv_width, bias=dream),
+            Form("o", self.width, self.width, residual=True),
+            Form("gate+up", self.width, 2 * self.ffn, swiglu=True),
+            Form("down", self.ffn, self.width, residual=True),
+        ]
+
+    @property
     def tuned(self) -> list[tuple[int, int]]:
-        """The (inputs, outputs) that the blocks' linears have, each once."""
-        return list(dict.fromkeys(self.linears))
+        """The (inputs, rows) of ``forms``, each once."""
+        return list(dict.fromkeys(form.size for form in self.forms))
 
     @property
     def shifted(self) -> bool:
@@ -90,6 +128,11 @@ TINY_MODELS = {
     )
 }
 """To try the benchmark itself with (``--tiny``); their figures mean nothing."""
+SMALL_MODELS = (
+    GpuModel("llada-small", 2, 1024, 8, 3072, vocab=4096),
+    GpuModel("dream-small", 2, 896, 7, 4736, vocab=4096, family="dream", kv_heads=1),
+)
+"""A quarter of the published widths, two layers: compiled for two targets and compared as a whole."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +146,7 @@ class Workload:
         square: Side of the large integer product that the ceiling is taken of.
         steps: Denoising steps of a generation.
         rotate_bytes: Operands of repeated products take at least this much together, so that no cache holds them.
+        compared: Models whose results on two targets are compared, and the shape for that.
     """
 
     models: dict[str, GpuModel]
@@ -111,6 +155,7 @@ class Workload:
     square: int
     steps: int
     rotate_bytes: int
+    compared: tuple[tuple[GpuModel, ...], Shape] = (SMALL_MODELS, Shape(2, 96))
 
 
 FULL = Workload(
@@ -124,7 +169,8 @@ FULL = Workload(
 QUICK = dataclasses.replace(
     FULL, models={LLADA: MODELS[LLADA]}, shapes="1x64,1x1024,4x1024", tokens=(64, 1024, 4096)
 )
-TINY = Workload(TINY_MODELS, "1x24,2x32", (24, 33), 64, 2, 0)
+TINY_COMPARED = tuple(dataclasses.replace(one, layers=1) for one in TINY_MODELS.values())
+TINY = Workload(TINY_MODELS, "1x24,2x32", (24, 33), 64, 2, 0, (TINY_COMPARED, Shape(1, 16)))
 
 
 def described(shape: Shape) -> str:

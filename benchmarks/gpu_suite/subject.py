@@ -27,6 +27,12 @@ class Subject:
         dtype = torch.float32 if tried else torch.bfloat16
         self.model = random_model(spec, device, dtype=dtype)
 
+    @property
+    def floats(self) -> str:
+        """The type of its own weights: ``bf16``, but ``float32`` where kernels are interpreted."""
+        dtype = next(self.model.parameters()).dtype
+        return "bf16" if dtype == torch.bfloat16 else str(dtype).removeprefix("torch.")
+
     @functools.cached_property
     def captured(self) -> Captured:
         """Its capture, which takes a while."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import importlib.util
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from starquant_fx.errors import LoweringError, cause
 
@@ -51,6 +54,29 @@ def operator(name: str, device: torch.device) -> Any:
     if reason := missing(device):
         raise LoweringError(reason, where=name)
     return getattr(torch.ops.starquant, name)
+
+
+def linear(device: torch.device, split: int = 0) -> Callable[..., Tensor]:
+    """``tile_linear``; with the channels summed in so many parts unless that is 0.
+
+    Raises:
+        LoweringError: It cannot run on this device.
+    """
+    chosen: Callable[..., Tensor] = operator("tile_linear", device)
+    return functools.partial(_split_linear, split) if split else chosen
+
+
+def _split_linear(split: int, codes: Tensor, *rest: Any) -> Tensor:
+    """``tile_linear`` with the tile that it would take, but for the number of parts."""
+    module = importlib.import_module(f"{PACKAGE}.linear")
+    scale, zero, packed, weight_scale, sums, weight_bits, *extras, swiglu, dtype = rest
+    bits, tokens = 4 if weight_bits <= 4 else 8, codes.shape[:-1].numel()
+    size = (tokens, packed.shape[0], codes.shape[-1], bits, weight_scale.dim() == 2)
+    config = dataclasses.replace(module.configs.choose(codes.device, *size), split=split)
+    options = module.Options(dtype, *extras, swiglu=swiglu)
+    sides = (codes, scale, zero, packed, weight_scale, sums)
+    found: Tensor = module.launch(*sides, bits, options, config)
+    return found
 
 
 def layout() -> Any:

@@ -37,6 +37,7 @@ class Variant:
         build: Makes it of a subject.
         needs: Package that must be installed.
         asked: Whether it runs only if it is named.
+        bits: Of the weights of its blocks, head and embedding; None: those of the bf16 model, shared.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Variant:
     build: Callable[[Subject], Runner]
     needs: str = ""
     asked: bool = False
+    bits: tuple[int, int, int] | None = None
 
     def missing(self) -> str:
         """Why it cannot be built here; empty if it can."""
@@ -94,16 +96,29 @@ VARIANTS = {
         Variant(
             "bf16 max-autotune", "full", 0, lambda s: _bf16_whole(s, "max-autotune"), "", asked=True
         ),
-        Variant(HEADLINE, "ours", 1, _ours(HEADLINE)),
-        Variant(EMBED8, "ours", 1, _ours(EMBED8)),
-        Variant("star-w4a8", "ours", 2, _ours("star-w4a8")),
-        Variant("star-w8a8", "ours", 2, _ours("star-w8a8")),
-        Variant(HEAD8, "ours", 2, _ours(HEAD8)),
-        Variant("star-w4a4 compiled", "ours", 2, _ours(HEADLINE, whole=True), "", asked=True),
-        Variant("torchao int8", "peer", 3, _peer(peers.torchao_int8, "int8"), "torchao"),
-        Variant("fp8 scaled_mm", "peer", 3, _peer(peers.fp8, "fp8")),
-        Variant("gemlite W8A8", "peer", 4, _peer(peers.gemlite_int8, "int8"), "gemlite"),
-        Variant("gemlite W4A16", "peer", 4, _peer(peers.gemlite_int4, "bf16"), "gemlite"),
+        Variant(HEADLINE, "ours", 1, _ours(HEADLINE), bits=(4, 16, 16)),
+        Variant(EMBED8, "ours", 1, _ours(EMBED8), bits=(4, 8, 8)),
+        Variant("star-w4a8", "ours", 2, _ours("star-w4a8"), bits=(4, 16, 16)),
+        Variant("star-w8a8", "ours", 2, _ours("star-w8a8"), bits=(8, 16, 16)),
+        Variant(HEAD8, "ours", 2, _ours(HEAD8), bits=(4, 8, 16)),
+        Variant(
+            *("star-w4a4 compiled", "ours", 2, _ours(HEADLINE, whole=True)),
+            asked=True,
+            bits=(4, 16, 16),
+        ),
+        Variant(
+            *("torchao int8", "peer", 3, _peer(peers.torchao_int8, "int8"), "torchao"),
+            bits=(8, 8, 16),
+        ),
+        Variant("fp8 scaled_mm", "peer", 3, _peer(peers.fp8, "fp8"), bits=(8, 8, 16)),
+        Variant(
+            *("gemlite W8A8", "peer", 4, _peer(peers.gemlite_int8, "int8"), "gemlite"),
+            bits=(8, 8, 16),
+        ),
+        Variant(
+            *("gemlite W4A16", "peer", 4, _peer(peers.gemlite_int4, "bf16"), "gemlite"),
+            bits=(4, 16, 16),
+        ),
         *(
             Variant(
                 f"humming W{weight}A{activation}",
@@ -116,6 +131,7 @@ VARIANTS = {
                     "int8" if weight == activation == 8 else "bf16",
                 ),
                 "humming",
+                bits=(weight, 8 if weight == activation == 8 else 16, 16),
             )
             for weight, activation in ((4, 4), (4, 8), (8, 8))
         ),

@@ -10,10 +10,12 @@ def main() -> None:
     from rich.console import Console
 
     from starquant_fx.cli.app import app
+    from starquant_fx.cli.wording import as_options
     from starquant_fx.errors import StarQuantError
 
     try:
         app()
     except StarQuantError as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        text = f"error: {as_options(error)}"
+        Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)

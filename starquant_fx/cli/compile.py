@@ -16,6 +16,7 @@ from starquant_fx.cli.options import (
     RecipeName,
     Seed,
     Target,
+    check_place,
     load,
 )
 
@@ -62,6 +63,7 @@ def compile_command(
     for path, suffix in ((output, SUFFIX), (report, ".json")):
         if path is not None:
             check_destination(path, suffix)
+    check_place(target, device)
     texts = calibration_texts(model, calibration)
     loaded, tokenizer = load(model, device)
 

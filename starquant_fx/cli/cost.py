@@ -89,6 +89,7 @@ def cost_command(
     from starquant_fx.cost.shapes import parse_shape
     from starquant_fx.cost.subject import costs
     from starquant_fx.files import check_destination, write_atomically
+    from starquant_fx.progress import working
     from starquant_fx.recipes import get_recipe
 
     _one_of(by, list(GROUPS), "--by")
@@ -101,7 +102,8 @@ def cost_command(
         check_destination(output, ".json")
     if target == "auto":
         target = "triton" if chips[0].captures else "cpu"
-    found = costs(model, chosen, target, layers=layers, masked_rows=logits == "masked")
+    with working(f"tracing {model} and running {recipe}; a minute or more for 32 layers"):
+        found = costs(model, chosen, target, layers=layers, masked_rows=logits == "masked")
     asked = table.Asked(chips, shapes, by, not eager)
     console = Console()
     if not console.is_terminal or console.width < WIDTH:

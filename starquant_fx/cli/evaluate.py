@@ -9,7 +9,7 @@ import typer
 
 from starquant_fx.cli.evaluation import run
 from starquant_fx.cli.measure import FULL, measure
-from starquant_fx.cli.options import CacheFolder, CalibrationFile, Device, Model
+from starquant_fx.cli.options import CacheFolder, CalibrationFile, Device, Model, Target
 from starquant_fx.cli.subject import Settings
 from starquant_fx.errors import InputError
 from starquant_fx.recipe import LARGEST_SEED
@@ -40,6 +40,7 @@ def evaluate_command(
     calibration: CalibrationFile = None,
     segments: Annotated[int, typer.Option("--segments", help="Segments at most.")] = 64,
     length: Annotated[int, typer.Option("--length", help="Tokens a segment.")] = 256,
+    target: Target = "auto",
     device: Device = None,
     cache: CacheFolder = None,
     draws: Annotated[
@@ -148,6 +149,7 @@ def evaluate_command(
             calibration=calibration,
             segments=segments,
             length=length,
+            target=target,
             device=device,
             cache=cache,
             draws=draws,

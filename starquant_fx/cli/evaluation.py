@@ -94,6 +94,7 @@ def _one_seed(settings: Settings, subject: Subject, seed: int) -> tuple[Any, Any
         subject.ids,
         plan,
         cache=settings.cache,
+        target=settings.target,
     )
     record = comparison_record(comparison, costs)
     sheets = [summary_sheet(comparison, costs), masked_sheet(comparison)]

@@ -49,6 +49,7 @@ def _one_seed(settings: Settings, subject: Subject, seed: int) -> dict[str, Any]
         subject.ids,
         plan,
         cache=settings.cache,
+        target=settings.target,
     )
     measured = gate(models, subject.ids, plan, FULL)
     show(settings, f"seed {seed}", gate_sheet(measured, FULL))

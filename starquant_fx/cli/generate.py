@@ -14,6 +14,7 @@ from starquant_fx.cli.options import (
     Device,
     Seed,
     Target,
+    check_place,
     load,
     need_tokenizer,
 )
@@ -113,6 +114,8 @@ def generate_command(
     from starquant_fx.sampling.arguments import check_names, sampler_arguments
 
     console = Console()
+    if recipe is not None or artifact is not None:
+        check_place(target, device)
     loaded, tokenizer = load(model, device)
     need_tokenizer(tokenizer, model)
     check_names(options, [name for name in argument_names(loaded) if name != "generator"])

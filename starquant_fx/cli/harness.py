@@ -9,7 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
-from starquant_fx.cli.options import CacheFolder, CalibrationFile, Device, Model, Seed
+from starquant_fx.cli.options import (
+    CacheFolder,
+    CalibrationFile,
+    Device,
+    Model,
+    Seed,
+    check_place,
+)
 from starquant_fx.errors import InputError
 from starquant_fx.progress import watched
 
@@ -74,6 +81,9 @@ def harness_command(
     ] = False,
     calibration: CalibrationFile = None,
     seed: Seed = 0,
+    target: Annotated[
+        str, typer.Option("--target", help="auto, reference, cpu or triton.")
+    ] = "auto",  # -t is --tasks
     device: Device = None,
     cache: CacheFolder = None,
     plan: Annotated[
@@ -102,6 +112,7 @@ def harness_command(
     names = _listed([tasks])
     check_names(names, allow_code_execution=allow_code_execution)
     recipes: list[Any] = [get_recipe(name).seeded(seed) for name in _listed(recipe or [])]
+    check_place(target, device)
     version = require_harness()
 
     from starquant_fx.evaluation.corpus import calibration_texts
@@ -136,7 +147,9 @@ def harness_command(
     if plan:
         return
     for one in runners:
-        compiled, _ = denoiser(loaded, tokenizer, one, texts=texts, seed=seed, cache=cache)
+        compiled, _ = denoiser(
+            loaded, tokenizer, one, texts=texts, seed=seed, cache=cache, target=target
+        )
         lm = StarQuantLM(compiled, tokenizer, **options)
         done = run(
             one.name if one else FULL,
@@ -149,7 +162,8 @@ def harness_command(
         runs.append(done)
         console.print(f"{done.name}: {done.seconds:.0f} s", highlight=False)
         if output is not None:  # after every model, which can take days
-            settings = {"model": model, "limit": limit, "num_fewshot": num_fewshot, **options}
+            settings = {"model": model, "limit": limit, "num_fewshot": num_fewshot}
+            settings |= {"target": target, **options}
             complete = len(runs) == len(runners)
             write_atomically(output, results_json(runs, settings, version, complete))
     console.print(results_table(runs))

@@ -97,6 +97,7 @@ def measure(
     plan: Any,
     observe: Any = None,
     cache: Path | None = None,
+    target: str = "auto",
 ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """Compiles with every recipe and compares with full precision.
 
@@ -109,6 +110,7 @@ def measure(
         plan: Masks.
         observe: As in ``compile``, with the recipe's name first.
         cache: As in ``compile``.
+        target: As in ``compile``.
 
     Returns:
         The comparison, the costs by name, and the models by name.
@@ -119,7 +121,9 @@ def measure(
     from starquant_fx.evaluation.comparison import compare
 
     chosen = labelled(recipes)
-    models, costs = compiled_models(model, tokenizer, chosen, texts, ids, plan, observe, cache)
+    models, costs = compiled_models(
+        model, tokenizer, chosen, texts, ids, plan, observe, cache, target
+    )
     return compare(models, ids, plan, FULL), costs, models
 
 
@@ -132,6 +136,7 @@ def compiled_models(
     plan: Any,
     observe: Any = None,
     cache: Path | None = None,
+    target: str = "auto",
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The models of ``measure`` with the full-precision one first, and the costs, both by name."""
     from starquant_fx.api import compile as compile_model
@@ -147,7 +152,13 @@ def compiled_models(
             observe(name, None)
         start = time.perf_counter()
         compiled = compile_model(
-            model, recipe, calibration=texts, tokenizer=tokenizer, observe=observe, cache=cache
+            model,
+            recipe,
+            calibration=texts,
+            tokenizer=tokenizer,
+            target=target,
+            observe=observe,
+            cache=cache,
         )
         models[name] = compiled
         costs[name] = Cost(compiled.report.bytes_after / 1e6, time.perf_counter() - start)

@@ -50,6 +50,29 @@ CacheFolder = Annotated[
 Seed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of every draw.")]
 
 
+def check_place(target: str, device: str | None) -> None:
+    """Refuses, before anything is loaded, a device or a target that this machine does not have.
+
+    Raises:
+        ConfigError: There is no such device.
+        LoweringError: There is no such target, or it does not run there.
+    """
+    from starquant_fx.devices import usable_device
+    from starquant_fx.errors import LoweringError
+    from starquant_fx.lowering import choose_target, runs_on
+
+    place = usable_device(device)
+    chosen = choose_target(target, place)
+    if not runs_on(chosen, place):
+        raise LoweringError(
+            f"the target {chosen} does not run on this device",
+            where="target",
+            expected="the CPU, or another target",
+            got=f"--device {place}",
+            hint="--target auto takes what runs",
+        )
+
+
 def load(model: str, device: str | None = None) -> tuple[Any, Any]:
     """Loads model and tokenizer."""
     from starquant_fx.models.loading import from_pretrained

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from starquant_fx.cli.measure import FULL, chosen_recipes, labelled
-from starquant_fx.cli.options import load, need_tokenizer
+from starquant_fx.cli.options import check_place, load, need_tokenizer
 from starquant_fx.errors import InputError
 
 DRAWS, QUICK_DRAWS = 4, 1
@@ -31,6 +31,7 @@ class Settings:
     calibration: Path | None
     segments: int
     length: int
+    target: str
     device: str | None
     cache: Path | None
     draws: int | None
@@ -77,6 +78,7 @@ def prepare(settings: Settings) -> Subject:
     recipes = labelled(chosen_recipes(settings.recipes, settings.without, settings.replace))
     held_out = excerpt(settings.split) if settings.text is None else read_corpus(settings.text)
     texts = calibration_texts(settings.model, settings.calibration)
+    check_place(settings.target, settings.device)
     model, tokenizer = load(settings.model, settings.device)
     check_tokenizer(need_tokenizer(tokenizer, settings.model), model, mask_token_of(model))
     ids = cut(held_out, tokenizer, settings.length, settings.segments)

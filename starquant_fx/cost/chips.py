@@ -33,6 +33,7 @@ class Chip:
         launch: Seconds a launch of a kernel takes where launches are not captured in a graph.
         own_launch: The same of a ``starquant::`` operator, which Python prepares.
         captures: Whether launches can be captured in a graph, after which they cost nothing here.
+        architecture: Compute capability times ten; 0 = no GPU.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Chip:
     launch: Rate
     own_launch: Rate
     captures: bool
+    architecture: int = 0
 
 
 REACHED_PRODUCTS, REACHED_INT8, REACHED_BANDWIDTH = 0.80, 0.66, 0.90
@@ -49,7 +51,15 @@ of 4.8 TB/s), assumed of the others. int8: an assumption, 1300 TOP/s on an H200,
 LAUNCH = Rate(5e-6, "assumption: a launch from Python's eager mode")
 
 
-def _gpu(name: str, bf16: float, fp32: float, int8: float, bandwidth: float, sheet: str) -> Chip:
+def _gpu(
+    name: str,
+    architecture: int,
+    bf16: float,
+    fp32: float,
+    int8: float,
+    bandwidth: float,
+    sheet: str,
+) -> Chip:
     """A GPU by the data sheet's dense peaks in TFLOP/s (TOP/s) and bandwidth in GB/s."""
 
     def rate(value: float, share: float, what: str) -> Rate:
@@ -68,12 +78,13 @@ def _gpu(name: str, bf16: float, fp32: float, int8: float, bandwidth: float, she
         LAUNCH,
         LAUNCH,
         True,
+        architecture,
     )
 
 
 def _h200() -> Chip:
     """The H200 with what was measured on one."""
-    peaks = _gpu("H200", 989, 67, 1979, 4800, "NVIDIA H200 SXM data sheet")
+    peaks = _gpu("H200", 90, 989, 67, 1979, 4800, "NVIDIA H200 SXM data sheet")
     measured = Rate(790e12, "measured on one H200: 790 TFLOP/s in bf16 products")
     bandwidth = Rate(4.3e12, "measured on one H200: 4.3 TB/s")
     return dataclasses.replace(peaks, rates={**peaks.rates, BF16: measured}, bandwidth=bandwidth)
@@ -109,9 +120,9 @@ def _cpu(name: str, cores: int, bandwidth: float) -> Chip:
 CHIPS = {
     chip.name: chip
     for chip in (
-        _gpu("A40", 149.7, 37.4, 299.3, 696, "NVIDIA A40 data sheet"),
-        _gpu("A100", 312, 19.5, 624, 2039, "NVIDIA A100 80GB SXM data sheet"),
-        _gpu("H100", 989, 67, 1979, 3350, "NVIDIA H100 SXM data sheet"),
+        _gpu("A40", 86, 149.7, 37.4, 299.3, 696, "NVIDIA A40 data sheet"),
+        _gpu("A100", 80, 312, 19.5, 624, 2039, "NVIDIA A100 80GB SXM data sheet"),
+        _gpu("H100", 90, 989, 67, 1979, 3350, "NVIDIA H100 SXM data sheet"),
         _h200(),
         _cpu("cpu", 1, 25),
         _cpu("cpu-2", 2, 25),

@@ -26,7 +26,7 @@ from starquant_fx.cost.calls import (
 from starquant_fx.cost.calls import tensors as tensors_in
 from starquant_fx.cost.fusion import fused_kernels, source_of
 from starquant_fx.cost.places import Place, places
-from starquant_fx.cost.work import Kind, Work, work_of
+from starquant_fx.cost.work import Kind, Scratch, Work, work_of
 from starquant_fx.program import Site
 
 FORMULA_MODULES = (aten, reference_operators, cpu_operators, tile_operators)
@@ -51,6 +51,8 @@ class NodeCost:
         fused_written: As ``written``, likewise.
         kernel: Index of the fused kernel that it is part of; -1 for views.
         estimated: Whether its operator has no formula.
+        launches: Its kernels on every chip.
+        scratch: What they leave in memory for each other.
     """
 
     name: str
@@ -66,6 +68,8 @@ class NodeCost:
     fused_written: sympy.Expr
     kernel: int
     estimated: bool
+    launches: int = 1
+    scratch: Scratch | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +111,9 @@ class GraphCost:
         return total(n.operations.get(unit, ZERO) for n in self.nodes)
 
     def launches(self, fused: bool) -> int:
-        """Kernels: all calls, or with each group of elementwise neighbours as one."""
-        return len({n.kernel for n in self.nodes}) if fused else len(self.nodes)
+        """Kernels: of all calls, or with each group of elementwise neighbours as one."""
+        more = sum(n.launches - 1 for n in self.nodes)
+        return more + (len({n.kernel for n in self.nodes}) if fused else len(self.nodes))
 
     def moved(self, fused: bool) -> sympy.Expr:
         """Bytes read and written by all kernels."""
@@ -179,6 +184,9 @@ def cost_of(module: fx.GraphModule, sites: Mapping[str, Site] | None = None) -> 
                 fused_written=rename(written) if leaves else ZERO,
                 kernel=kernel,
                 estimated=work.estimated,
+                launches=work.launches,
+                scratch=work.scratch
+                and dataclasses.replace(work.scratch, tokens=rename(work.scratch.tokens)),
             )
         )
     tensors = {

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from starquant_fx.cost.chips import Chip
 from starquant_fx.cost.graph import GraphCost, NodeCost, moved
 from starquant_fx.cost.shapes import Shape, at
+from starquant_fx.cost.work import Scratch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,7 @@ def predict(cost: GraphCost, chip: Chip, shape: Shape, *, compiled: bool) -> Pre
     for index, node in enumerate(cost.nodes):
         kernels.setdefault(node.kernel if compiled else index, []).append(node)
     compute = memory = launch = 0.0
+    launches = 0
     seconds: dict[int, float] = {}
     for number, nodes in kernels.items():
         computing = sum(
@@ -55,15 +57,24 @@ def predict(cost: GraphCost, chip: Chip, shape: Shape, *, compiled: bool) -> Pre
             for node in nodes
             for unit, count in node.operations.items()
         )
-        moving = sum(at(moved(node, compiled), shape) for node in nodes) / chip.bandwidth.value
+        left = [_left(node.scratch, chip, shape) for node in nodes if node.scratch is not None]
+        moving = sum(at(moved(node, compiled), shape) for node in nodes)
+        moving = (moving + sum(size for size, _ in left)) / chip.bandwidth.value
+        count = 1 + sum(node.launches - 1 for node in nodes) + sum(more for _, more in left)
         own = any(node.operator.startswith("starquant.") for node in nodes)
         launching = (chip.own_launch if own else chip.launch).value
-        launching *= not (compiled and chip.captures)
+        launching *= count * (not (compiled and chip.captures))
+        launches += count
         compute += computing if computing >= moving else 0.0
         memory += moving if moving > computing else 0.0
         launch += launching
         seconds[number] = max(computing, moving) + launching
-    return Prediction(compute + memory + launch, compute, memory, launch, len(kernels), seconds)
+    return Prediction(compute + memory + launch, compute, memory, launch, launches, seconds)
+
+
+def _left(scratch: Scratch, chip: Chip, shape: Shape) -> tuple[float, int]:
+    """Bytes that a call's kernels write and read between them, and the launches that come with them."""
+    return scratch.of(chip.architecture, int(at(scratch.tokens, shape)))
 
 
 def peak_activations(cost: GraphCost, shape: Shape, *, compiled: bool) -> float:

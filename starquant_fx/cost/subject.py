@@ -84,6 +84,7 @@ class Costs:
         bf16: Cost of the captured graph, as the model is.
         quantized: Cost of the lowered graph.
         notes: What has to be known to read them.
+        layers: How many were counted instead of the model's own; None: its own.
     """
 
     model: str
@@ -92,6 +93,14 @@ class Costs:
     bf16: GraphCost
     quantized: GraphCost
     notes: tuple[str, ...] = ()
+    layers: int | None = None
+
+    @property
+    def title(self) -> str:
+        """The model, and how much of it."""
+        if self.layers is None:
+            return self.model
+        return f"{self.model} with {self.layers} layer{'s' if self.layers > 1 else ''} only"
 
 
 def costs(
@@ -133,7 +142,7 @@ def costs(
     notes: tuple[str, ...] = ()
     if resolved == "cpu" and not own and any(program.quantized_sites()):
         notes = ("the CPU kernels do not run on this machine: the reference graph is counted",)
-    return Costs(model, recipe.name, resolved, plain, found, notes)
+    return Costs(model, recipe.name, resolved, plain, found, notes, layers)
 
 
 def fake_model(name: str, layers: int | None = None) -> nn.Module:

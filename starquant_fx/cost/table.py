@@ -57,7 +57,7 @@ def _peaks(costs: Costs, shape: Shape, compiled: bool) -> list[float]:
 def predictions(costs: Costs, asked: Asked) -> Table:
     """Time and peak memory of both graphs; shares of time and numbers of kernels are the quantized one's."""
     table = _table(
-        f"Predicted, not measured: {costs.model}, {costs.recipe} on {costs.target} and bf16",
+        f"Predicted, not measured: {costs.title}, {costs.recipe} on {costs.target} and bf16",
         *("chip", "tokens", "logits", "bf16 ms", "ms", "x bf16", "computing", "moving", "kernels"),
         *("bf16 GB", "GB", "share"),
     )
@@ -142,7 +142,22 @@ def sentences(costs: Costs, asked: Asked) -> list[str]:
     names = sorted({*before.estimated, *after.estimated})
     if names:
         said.append(f"estimated, one operation an element: {', '.join(names)}")
-    return [*said, *costs.notes]
+    return [*said, *notes(costs, asked)]
+
+
+def notes(costs: Costs, asked: Asked) -> list[str]:
+    """What has to be known to read the costs, and chips that the target does not run on."""
+    wrong = {"triton": [c.name for c in asked.chips if not c.architecture]}
+    wrong["cpu"] = [c.name for c in asked.chips if c.architecture]
+    names = wrong.get(costs.target)
+    if not names:
+        return list(costs.notes)
+    what = "GPUs" if costs.target == "triton" else "the CPU"
+    return [
+        *costs.notes,
+        f"the target {costs.target} is for {what} and does not run on {', '.join(names)}: its graph is "
+        "counted with the chip's rates all the same",
+    ]
 
 
 def as_json(costs: Costs, asked: Asked) -> dict[str, Any]:
@@ -172,6 +187,7 @@ def as_json(costs: Costs, asked: Asked) -> dict[str, Any]:
         "chips": [dataclasses.asdict(chip) for chip in asked.chips],
         "totals": {"bf16": symbolic(costs.bf16), "quantized": symbolic(costs.quantized)},
         "estimated": sorted({*costs.bf16.estimated, *costs.quantized.estimated}),
-        "notes": list(costs.notes),
+        "layers": costs.layers,
+        "notes": notes(costs, asked),
         "predictions": predicted,
     }

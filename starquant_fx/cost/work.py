@@ -20,6 +20,20 @@ class Kind(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True)
+class Scratch:
+    """What the kernels of one call leave in memory for each other, which depends on how a chip divides the work.
+
+    Attributes:
+        tokens: Of the call.
+        of: Takes a chip's architecture and a number of tokens; returns the bytes written and read, and the launches
+            besides those that the call has on every chip.
+    """
+
+    tokens: sympy.Expr
+    of: Callable[[int, int], tuple[float, int]]
+
+
+@dataclasses.dataclass(frozen=True)
 class Work:
     """What a call does.
 
@@ -28,12 +42,16 @@ class Work:
         operations: By unit; a multiplication and an addition are two.
         reads: Bytes of arguments of which not all is read once, by the argument's name.
         estimated: Whether there is no formula of the operator: one operation an element.
+        launches: Kernels of the call on every chip.
+        scratch: What they leave for each other; None: nothing.
     """
 
     kind: Kind
     operations: Mapping[str, sympy.Expr] = dataclasses.field(default_factory=dict)
     reads: Mapping[str, sympy.Expr] = dataclasses.field(default_factory=dict)
     estimated: bool = False
+    launches: int = 1
+    scratch: Scratch | None = None
 
 
 Formula = Callable[[Call], Work]

@@ -19,8 +19,6 @@ from starquant_fx.sampling import arguments
 STRICT = {
     # Weights of few bits are multiplied with float32 activations as in the file, which are int8 by default.
     "session.qdq_matmulnbits_accuracy_level": "1",
-    # Products of bytes do not saturate on x86 without VNNI.
-    "session.x64quantprecision": "1",
     # Of two rounds of quantization none is dropped.
     "session.disable_double_qdq_remover": "1",
 }

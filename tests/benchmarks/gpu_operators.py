@@ -14,11 +14,20 @@ from starquant_fx.kernels import reference
 
 
 def tile_linear(codes: Tensor, scale: Tensor, zero: Tensor, packed: Tensor, *rest: Any) -> Tensor:
-    weight_scale, sums, _, bias, state, state_bias, coefficients, image, residual, _, dtype = rest
-    total = codes.double() @ packed.double().T - zero.double() * sums
-    y = total * scale * weight_scale + (0 if bias is None else bias)
+    weight_scale, sums, _, bias, state, state_bias, coefficients, image, residual = rest[:-2]
+    swiglu, dtype = rest[-2:]
+    groups = 1 if weight_scale.dim() == 1 else weight_scale.shape[1]
+    sides = (
+        codes.double().unflatten(-1, (groups, -1)),
+        packed.double().unflatten(-1, (groups, -1)),
+    )
+    total = torch.einsum("tgd,ngd->tng", *sides) - zero.double()[..., None] * sums.view(-1, groups)
+    y = (total * weight_scale.view(-1, groups)).sum(-1) * scale + (0 if bias is None else bias)
     y = y if state_bias is None else y + state_bias[state]
     y = y if image is None else y + coefficients.double() @ image.double()
+    if swiglu:
+        gate, up = y.to(dtype).chunk(2, -1)
+        y = torch.nn.functional.silu(gate) * up
     found: Tensor = y.to(dtype) if residual is None else y.to(dtype) + residual
     return found
 
@@ -68,6 +77,7 @@ def install(monkeypatch: pytest.MonkeyPatch, **others: Any) -> None:
     found = {**{one.__name__: one for one in OPERATORS}, **others}
     monkeypatch.setattr(tile, "missing", lambda device: "")
     monkeypatch.setattr(tile, "operator", lambda name, device: found[name])
+    monkeypatch.setattr(tile, "linear", lambda device, split=0: found["tile_linear"])
     monkeypatch.setattr(tile, "target", lambda device: ("reference", "tried on the CPU"))
     layout = types.SimpleNamespace(tile_pack=lambda weight, bits: weight)
     monkeypatch.setattr(tile, "layout", lambda: layout)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cpu_suite.specs import Shape
-from gpu_suite.forwards import FORWARD, GENERATION, compare, rounds
+from gpu_suite.forwards import FORWARD, GENERATION, SPENT, compare, rounds
 from gpu_suite.goals import GOALS, goals
 from gpu_suite.kernels import BF16, INT8, add_ceiling
 from gpu_suite.rows import Check, KernelRow, ModelRow
@@ -57,6 +57,28 @@ def test_lines_by_hand() -> None:
     assert text.count("### ") == 2
     assert "1x64 (forward of a short block): forward, logits of all tokens" in text
     assert "- star-w4a4: slow" in text
+
+
+def test_rows_with_one_reason_are_one_line_and_tables_without_figures_are_none() -> None:
+    late = [row(name, reason=SPENT) for name in (EMBED8, "star-w8a8", "fp8 scaled_mm")]
+    rows = [row(EAGER, 1.0), *late, row("torchao int8", reason="absent")]
+    rows += [row(name, reason=SPENT, shape="16x1024") for name in (EAGER, HEADLINE)]
+    rows += [row(HEADLINE, reason=SPENT, shape="16x1024", task=GENERATION)]
+    text = models_text(rows)
+    assert text.count("### ") == 2
+    assert text.count(SPENT) == 2
+    assert f"| {EMBED8}, star-w8a8, fp8 scaled_mm | not measured: {SPENT} |" in text
+    assert (
+        "- llada-8b: bf16 eager, star-w4a4; forward 16x1024, generation 16x1024: the time" in text
+    )
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_full_precision_is_called_by_its_real_type() -> None:
+    text = models_text([row(EAGER, 1.0, head="bf16", floats="float32")])
+    assert "bf16" not in text
+    assert "| float32 eager | 1000 |" in text
 
 
 def test_the_ceiling_is_that_of_the_fastest_int8_product() -> None:

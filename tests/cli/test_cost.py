@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from starquant_fx import progress
 from starquant_fx.cli.app import app
 from starquant_fx.errors import InputError, StarQuantError
 
@@ -33,6 +35,33 @@ def test_tables_totals_and_json(tmp_path: Path) -> None:
     assert found["predictions"][3]["rows"] == 512
     assert found["predictions"][0]["quantized"]["seconds"] > 0
     assert {row["name"] for row in found["predictions"][0]["pass"]} >= {"capture", "fuse"}
+
+
+def test_a_part_of_a_model_and_a_target_of_another_chip_are_said(tmp_path: Path) -> None:
+    file = tmp_path / "cost.json"
+    text = shown(
+        "llada-tiny", "--layers", "1", *("--target", "triton", "--chip", "cpu"), "--json", str(file)
+    )
+    assert "llada-tiny with 1 layer only" in text
+    remark = "the target triton is for GPUs and does not run on cpu"
+    assert remark in " ".join(text.split())
+    found = json.loads(file.read_text())
+    assert found["layers"] == 1
+    assert any(note.startswith(remark) for note in found["notes"])
+    assert "does not run on" not in shown(*TINY, "--chip", "H200")
+
+
+def test_what_takes_long_is_said_on_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress.working("tracing"):
+        pass
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress.working("tracing"):
+        pass
+    assert "tracing ..." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,13 @@ def test_tiles_of_a_site_by_hand() -> None:
     assert prepared.operations[ELEMENTWISE] == 5 * 64 * (4 + 1)
     bare = work("tile_prepare", (5, 64), x=(5, 64, bf16))
     assert bare.operations == {}
+    assert (bare.launches, bare.scratch) == (1, None)
+    assert prepared.launches == 2
+    assert prepared.reads == {"x": 2 * 5 * 64 * 2}  # by both kernels
+    assert prepared.scratch is not None
+    assert prepared.scratch.tokens == 5
+    # One share of the channels: 16 coefficients and a sum of squares a token, written and read in float32.
+    assert prepared.scratch.of(90, 5) == (2 * 4 * 5 * 17, 0)
     site = work(
         "tile_site",
         (5, 64),
@@ -127,6 +134,23 @@ def test_tiled_heads_by_hand() -> None:
     assert found.operations == {INT8: 2 * 3 * 64 * 100, ELEMENTWISE: 8 * 300}
     found = work("tile_greedy", (3,), x=(3, 64, bf16), weight=(100, 64, bf16))
     assert found.operations == {BF16: 2 * 3 * 64 * 100, ELEMENTWISE: 4 * 300}
+
+
+def test_what_kernels_leave_for_each_other_depends_on_chip_and_tokens() -> None:
+    x, branch = (1, 4096, bf16), (2, 4096, 16, bf16)
+    shared = work("tile_prepare", (1, 4096), x=x, reduce=branch, directions=branch).scratch
+    assert shared is not None
+    # 132 multiprocessors take two programs each: tiles of 64 tokens, the channels in 8, 4 and 1 shares.
+    for count, shares in ((1024, 8), (4096, 4), (16384, 1)):
+        assert shared.of(90, count) == (2 * 4 * shares * count * 32, 0)
+    sides = {"codes": (1, 4096, int8), "packed": (4096, 2048, uint8), "weight_scale": (4096, fp32)}
+    split = work("tile_linear", (1, 4096), **sides, weight_bits=4).scratch
+    assert split is not None
+    size, more = split.of(90, 32)
+    parts, rest = divmod(size, 2 * 4 * 32 * 4096)
+    assert parts > 1
+    assert (rest, more) == (0, 1)
+    assert split.of(90, 4096) == (0, 0)
 
 
 @pytest.mark.parametrize("masked", [False, True])

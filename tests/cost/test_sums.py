@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import sympy
 import torch
@@ -192,3 +194,19 @@ def test_every_figure_of_a_chip_has_its_source() -> None:
             assert rate.value > 0
             assert len(rate.source) > 10
         assert set(chip.rates) == set(UNITS)
+
+
+def test_kernels_of_one_call_are_launched_and_what_they_exchange_is_moved() -> None:
+    graph = small("star-w4a4", "triton", False, "LLaDA-8B").quantized
+    few, many = (predict(graph, H200, Shape(1, n), compiled=True) for n in (32, 4096))
+    calls = len({node.kernel for node in graph.nodes})
+    prepares = sum(n.operator == "starquant.tile_prepare" for n in graph.nodes)
+    assert many.launches == graph.launches(fused=True) == calls + prepares
+    assert (
+        few.launches > many.launches
+    )  # products whose channels are split have a kernel that adds the parts up
+    bare = [dataclasses.replace(node, scratch=None) for node in graph.nodes]
+    without = predict(
+        dataclasses.replace(graph, nodes=tuple(bare)), H200, Shape(1, 32), compiled=True
+    )
+    assert few.seconds > without.seconds

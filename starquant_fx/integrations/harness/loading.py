@@ -25,6 +25,7 @@ def denoiser(
     *,
     texts: list[str] | None = None,
     cache: str | Path | None = None,
+    target: str = "auto",
 ) -> tuple[Any, Any]:
     """Loads a model where it is named, and compiles it where a recipe is given.
 
@@ -39,6 +40,7 @@ def denoiser(
         device: Where a named model is loaded.
         texts: Texts to calibrate a given model on; for a named one the other rules hold.
         cache: Folder that keeps what calibration and fits found.
+        target: Whose kernels a recipe is compiled for; an artifact has its own.
 
     Returns:
         The model and the tokenizer, None where there is none.
@@ -61,4 +63,7 @@ def denoiser(
     if chosen is None:
         return model, found
     texts = texts or calibration_texts(name, calibration)
-    return compile_model(model, chosen, calibration=texts, tokenizer=found, cache=cache), found
+    compiled = compile_model(
+        model, chosen, calibration=texts, tokenizer=found, cache=cache, target=target
+    )
+    return compiled, found
