@@ -270,8 +270,9 @@ def skeleton(model: nn.Module, like: Tensor | None = None) -> nn.Module:
             fake = fake.to(like)
         memo[id(parameter)] = nn.Parameter(fake, requires_grad=False)
     twin = copy.deepcopy(model, memo)
-    for module in twin.modules() if like is not None else ():
-        for name, buffer in module.named_buffers(recurse=False):
-            kept = buffer.to(like) if buffer.is_floating_point() else buffer.to(like.device)
-            setattr(module, name, kept)
+    if like is not None:
+        for module in twin.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                kept = buffer.to(like) if buffer.is_floating_point() else buffer.to(like.device)
+                setattr(module, name, kept)
     return twin

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from starquant_fx.errors import LoweringError
 from starquant_fx.lowering.onnx.emit import Emit
-from starquant_fx.lowering.onnx.weights import Weights
+from starquant_fx.lowering.onnx.weights import Weights, fixed
 
 
 @dataclasses.dataclass
@@ -47,9 +47,8 @@ class Context:
         return node.attributes[name].as_string()
 
     def shape(self, value: ir.Value) -> tuple[int, ...]:
-        """Fixed sizes of an initializer."""
-        assert value.shape is not None
-        return tuple(int(size) for size in value.shape)
+        """Sizes of an initializer."""
+        return fixed(value)
 
     def features(self, value: ir.Value) -> int:
         """Size of the last axis, which must be fixed."""
@@ -63,6 +62,11 @@ class Context:
             got=str(value.shape),
             hint="report the model's configuration",
         )
+
+    def part(self, source: ir.Value, index: int) -> ir.Value:
+        """The initializer ``source[index]``."""
+        shape = self.shape(source)[1:]
+        return self.derived(source, f"{source.name}_{index}", lambda t: t[index], shape)
 
     def derived(
         self,

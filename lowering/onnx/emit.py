@@ -75,7 +75,7 @@ class Emit:
             self._constants[key] = self.initializer(f"constant.{len(self._constants)}")
             made = self._constants[key]
             made.const_value = ir.tensor(array, name=made.name)
-            made.shape, made.dtype = made.const_value.shape, made.const_value.dtype
+            made.shape, made.dtype = ir.Shape(array.shape), made.const_value.dtype
         return self._constants[key]
 
     def initializer(self, name: str) -> ir.Value:

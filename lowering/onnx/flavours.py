@@ -46,8 +46,8 @@ class Qdq:
         if grid.bits != 4:
             kind = ir.DataType.UINT16
             stored = e.cast(codes, kind)
-        zero, options = e.cast(grid.zero, kind), {"axis": -1, "block_size": features}
-        restored = e("DequantizeLinear", stored, grid.scale, zero, **options)
+        given = (stored, grid.scale, e.cast(grid.zero, kind))
+        restored = e("DequantizeLinear", *given, axis=-1, block_size=features)
         return Quantized(codes, restored, features, grid)
 
     def dequantized(self, c: Context, q: Quantized) -> ir.Value:

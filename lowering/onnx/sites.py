@@ -157,8 +157,7 @@ def grid(c: Context, node: ir.Node, x: ir.Value, clip: ir.Value | None) -> Grid:
     low = e("Min", e("ReduceMin", x, last, keepdims=1), 0.0)
     high = e("Max", e("ReduceMax", x, last, keepdims=1), 0.0)
     if clip is not None:
-        parts = [c.derived(clip, f"{clip.name}_{i}", lambda t, i=i: t[i], ()) for i in (0, 1)]
-        low, high = e("Mul", low, parts[0]), e("Mul", high, parts[1])
+        low, high = e("Mul", low, c.part(clip, 0)), e("Mul", high, c.part(clip, 1))
     if symmetric:
         half = 2 ** (bits - 1)
         high = e("Max", e("Neg", low), high)
@@ -217,10 +216,10 @@ def weight_of(
 def dequantized_weight(c: Context, weight: Weight, features: int) -> ir.Value:
     """A weight [d, n] in float32 by DequantizeLinear, which runtimes fuse with the product."""
     groups = c.shape(weight.scale)
-    options: dict[str, int] = {"axis": 1}
-    if len(groups) == 2:
-        options = {"axis": 0, "block_size": features // groups[0]}
-    return c.emit("DequantizeLinear", weight.codes, weight.scale, **options)
+    if len(groups) == 1:
+        return c.emit("DequantizeLinear", weight.codes, weight.scale, axis=1)
+    size = features // groups[0]
+    return c.emit("DequantizeLinear", weight.codes, weight.scale, axis=0, block_size=size)
 
 
 def no_codes(node: ir.Node) -> LoweringError:

@@ -26,7 +26,7 @@ def ratio_state(c: Context, node: ir.Node) -> list[ir.Value]:
     state, keep = c.inputs(node, 2)
     shape = e("Shape", state)
     if keep is None:
-        kept = e("Expand", np.float32(1)[None], shape)
+        kept = e("Expand", np.ones(1, np.float32), shape)
     else:
         assert keep.shape is not None
         seen = keep
@@ -122,12 +122,9 @@ def compensate_by_state(c: Context, node: ir.Node) -> list[ir.Value]:
     x, state, matrix, bias = c.inputs(node, 4)
     index = np.array(c.integers(node, "index"), np.int64)
     chosen = e("Unsqueeze", e("Gather", index, state, axis=0), np.array([-1]))
-    maps, *shape = c.shape(matrix)
     out: ir.Value | None = None
-    for i in range(maps):
-        own = c.derived(matrix, f"{matrix.name}_{i}", lambda t, i=i: t[i], tuple(shape))
-        offset = c.derived(bias, f"{bias.name}_{i}", lambda t, i=i: t[i], c.shape(bias)[1:])
-        y = compensated(c, x, own, offset)
+    for i in range(c.shape(matrix)[0]):
+        y = compensated(c, x, c.part(matrix, i), c.part(bias, i))
         out = y if out is None else e("Where", e("Equal", chosen, i), y, out)
     assert out is not None
     return [out]

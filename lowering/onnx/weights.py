@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 
 import ml_dtypes
@@ -30,7 +31,7 @@ class Weights:
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._read: dict[str, Callable[[], Tensor]] = {
-            name: lambda tensor=tensor: tensor.detach().cpu() for name, tensor in tensors.items()
+            name: functools.partial(_on_the_cpu, tensor) for name, tensor in tensors.items()
         }
         self._types = {name: tensor.dtype for name, tensor in tensors.items()}
 
@@ -38,8 +39,7 @@ class Weights:
         """Gives initializers their values; all floats become float32."""
         for name, value in model.graph.initializers.items():
             if name in self._read:
-                assert value.shape is not None
-                self.set(value, lambda x: x, tuple(map(int, value.shape)), None, name)
+                self.set(value, lambda x: x, fixed(value), None, name)
 
     def has(self, name: str) -> bool:
         """Whether an initializer is one of the program's tensors or made from one."""
@@ -80,6 +80,16 @@ class Weights:
         value.shape = ir.Shape(shape)
         value.dtype = kind
         value.const_value = ir.LazyTensor(stored_tensor, kind, ir.Shape(shape), name=value.name)
+
+
+def fixed(value: ir.Value) -> tuple[int, ...]:
+    """The sizes of an initializer."""
+    assert value.shape is not None
+    return tuple(value.shape.numpy())
+
+
+def _on_the_cpu(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu()
 
 
 def codes_by_channel(packed: Tensor, bits: int, outputs: int, features: int) -> Tensor:

@@ -44,7 +44,7 @@ def tile_prepare(call: Call) -> Work:
         summed(*parts),
         reads={"x": 2 * stored(x)},
         launches=2,
-        scratch=prepared(x, columns, norm),
+        scratch=prepared(x, 1 if matrix is None else int(size(matrix.shape[-1])), columns, norm),
     )
 
 

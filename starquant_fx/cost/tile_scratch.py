@@ -20,19 +20,19 @@ CHOICE = 12
 """Bytes that a tile of a head leaves of a row: largest logit, its token, sum of exponentials."""
 
 
-def prepared(x: Tensor, columns: sympy.Expr, norm: bool) -> Scratch:
+def prepared(x: Tensor, block: int, columns: sympy.Expr, norm: bool) -> Scratch:
     """Shares of a branch's coefficients [T, columns], and of the sums of squares, in float32."""
     channels = int(size(x.shape[-1]))
     width = int(columns) + norm
 
     def of(architecture: int, count: int) -> tuple[float, int]:
         from starquant_fx.kernels.triton.predict import CHIPS, nearest_chip
-        from starquant_fx.kernels.triton.prepare import ROWS, split
-        from starquant_fx.kernels.triton.sizes import divided, padded
+        from starquant_fx.kernels.triton.prepare import split, tiles
+        from starquant_fx.kernels.triton.sizes import divided
 
-        tiles = divided(count, min(ROWS, padded(count)))
+        rows = tiles(block, int(columns), x.dtype).rows
         units = CHIPS[nearest_chip(architecture)].units
-        shares = split(channels, tiles, units)[0] if columns else 1
+        shares = split(channels, divided(count, rows), units)[0] if columns else 1
         return float(WRITTEN_AND_READ * FLOAT32 * shares * count * width), 0
 
     return Scratch(tokens(x), of)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ class ExportReport:
 
 def export_onnx(
     compiled: CompiledModel,
-    path: str | Path,
+    path: str | os.PathLike[str],
     *,
     flavour: str = "qdq",
     head: str = "logits",

@@ -13,6 +13,9 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
+from starquant_fx.runtime.providers import onnxruntime
+from starquant_fx.runtime.session import session_options
+
 INTEGER = frozenset(
     ["MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "QGemm"]
 )
@@ -65,10 +68,8 @@ def linear_kernels(
     Returns:
         A row for every linear, in order.
     """
-    import onnxruntime
-
     with tempfile.TemporaryDirectory() as folder:
-        options = onnxruntime.SessionOptions()
+        options = session_options(threads, strict=False)
         options.log_severity_level = 3
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
@@ -76,9 +77,8 @@ def linear_kernels(
         options.add_session_config_entry(
             "session.optimized_model_external_initializers_file_name", "optimized.data"
         )
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        providers = ["CPUExecutionProvider"]
+        session = onnxruntime().InferenceSession(path, options, providers=providers)
         session.run(None, dict(feeds))
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         optimized = onnx.load(Path(folder) / "optimized.onnx", load_external_data=False)

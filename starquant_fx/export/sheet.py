@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from starquant_fx.export.api import ExportReport
-from starquant_fx.export.verify import OPTIONS, Verification
+from starquant_fx.export.verify import OPTIONS, Comparison, Verification
 
 MEGABYTE = 1e6
 
@@ -30,7 +30,7 @@ def _found(flavour: str, found: Verification) -> list[RenderableType]:
     table = Table(title="against the reference target", title_justify="left")
     for column in ("call", *(f"error, {name} options" for name in OPTIONS), "same tokens"):
         table.add_column(column, justify="left" if column == "call" else "right")
-    by_case = collections.defaultdict(dict)
+    by_case: dict[str, dict[str, Comparison]] = collections.defaultdict(dict)
     for one in found.comparisons:
         by_case[one.case][one.options] = one
     for case, runs in by_case.items():

@@ -14,6 +14,8 @@ from starquant_fx.errors import LoweringError, cause
 from starquant_fx.export.build import Built
 from starquant_fx.export.kernels import LinearKernel, linear_kernels
 from starquant_fx.export.states import Case
+from starquant_fx.runtime.providers import onnxruntime
+from starquant_fx.runtime.session import session_options
 
 OPTIONS = {"default": False, "strict": True}
 """Sets of session options: those of onnxruntime, and those under which it computes what the file says."""
@@ -118,9 +120,12 @@ def _reads(built: Built) -> list[str]:
 
 
 def _session(path: Path, strict: bool) -> Any:
-    from starquant_fx.runtime.session import plain_session
-
-    return plain_session(path, strict=strict)
+    options = session_options(None, strict)
+    options.log_severity_level = 3
+    try:
+        return onnxruntime().InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise _refused("onnxruntime", path, error) from error
 
 
 def _compare(

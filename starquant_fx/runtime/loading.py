@@ -34,7 +34,7 @@ def load(
         provider_options: onnxruntime's options, one mapping for each provider.
         threads: Threads within an operator; None = onnxruntime decides.
         strict: Compute what the file says, whatever is faster: onnxruntime does not quantize activations that the file
-            leaves in float32, and does not saturate sums of bytes on processors where it would.
+            leaves in float32, and drops no quantizer.
         check: Compare the SHA-256 of all files with those of the export. Without it the model is still refused if it
             names files outside of its own.
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from starquant_fx.errors import CheckpointError, cause
 
-METADATA, MODEL, TOKENIZER = "starquant.json", "model.onnx", "tokenizer.json"
+METADATA, TOKENIZER = "starquant.json", "tokenizer.json"
+MODEL, DATA = "model.onnx", "model.onnx.data"
 FORMAT, VERSION = "starquant-onnx", 1
 FLAVOURS = ("qdq", "integer", "nbits", "float")
 SAMPLERS = ("llada", "dream")

@@ -25,6 +25,20 @@ STRICT = {
 """Session options under which onnxruntime computes what the file says."""
 
 
+def session_options(threads: int | None, strict: bool) -> Any:
+    """``onnxruntime.SessionOptions``; arguments as ``load`` takes them.
+
+    Raises:
+        InputError: An argument does not fit.
+    """
+    options = onnxruntime().SessionOptions()
+    if threads is not None:
+        options.intra_op_num_threads = arguments.integer("threads", threads, 1)
+    for key, value in STRICT.items() if arguments.flag("strict", strict) else ():
+        options.add_session_config_entry(key, value)
+    return options
+
+
 def open_session(
     folder: Path,
     metadata: Metadata,
@@ -54,11 +68,7 @@ def open_session(
     library = onnxruntime()
     names = check_providers(providers)
     own = check_provider_options(provider_options, names)
-    options = library.SessionOptions()
-    if threads is not None:
-        options.intra_op_num_threads = arguments.integer("threads", threads, 1)
-    for key, value in STRICT.items() if arguments.flag("strict", strict) else ():
-        options.add_session_config_entry(key, value)
+    options = session_options(threads, strict)
     path = str(folder / MODEL)
     try:
         session = library.InferenceSession(path, options, names, own, enable_fallback=0)

@@ -30,14 +30,13 @@ class Calls(nn.Module):
     def __init__(self, function: Callable[..., Any], **tensors: Tensor) -> None:
         super().__init__()
         self.function = function
-        self.starquant = nn.Module()
-        self.starquant.site = nn.Module()
+        self.starquant = nn.ModuleDict({"site": nn.Module()})
         for name, tensor in tensors.items():
-            self.starquant.site.register_buffer(name, tensor)
+            self.starquant["site"].register_buffer(name, tensor)
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> Any:
         """Calls the function."""
-        held = dict(self.starquant.site.named_buffers())
+        held = dict(self.starquant["site"].named_buffers())
         return self.function(x, **held) if state is None else self.function(x, state, **held)
 
 
