@@ -6,6 +6,7 @@ import dataclasses
 
 import onnx_ir as ir
 import torch
+from onnx_ir.passes import common
 from torch import Tensor, fx
 
 from starquant_fx.compiled import CompiledModel
@@ -93,7 +94,16 @@ def build(compiled: CompiledModel, form: Form) -> Built:
     weights.bind(model)
     simplify(model)
     lower(model, weights, flavour)
+    _without_traces(model)
     return Built(model, program, form)
+
+
+def _without_traces(model: ir.Model) -> None:
+    """Takes out what torch notes on nodes: the source lines of this machine that they come from."""
+    common.ClearMetadataAndDocStringPass()(model)
+    for value in [*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()]:
+        value.metadata_props.clear()
+    model.metadata_props.clear()
 
 
 def headed(module: fx.GraphModule, head: str) -> fx.GraphModule:
