@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from starquant_fx.errors import LoweringError, StarQuantError, cause
-from starquant_fx.export.build import Built
+from starquant_fx.export.build import HEADS, Built
 from starquant_fx.export.kernels import LinearKernel, linear_kernels
 from starquant_fx.export.states import Case
 from starquant_fx.runtime.providers import onnxruntime
@@ -104,13 +104,13 @@ def check_export(
         for call in calls:
             results = reference(*call.inputs.values())
             expected.append(results if isinstance(results, tuple) else (results,))
-    comparisons = []
+    comparisons, names = [], list(HEADS[built.form.head])
     feeds = {k: v.numpy() for k, v in calls[0].inputs.items()}
     try:
         for name, strict in OPTIONS.items():
             session = _session(path, strict)
             for call, wanted in zip(calls, expected, strict=True):
-                got = session.run(None, {k: v.numpy() for k, v in call.inputs.items()})
+                got = session.run(names, {k: v.numpy() for k, v in call.inputs.items()})
                 tensors = tuple(torch.from_numpy(value) for value in got)
                 comparisons.append(_compare(call, name, tensors, wanted))
         linears = linear_kernels(path, quantized_linears(built), feeds)
