@@ -112,19 +112,24 @@ class Flavour(Protocol):
     @property
     def name(self) -> str:
         """See above."""
+        ...
 
     @property
     def weights_only(self) -> bool:
         """See above."""
+        ...
 
     def quantized(self, c: Context, x: ir.Value, features: int, grid: Grid) -> Quantized:
         """Activations [B, L, d] on a grid."""
+        ...
 
     def dequantized(self, c: Context, q: Quantized) -> ir.Value:
         """Activations back in float32."""
+        ...
 
     def linear(self, c: Context, q: Quantized, weight: Weight, more: Addends) -> ir.Value:
         """A linear [B, L, n]."""
+        ...
 
 
 def wide_image(c: Context, image: Any) -> ir.Value:
