@@ -44,15 +44,19 @@ class Recorder(Protocol):
 
     def records(self, inputs: Sequence[Tensor]) -> bool:
         """Whether a call with these inputs can be recorded or replayed now."""
+        ...
 
     def record(self, call: Call, inputs: tuple[Tensor, ...]) -> Recording:
         """Records a call that reads ``inputs``, which stay its own; raises a RuntimeError if that fails."""
+        ...
 
     def enter(self) -> None:
         """Lets what follows wait for the replay before; recordings share their memory."""
+        ...
 
     def leave(self) -> None:
         """Says that a replay and the copies of its results are on their way."""
+        ...
 
 
 class CudaGraphs:

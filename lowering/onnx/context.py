@@ -63,6 +63,10 @@ class Context:
             hint="report the model's configuration",
         )
 
+    def value(self, source: ir.Value) -> Tensor:
+        """The values of an initializer that is made from the program's tensors."""
+        return self.weights.read(str(source.name))
+
     def part(self, source: ir.Value, index: int) -> ir.Value:
         """The initializer ``source[index]``."""
         shape = self.shape(source)[1:]

@@ -89,6 +89,10 @@ class Emit:
         """``x`` in another type."""
         return self("Cast", x, to=int(to))
 
+    def joined(self, parts: Sequence[ir.Value], axis: int) -> ir.Value:
+        """Values one after the other along an axis."""
+        return parts[0] if len(parts) == 1 else self("Concat", *parts, axis=axis)
+
     def grouped(self, x: ir.Value, sizes: Sequence[int]) -> ir.Value:
         """[B, L, d] with d in parts of these sizes."""
         return self("Reshape", x, np.array([0, 0, *sizes], np.int64))

@@ -6,6 +6,8 @@ import dataclasses
 
 import numpy as np
 import onnx_ir as ir
+import torch
+from torch import Tensor
 
 from starquant_fx.errors import LoweringError
 from starquant_fx.lowering.onnx.context import Context
@@ -19,6 +21,10 @@ from starquant_fx.lowering.onnx.sites import (
     unsigned_codes,
     wide_image,
 )
+from starquant_fx.lowering.onnx.states import one_hot
+
+STEP, MOST_SHARE = 16, 8
+"""Channels for the zero point are a multiple of the first, and at most one of so many of a linear's own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +71,10 @@ class Qdq:
 class Integer:
     """Integer products: MatMulInteger of uint8 codes and int8 weights, which onnxruntime runs by its int8 kernels.
 
-    ``(codes W) scale weight_scale`` is one kernel there. All that is added to it, the zero point's part among it, is
-    one product of few columns: ``[-zero scale | one of the state | coefficients] [column_sum weight_scale; state bias;
-    image]``.
+    ``(codes W) scale weight_scale`` is one kernel there. Of a linear with states all that is added to it, the zero
+    point's part among it, is one product of few columns: ``[-zero scale | one of the state | coefficients] [column_sum
+    weight_scale; state bias; image]``. Of one without, the zero point is a few channels more, whose weights add up to
+    ``-column_sum``.
     """
 
     name: str = "integer"
@@ -94,11 +101,12 @@ class Integer:
                 got=f"{c.shape(weight.scale)[0]} groups",
                 hint="flavour='qdq'",
             )
-        w = weight.codes
-        if weight.codes.dtype == ir.DataType.INT4:
-            w = e("Cast", w, name=f"{weight.name}.weight_int8", to=int(ir.DataType.INT8))
-        total = e.cast(e("MatMulInteger", q.codes, w), ir.DataType.FLOAT)
-        y = e("Mul", total, e("Mul", q.grid.scale, weight.scale))
+        if more.state_bias is None and more.kept is None:
+            wider = self._with_zero_point(c, q, weight)
+            if wider is not None:
+                y = self._product(c, q, weight, *wider)
+                return y if more.bias is None else e("Add", y, more.bias)
+        y = self._product(c, q, weight, q.codes, weight.codes)
         columns = [e("Neg", e("Mul", q.grid.zero, q.grid.scale))]
         rows = [
             e(
@@ -109,17 +117,54 @@ class Integer:
         ]
         if more.state_bias is not None:
             states = c.shape(more.state_bias)[0]
-            columns.append(e("Gather", np.eye(states, dtype=np.float32), more.state, axis=0))
+            assert more.state is not None
+            columns.append(one_hot(c, more.state, states))
             rows.append(
                 more.state_bias if more.bias is None else e("Add", more.state_bias, more.bias)
             )
         if more.kept is not None:
             columns.append(more.kept)
             rows.append(wide_image(c, more.image))
-        left = columns[0] if len(columns) == 1 else e("Concat", *columns, axis=-1)
-        right = rows[0] if len(rows) == 1 else e("Concat", *rows, axis=0)
-        y = e("Add", y, e("MatMul", left, right))
+        y = e("Add", y, e("MatMul", e.joined(columns, -1), e.joined(rows, 0)))
         return y if more.bias is None or more.state_bias is not None else e("Add", y, more.bias)
+
+    def _product(
+        self, c: Context, q: Quantized, weight: Weight, codes: ir.Value, w: ir.Value
+    ) -> ir.Value:
+        """``(codes w) scale weight_scale``."""
+        e = c.emit
+        if w.dtype == ir.DataType.INT4:
+            w = e("Cast", w, name=f"{w.name}_int8", to=int(ir.DataType.INT8))
+        total = e.cast(e("MatMulInteger", codes, w), ir.DataType.FLOAT)
+        return e("Mul", total, e("Mul", q.grid.scale, weight.scale))
+
+    def _with_zero_point(
+        self, c: Context, q: Quantized, weight: Weight
+    ) -> tuple[ir.Value, ir.Value] | None:
+        """Codes and weight with channels for the zero point; None where they would be many."""
+        e = c.emit
+        assert weight.column_sum is not None
+        sums = c.value(weight.column_sum)
+        limit = 7 if weight.codes.dtype == ir.DataType.INT4 else 127
+        needed = -(-int(sums.abs().max()) // limit)
+        channels = max(STEP, -(-needed // STEP) * STEP)
+        if channels > q.features // MOST_SHARE:
+            return None
+        zero = e("Expand", e.cast(q.grid.zero, ir.DataType.UINT8), np.array([1, 1, channels]))
+        shape = (q.features + channels, weight.outputs)
+        wider = c.derived(
+            weight.codes,
+            f"{weight.name}.weight_and_zero",
+            lambda t: torch.cat([t, spread(-sums, channels).to(t.dtype)]),
+            shape,
+            weight.codes.dtype,
+        )
+        return e("Concat", q.codes, zero, axis=-1), wider
+
+
+def spread(sums: Tensor, rows: int) -> Tensor:
+    """Integers [rows, n] that add up to ``sums`` [n] and differ by one at most in a column."""
+    return (sums + torch.arange(rows)[:, None]).div(rows, rounding_mode="floor")
 
 
 FLAVOURS: dict[str, Flavour] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import onnx_ir as ir
@@ -80,6 +81,8 @@ class _Lowering:
             results = [self._flavour.dequantized(self._c, self._codes(node))]
         elif kind == "dequantize_weight":
             results = [self._weight(node)]
+        elif kind == "center" and _only_branch_reads(node):
+            return  # a part of what reads it
         elif kind in PLAIN:
             results = PLAIN[kind](self._c, node)
         else:
@@ -94,11 +97,19 @@ class _Lowering:
 
     def _quantize(self, node: ir.Node) -> None:
         x, *_, clip = self._c.inputs(node, 6 if node.op_type == "transform_quantize" else 2)
-        features = self._c.features(x)
+        features, order = self._c.features(x), None
         if node.op_type == "transform_quantize":
-            x = transformed(self._c, node, features)
+            x, order = transformed(self._c, node, features, self._only_linears_read(node))
         found = self._flavour.quantized(self._c, x, features, grid(self._c, node, x, clip))
-        self._quantized[node.outputs[0]] = found
+        self._quantized[node.outputs[0]] = dataclasses.replace(found, order=order)
+
+    def _only_linears_read(self, node: ir.Node) -> bool:
+        """Whether all that reads a site's codes are linears with one scale for all channels."""
+        readers = [use.node for use in node.outputs[0].uses()]
+        return all(
+            one.op_type == "quantized_linear" and len(self._c.shape(self._c.inputs(one, 5)[4])) == 1
+            for one in readers
+        )
 
     def _codes(self, node: ir.Node) -> Quantized:
         codes = node.inputs[0]
@@ -110,7 +121,8 @@ class _Lowering:
         """A linear, with the branch that follows it; and the last node of both."""
         c, q = self._c, self._codes(node)
         _, _, _, packed, scale, column_sum, bias, state, state_bias = c.inputs(node, 9)
-        weight = weight_of(c, packed, scale, column_sum, c.integer(node, "weight_bits"), q.features)
+        bits = c.integer(node, "weight_bits")
+        weight = weight_of(c, packed, scale, column_sum, bits, q.features, q.order)
         more = Addends(bias, state, state_bias)
         c.emit.scope = weight.name
         readers = [use.node for use in node.outputs[0].uses()]
@@ -145,6 +157,12 @@ class _Lowering:
             return
         name, shape = f"{x.name}_transposed", self._c.shape(x)[::-1]
         _replace(node, [self._c.derived(x, name, lambda t: t.T, shape)])
+
+
+def _only_branch_reads(node: ir.Node) -> bool:
+    """Whether all that reads a centred value is the split of a branch, by the same states."""
+    uses = list(node.outputs[0].uses())
+    return len(uses) == 1 and uses[0].node.op_type == "split_low_rank" and uses[0].idx == 0
 
 
 def _replace(node: ir.Node, results: list[ir.Value]) -> None:

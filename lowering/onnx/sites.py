@@ -10,8 +10,17 @@ import onnx_ir as ir
 import torch
 
 from starquant_fx.errors import LoweringError
+from starquant_fx.kernels.reference import gate_table
 from starquant_fx.lowering.onnx.context import Context
-from starquant_fx.lowering.onnx.states import centered, compensated, gated, rotated
+from starquant_fx.lowering.onnx.states import (
+    Order,
+    by_state,
+    centered,
+    compensated,
+    gated,
+    in_order,
+    rotated,
+)
 from starquant_fx.lowering.onnx.translate import FACTORS
 from starquant_fx.lowering.onnx.weights import codes_by_channel
 
@@ -42,12 +51,14 @@ class Quantized:
         restored: What they stand for [B, L, d]; None where the flavour does without.
         features: d.
         grid: Of the codes.
+        order: Of the channels, if it is not the graph's; see ``states.rotated``.
     """
 
     codes: ir.Value
     restored: ir.Value | None
     features: int
     grid: Grid
+    order: Order | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +106,8 @@ class Addends:
         if self.bias is not None:
             y = e("Add", y, self.bias)
         if self.state_bias is not None:
-            y = e("Add", y, e("Gather", self.state_bias, self.state, axis=0))
+            assert self.state is not None
+            y = e("Add", y, by_state(c, self.state_bias, self.state, c.shape(self.state_bias)[0]))
         if self.kept is not None:
             y = e("Add", y, e("MatMul", self.kept, wide_image(c, self.image)))
         return y
@@ -112,19 +124,24 @@ class Flavour(Protocol):
     @property
     def name(self) -> str:
         """See above."""
+        ...
 
     @property
     def weights_only(self) -> bool:
         """See above."""
+        ...
 
     def quantized(self, c: Context, x: ir.Value, features: int, grid: Grid) -> Quantized:
         """Activations [B, L, d] on a grid."""
+        ...
 
     def dequantized(self, c: Context, q: Quantized) -> ir.Value:
         """Activations back in float32."""
+        ...
 
     def linear(self, c: Context, q: Quantized, weight: Weight, more: Addends) -> ir.Value:
         """A linear [B, L, n]."""
+        ...
 
 
 def wide_image(c: Context, image: Any) -> ir.Value:
@@ -134,8 +151,20 @@ def wide_image(c: Context, image: Any) -> ir.Value:
     return c.derived(image, f"{image.name}_wide", lambda t: t.flatten(0, 1), (width, outputs))
 
 
-def transformed(c: Context, node: ir.Node, features: int) -> ir.Value:
-    """What ``reference.transform_quantize`` does before its quantizer, [B, L, features]."""
+def transformed(
+    c: Context, node: ir.Node, features: int, any_order: bool
+) -> tuple[ir.Value, Order | None]:
+    """What ``reference.transform_quantize`` does before its quantizer, [B, L, features].
+
+    Args:
+        c: The context.
+        node: The node.
+        features: Channels.
+        any_order: Whether the channels may be left in another order.
+
+    Returns:
+        The activations, and the order of their channels.
+    """
     x, state, means, matrix, offset, _, *factors = c.inputs(node, 6 + FACTORS)
     given = [factor for factor in factors if factor is not None]
     bounds = c.integers(node, "bounds")
@@ -143,11 +172,15 @@ def transformed(c: Context, node: ir.Node, features: int) -> ir.Value:
         x = compensated(c, x, matrix, offset)
     if means is not None and state is not None:
         x = centered(c, x, state, means)
+    order: Order | None = None
     if given:
-        x = rotated(c, x, given, c.text(node, "structure"))
+        x, order = rotated(c, x, given, c.text(node, "structure"))
+        if order is not None and not any_order:
+            x, order = in_order(c, x, order), None
     if bounds and state is not None:
-        x = gated(c, x, state, c.integer(node, "shared"), bounds, features)
-    return x
+        table = gate_table(features, c.integer(node, "shared"), bounds)
+        x = gated(c, x, state, table if order is None else table.unflatten(1, order).mT.flatten(1))
+    return x, order
 
 
 def grid(c: Context, node: ir.Node, x: ir.Value, clip: ir.Value | None) -> Grid:
@@ -195,15 +228,16 @@ def weight_of(
     column_sum: ir.Value | None,
     bits: int,
     features: int,
+    order: Order | None = None,
 ) -> Weight:
-    """A linear's weight from its packed codes."""
+    """A linear's weight from its packed codes, its channels in the order of what it multiplies."""
     name = str(packed.name).removeprefix("starquant.").removesuffix(".packed")
     outputs = c.shape(scale)[0]
     kind = ir.DataType.INT4 if bits <= 4 else ir.DataType.INT8
     codes = c.derived(
         packed,
         f"{name}.weight",
-        lambda t: codes_by_channel(t, bits, outputs, features),
+        lambda t: codes_by_channel(t, bits, outputs, features, order),
         (features, outputs),
         kind,
     )

@@ -6,11 +6,15 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from torch import Tensor
 
 from starquant_fx.kernels import reference
 from starquant_fx.lowering.onnx.context import Context
+from starquant_fx.lowering.onnx.emit import Operand
 from starquant_fx.lowering.onnx.translate import FACTORS
 
+Order = tuple[int, int]
+"""Channels [b, a], given as (a, b), that were [a, b]."""
 FLOAT, INT64 = ir.DataType.FLOAT, ir.DataType.INT64
 
 
@@ -55,29 +59,56 @@ def center(c: Context, node: ir.Node) -> list[ir.Value]:
 
 def centered(c: Context, x: ir.Value, state: ir.Value, means: ir.Value) -> ir.Value:
     """[B, L, d] less the mean of the token's state."""
-    return c.emit("Sub", x, c.emit("Gather", means, state, axis=0))
+    return c.emit("Sub", x, by_state(c, means, state, c.shape(means)[0]))
+
+
+def one_hot(c: Context, state: ir.Value, states: int) -> ir.Value:
+    """States [B, L] as [B, L, S], 1 at the token's."""
+    return c.emit("Gather", np.eye(states, dtype=np.float32), state, axis=0)
+
+
+def by_state(c: Context, table: Operand, state: ir.Value, states: int) -> ir.Value:
+    """Rows of a table [S, n] by the token's state, [B, L, n]: a product, as runtimes gather long rows slowly."""
+    return c.emit("MatMul", one_hot(c, state, states), table)
 
 
 def rotate(c: Context, node: ir.Node) -> list[ir.Value]:
     """``reference.rotate``."""
     x, *factors = c.inputs(node, 1 + FACTORS)
-    return [rotated(c, x, [f for f in factors if f is not None], c.text(node, "structure"))]
+    given = [f for f in factors if f is not None]
+    turned, order = rotated(c, x, given, c.text(node, "structure"))
+    return [turned if order is None else in_order(c, turned, order)]
 
 
-def rotated(c: Context, x: ir.Value, factors: list[ir.Value], structure: str) -> ir.Value:
-    """``x Q``, [B, L, d]."""
+def rotated(
+    c: Context, x: ir.Value, factors: list[ir.Value], structure: str
+) -> tuple[ir.Value, Order | None]:
+    """``x Q``, [B, L, d], and the order of its channels.
+
+    Of a Kronecker product's channels [a, b] the result is [b, a]: both products then have many rows. What reads it can
+    have its own channels in that order.
+    """
     e = c.emit
     if structure == "dense":
-        return e("MatMul", x, factors[0])
+        return e("MatMul", x, factors[0]), None
     if structure == "block":
-        return _by_block(c, x, factors[0])
+        return _by_block(c, x, factors[0]), None
     if structure == "hadamard":
         x, factors = e("Mul", x, factors[0]), factors[1:]
     left, right = factors
     a, b = (c.shape(f)[0] for f in factors)
     rows = e("MatMul", e.grouped(x, (a, b)), right)
-    columns = c.derived(left, f"{left.name}_transposed", lambda t: t.T, (a, a))
-    return e.grouped(e("MatMul", columns, rows), (a * b,))
+    # In three dimensions, so that onnxruntime does not make transpose and product one kernel of many small products.
+    many = e("Reshape", e("Transpose", rows, perm=[0, 1, 3, 2]), np.array([0, -1, a]))
+    return e("Reshape", e("MatMul", many, left), np.array([0, -1, a * b])), (a, b)
+
+
+def in_order(c: Context, x: ir.Value, order: Order) -> ir.Value:
+    """Channels [b, a] as [a, b]."""
+    a, b = order
+    return c.emit.grouped(
+        c.emit("Transpose", c.emit.grouped(x, (b, a)), perm=[0, 1, 3, 2]), (a * b,)
+    )
 
 
 def _by_block(c: Context, x: ir.Value, blocks: ir.Value) -> ir.Value:
@@ -92,15 +123,13 @@ def gate(c: Context, node: ir.Node) -> list[ir.Value]:
     """``reference.gate``."""
     x, state = c.inputs(node, 2)
     shared, bounds = c.integer(node, "shared"), c.integers(node, "bounds")
-    return [gated(c, x, state, shared, bounds, c.features(x))]
+    table = reference.gate_table(c.features(x), shared, bounds)
+    return [gated(c, x, state, table)]
 
 
-def gated(
-    c: Context, x: ir.Value, state: ir.Value, shared: int, bounds: list[int], features: int
-) -> ir.Value:
-    """[B, L, d] with other states' coordinates zero."""
-    table = reference.gate_table(features, shared, bounds).float().numpy()
-    return c.emit("Mul", x, c.emit("Gather", table, state, axis=0))
+def gated(c: Context, x: ir.Value, state: ir.Value, table: Tensor) -> ir.Value:
+    """[B, L, d] times the row of a table [S, d] that the token's state says."""
+    return c.emit("Mul", x, by_state(c, table.float().numpy(), state, len(table)))
 
 
 def compensate(c: Context, node: ir.Node) -> list[ir.Value]:
@@ -133,13 +162,20 @@ def compensate_by_state(c: Context, node: ir.Node) -> list[ir.Value]:
 def add_state_bias(c: Context, node: ir.Node) -> list[ir.Value]:
     """``reference.add_state_bias``."""
     y, state, bias = c.inputs(node, 3)
-    return [c.emit("Add", y, c.emit("Gather", bias, state, axis=0))]
+    return [c.emit("Add", y, by_state(c, bias, state, c.shape(bias)[0]))]
 
 
 def split_low_rank(c: Context, node: ir.Node) -> list[ir.Value]:
-    """``reference.split_low_rank``; the coefficients are [..., S k], zero but for the token's state."""
+    """``reference.split_low_rank``; the coefficients are [..., S k], zero but for the token's state.
+
+    With the centring before it, where nothing else reads that: ``c = x U - m U`` and ``x - [c | 1] [U^T; m]``, so that
+    the means are rows of a product that is there anyway.
+    """
     e = c.emit
     x, state, directions = c.inputs(node, 3)
+    means = None
+    if (source := x.producer()) is not None and source.op_type == "center":
+        x, _, means = c.inputs(source, 3)
     states, features, rank = c.shape(directions)
     width = states * rank
     wide = c.derived(
@@ -155,10 +191,15 @@ def split_low_rank(c: Context, node: ir.Node) -> list[ir.Value]:
         (width, features),
     )
     own = np.kron(np.eye(states), np.ones((1, rank))).astype(np.float32)
-    kept = e("Mul", e("MatMul", x, wide), e("Gather", own, state, axis=0))
+    kept, rows, columns = e("MatMul", x, wide), [back], []
+    if means is not None:
+        kept = e("Sub", kept, by_state(c, e("MatMul", means, wide), state, states))
+        rows, columns = [back, means], [one_hot(c, state, states)]
+    kept = e("Mul", kept, by_state(c, own, state, states))
     assert x.shape is not None
     kept.shape, kept.type = ir.Shape([*x.shape[:-1], width]), x.type
-    return [e("Sub", x, e("MatMul", kept, back)), kept]
+    gone = e("MatMul", e.joined([kept, *columns], -1), e.joined(rows, 0))
+    return [e("Sub", x, gone), kept]
 
 
 def add_low_rank(c: Context, node: ir.Node) -> list[ir.Value]:

@@ -10,10 +10,11 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
-from onnxscript import optimizer, values
+from onnxscript import opset18, optimizer, values
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim
@@ -100,8 +101,25 @@ def _quiet() -> Any:
 
 @functools.cache
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """One node for every operator of ours."""
-    return {op(name): _translation(name) for name in names()}
+    """One node for every operator of ours, and forms that runtimes know better than the exporter's."""
+    own = {op(name): _translation(name) for name in names()}
+    return {**own, torch.ops.aten.rms_norm.default: _rms_norm}
+
+
+def _rms_norm(
+    x: Any, normalized_shape: Sequence[int], weight: Any = None, eps: float | None = None
+) -> Any:
+    """``aten.rms_norm`` over the last axes, in the form that onnxruntime makes one kernel of (with a weight only)."""
+    axes = np.arange(-len(normalized_shape), 0)
+    tiny = torch.finfo(torch.float32).eps if eps is None else eps
+    mean = opset18.ReduceMean(opset18.Pow(x, _constant(np.float32(2))), _constant(axes))
+    root = opset18.Sqrt(opset18.Add(mean, _constant(np.float32(tiny))))
+    scale = _constant(np.ones(normalized_shape, np.float32)) if weight is None else weight
+    return opset18.Mul(opset18.Div(x, root), scale)
+
+
+def _constant(value: Any) -> Any:
+    return opset18.Constant(value=ir.serde.serialize_tensor(ir.tensor(value)))
 
 
 def _translation(name: str) -> Callable[..., Any]:

@@ -35,6 +35,10 @@ class Weights:
         }
         self._types = {name: tensor.dtype for name, tensor in tensors.items()}
 
+    def read(self, name: str) -> Tensor:
+        """The values of an initializer."""
+        return self._read[name]()
+
     def bind(self, model: ir.Model) -> None:
         """Gives initializers their values; all floats become float32."""
         for name, value in model.graph.initializers.items():
@@ -92,6 +96,9 @@ def _on_the_cpu(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu()
 
 
-def codes_by_channel(packed: Tensor, bits: int, outputs: int, features: int) -> Tensor:
-    """Packed weight codes as int8 [features, outputs]."""
-    return reference.unpack(packed, bits, outputs, features).T
+def codes_by_channel(
+    packed: Tensor, bits: int, outputs: int, features: int, order: tuple[int, int] | None
+) -> Tensor:
+    """Packed weight codes as int8 [features, outputs]; with an order (a, b) channels [a, b] as [b, a]."""
+    codes = reference.unpack(packed, bits, outputs, features).T
+    return codes if order is None else codes.unflatten(0, order).transpose(0, 1).flatten(0, 1)

@@ -32,6 +32,8 @@ def session_options(threads: int | None, strict: bool) -> Any:
         InputError: An argument does not fit.
     """
     options = onnxruntime().SessionOptions()
+    # With one block for all of a run's buffers attention's products and softmax are slower.
+    options.enable_mem_pattern = False
     if threads is not None:
         options.intra_op_num_threads = arguments.integer("threads", threads, 1)
     for key, value in STRICT.items() if arguments.flag("strict", strict) else ():

@@ -198,7 +198,7 @@ def test_the_host_waits_for_nothing_inside_a_block(request: pytest.FixtureReques
     assert all(waits_by_step()), "on the CPU it looks at values"
     request.getfixturevalue("elsewhere")
     for options in ({}, {"confidence_eos_eot_inf": True, "eot_id": EOT}, {"cfg_scale": 0.5}):
-        assert len(found := waits_by_step(**options)) == 7
+        assert len(found := waits_by_step("llada", **options)) == 7
         assert not any(found), options
 
 

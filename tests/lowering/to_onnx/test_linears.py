@@ -15,6 +15,7 @@ from torch import Tensor
 
 from starquant_fx.errors import LoweringError
 from starquant_fx.kernels import reference
+from starquant_fx.lowering.onnx.flavours import spread
 from starquant_fx.operators import op
 from tests.lowering.to_onnx.small import Calls, exported, run, run_by_definition
 
@@ -116,6 +117,62 @@ def test_codes_of_four_bits_are_stored_packed() -> None:
     assert list(weight.shape) == [FEATURES, OUTPUTS], "as runtimes fuse them"
     assert weight.nbytes == FEATURES * OUTPUTS // 2
     assert len(weight.tobytes()) == weight.nbytes
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_zero_points_are_channels_of_a_wide_linear(bits: int, tmp_path: Path) -> None:
+    source = torch.Generator().manual_seed(bits)
+    half = 2 ** (bits - 1)
+    codes = torch.randint(-half, half, (OUTPUTS, 512), generator=source).to(torch.int8)
+    tensors = {
+        "packed": reference.pack(codes, bits),
+        "weight_scale": torch.rand(OUTPUTS, generator=source),
+        "column_sum": codes.sum(-1, dtype=torch.int32),
+    }
+
+    def call(x: Tensor, **held: Tensor) -> Tensor:
+        quantized = op("quantize_activation")(x, 8, False, None)
+        none = (None, None, None)
+        return op("quantized_linear")(*quantized, *held.values(), bits, *none, torch.float32)
+
+    module, x = Calls(call, **tensors), torch.randn(2, 3, 512, generator=source) + 1
+    model = exported(module, {"x": x}, ["y"], "integer")
+    wide = model.graph.initializers["site.weight_and_zero"].const_value
+    assert wide is not None
+    assert not wide.numpy().astype(int).sum(0).any(), "column sums are taken off"
+    kinds = [node.op_type for node in model.graph]
+    assert "MatMul" not in kinds
+    assert close(run(model, {"x": x}, tmp_path)[0], module(x))
+
+
+@given(st.lists(st.integers(-5000, 5000), min_size=1, max_size=5), st.integers(1, 40))
+def test_sums_are_spread_evenly(sums: list[int], rows: int) -> None:
+    parts = spread(torch.tensor(sums), rows)
+    assert parts.sum(0).tolist() == sums
+    assert int((parts.amax(0) - parts.amin(0)).max()) <= 1
+
+
+@pytest.mark.parametrize("flavour", ["qdq", "integer"])
+def test_a_kronecker_basis_leaves_its_channels_in_another_order(
+    flavour: str, tmp_path: Path
+) -> None:
+    module, source = site(8, 8, False, False, True), torch.Generator().manual_seed(0)
+    left, right = (torch.linalg.qr(torch.randn(n, n, generator=source))[0] for n in (8, 2))
+
+    def call(x: Tensor, state: Tensor, **held: Tensor) -> Tensor:
+        gates: Any = (12, [12, 14, 14, 16], None, None)
+        factors = [held["left"], held["right"]]
+        quantized = op("transform_quantize")(
+            x, state, None, factors, "kronecker", *gates, 8, False, None
+        )
+        weight = (held["packed"], held["weight_scale"], held["column_sum"], 8)
+        return op("quantized_linear")(*quantized, *weight, None, None, None, torch.float32)
+
+    held = dict(module.starquant["site"].named_buffers())
+    turned, given_inputs = Calls(call, **held, left=left, right=right), inputs(2, 5, 3)
+    model = exported(turned, given_inputs, ["y"], flavour)
+    assert [node.op_type for node in model.graph].count("Transpose") == 1
+    assert close(run(model, given_inputs, tmp_path)[0], turned(*given_inputs.values()))
 
 
 def test_scales_of_groups(tmp_path: Path) -> None:

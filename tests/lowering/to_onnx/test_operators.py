@@ -59,6 +59,13 @@ def both(x: Tensor, state: Tensor, directions: Tensor, image: Tensor) -> tuple[T
     return rest, op("add_low_rank")(x[..., :10], state, kept, image)
 
 
+def centred(x: Tensor, state: Tensor, **held: Tensor) -> tuple[Tensor, Tensor]:
+    """Centring and branch, which are one form."""
+    means, directions, image = held.values()
+    rest, kept = op("split_low_rank")(op("center")(x, state, means), state, directions)
+    return rest, op("add_low_rank")(x[..., :10], state, kept, image)
+
+
 def of_logits(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return tuple(op("greedy")(x.flatten(0, 1), False))
 
@@ -99,6 +106,10 @@ CASES: dict[str, tuple[Calls, dict[str, Tensor]]] = {
     ),
     "split_low_rank and add_low_rank": (
         Calls(both, directions=DIRECTIONS, image=IMAGE),
+        {"x": X, "s": STATE},
+    ),
+    "split_low_rank after center": (
+        Calls(centred, means=normal(STATES, FEATURES), directions=DIRECTIONS, image=IMAGE),
         {"x": X, "s": STATE},
     ),
     "greedy": (Calls(of_logits), {"x": X}),
