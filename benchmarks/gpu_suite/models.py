@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -27,15 +27,30 @@ def random_model(
         seed: Of the draw.
         dtype: Of the weights.
     """
+    model = empty_model(spec, device, dtype)
+    fill(dict(model.named_parameters()), spec, seed)
+    return model
+
+
+def empty_model(
+    spec: GpuModel, device: torch.device, dtype: torch.dtype = torch.bfloat16
+) -> nn.Module:
+    """A model from its configuration; nothing is written to the memory of its weights."""
     with torch.device("meta"):
         model: nn.Module = (
             DreamModel(DreamConfig.from_dict(spec.published()))
             if spec.family == "dream"
             else LladaModel(LladaConfig.from_dict(spec.published()))
         )
-    model = model.to(dtype).to_empty(device=device).eval().requires_grad_(False)
-    generator = torch.Generator(device).manual_seed(seed)
-    for name, parameter in model.named_parameters():
+    return model.to(dtype).to_empty(device=device).eval().requires_grad_(False)
+
+
+def fill(parameters: Mapping[str, nn.Parameter], spec: GpuModel, seed: int = 0) -> None:
+    """Draws weights by name; see ``random_model``."""
+    generator: torch.Generator | None = None
+    for name, parameter in parameters.items():
+        if generator is None:
+            generator = torch.Generator(parameter.device).manual_seed(seed)
         if parameter.dim() == 2:
             spread = deviation(name, parameter.shape[1], spec.layers)
             parameter.normal_(0, spread, generator=generator)
@@ -43,7 +58,6 @@ def random_model(
             parameter.normal_(0, 0.1, generator=generator)
         else:
             parameter.fill_(1)
-    return model
 
 
 def blocks(model: nn.Module) -> nn.ModuleList:

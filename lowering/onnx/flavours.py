@@ -47,7 +47,7 @@ class Qdq:
         kernel then refuses the zero points of tokens; of UINT16 it does not.
         """
         e = c.emit
-        codes = stored = unsigned_codes(c, x, features, grid, four=True)
+        codes = stored = unsigned_codes(c, x, grid, four=True)
         kind = ir.DataType.UINT4
         if grid.bits != 4:
             kind = ir.DataType.UINT16
@@ -82,7 +82,7 @@ class Integer:
 
     def quantized(self, c: Context, x: ir.Value, features: int, grid: Grid) -> Quantized:
         """UINT8 codes."""
-        return Quantized(unsigned_codes(c, x, features, grid, four=False), None, features, grid)
+        return Quantized(unsigned_codes(c, x, grid, four=False), None, features, grid)
 
     def dequantized(self, c: Context, q: Quantized) -> ir.Value:
         """``(codes - zero) scale``."""

@@ -69,6 +69,8 @@ class _Lowering:
                 self._rewrite(node)
             elif node.op_type == "Transpose":
                 self._turn(node)
+            elif node.op_type == "Gather":
+                self._look_up(node)
 
     def _rewrite(self, node: ir.Node) -> None:
         kind = node.op_type
@@ -147,6 +149,16 @@ class _Lowering:
             if use.node.op_type == "Transpose":
                 _replace(use.node, [turned])
         return c.emit("Transpose", turned, perm=[1, 0])
+
+    def _look_up(self, node: ir.Node) -> None:
+        """An embedding stays in 16 bits where it is so; what is looked up in it becomes float32."""
+        c, table = self._c, node.inputs[0]
+        if table is None or not table.is_initializer() or len(table.uses()) != 1:
+            return
+        if c.weights.keep(table):
+            c.emit.at(node, str(node.name))
+            rows = c.emit("Gather", table, node.inputs[1], axis=node.attributes.get_int("axis", 0))
+            _replace(node, [c.emit.cast(rows, ir.DataType.FLOAT)])
 
     def _turn(self, node: ir.Node) -> None:
         """The transpose of an initializer that nothing else reads, stored as it is read."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Protocol
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import torch
@@ -202,21 +203,23 @@ def grid(c: Context, node: ir.Node, x: ir.Value, clip: ir.Value | None) -> Grid:
     return Grid(bits, scale, zero)
 
 
-def unsigned_codes(c: Context, x: ir.Value, features: int, grid: Grid, four: bool) -> ir.Value:
-    """Codes on a grid by QuantizeLinear, blocked so that every token has its own scale.
+def unsigned_codes(c: Context, x: ir.Value, grid: Grid, four: bool) -> ir.Value:
+    """Codes on a grid: ``round(x / scale + zero)``, as the reference rounds it.
+
+    QuantizeLinear rounds before it adds the zero point, so that half of the ties, which weights of few bits make
+    frequent, would fall on the other side. It is given the sum, and a scale of one.
 
     Args:
         c: The context.
         x: [B, L, d].
-        features: d.
         grid: The grid.
         four: Whether 4-bit codes may be UINT4; else all are UINT8.
     """
     e = c.emit
-    kind = ir.DataType.UINT4 if four and grid.bits == 4 else ir.DataType.UINT8
-    zero = e.cast(grid.zero, kind)
-    codes = e("QuantizeLinear", x, grid.scale, zero, axis=-1, block_size=features)
-    if grid.bits in (8, 4 if four else 8):
+    nibbles = four and grid.bits == 4
+    zero = np.array(0, ml_dtypes.uint4 if nibbles else np.uint8)
+    codes = e("QuantizeLinear", e("Add", e("Div", x, grid.scale), grid.zero), 1.0, zero)
+    if grid.bits == 8 or nibbles:
         return codes  # it saturates there
     return e("Min", codes, np.array(2**grid.bits - 1, np.uint8))
 

@@ -21,6 +21,8 @@ ONNX_TYPES = {
     torch.bool: ir.DataType.BOOL,
 }
 
+HALVES = {torch.bfloat16: ir.DataType.BFLOAT16, torch.float16: ir.DataType.FLOAT16}
+
 
 class Weights:
     """The tensors of a program by qualified name, as initializers of a model.
@@ -34,6 +36,7 @@ class Weights:
             name: functools.partial(_on_the_cpu, tensor) for name, tensor in tensors.items()
         }
         self._types = {name: tensor.dtype for name, tensor in tensors.items()}
+        self._tensors = tensors
 
     def read(self, name: str) -> Tensor:
         """The values of an initializer."""
@@ -44,6 +47,21 @@ class Weights:
         for name, value in model.graph.initializers.items():
             if name in self._read:
                 self.set(value, lambda x: x, fixed(value), None, name)
+
+    def keep(self, value: ir.Value) -> bool:
+        """Leaves an initializer in the 16-bit float type that its tensor has; whether it has one."""
+        tensor = self._tensors.get(str(value.name))
+        if tensor is None or tensor.dtype not in HALVES:
+            return False
+        kind, shape = HALVES[tensor.dtype], ir.Shape(tensor.shape)
+
+        def stored() -> ir.TensorProtocol:
+            bits = tensor.detach().cpu().contiguous().view(torch.int16).numpy()
+            return ir.tensor(bits.view(kind.numpy()), dtype=kind)
+
+        value.dtype = kind
+        value.const_value = ir.LazyTensor(stored, kind, shape, name=value.name)
+        return True
 
     def has(self, name: str) -> bool:
         """Whether an initializer is one of the program's tensors or made from one."""

@@ -121,7 +121,8 @@ def write(folder: Path, model: ir.Model, metadata: Metadata, tokenizer: str | No
     model.producer_name, model.producer_version = PRODUCER, starquant_fx.__version__
     model.metadata_props.update(_properties(metadata))
     size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
-    ir.save(model, folder / MODEL, external_data=DATA if size > INLINE else None)
+    data = DATA if size > INLINE else None
+    ir.save(model, folder / MODEL, external_data=data, max_workers=1)  # one tensor at a time
     if tokenizer is not None:
         (folder / TOKENIZER).write_text(tokenizer, encoding="utf-8")
     files = {}
