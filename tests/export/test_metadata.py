@@ -62,26 +62,30 @@ def test_the_onnx_file_names_no_path_of_this_machine(folder: Path) -> None:
         assert word not in content
 
 
-@pytest.mark.parametrize("head", HEADS)
-def test_inputs_and_outputs_are_named(exports: Exports, head: str) -> None:
-    kind = {"logits": "odd", "row-logits": "bare", "tokens": "bert"}[head]
-    recipe = "star-w8a8" if kind == "bare" else "rtn-w8a8"
-    report = exports(kind, recipe, flavour="integer", head=head)
-    graph = onnx.load(report.folder / "model.onnx").graph
-    rows, state = ["rows"] * (head != "logits"), ["token_state"] * (kind == "bare")
-    assert [i.name for i in graph.input] == ["input_ids", *state, *rows]
-    assert tuple(o.name for o in graph.output) == HEADS[head]
-    sizes = {d.dim_param for i in graph.input for d in i.type.tensor_type.shape.dim}
-    assert sizes == {"batch", "length", *rows}
-    found = read_metadata(report.folder)
-    assert (found.mask_token_id is None) == (kind == "bare")
+def test_inputs_and_outputs_are_named(exports: Exports) -> None:
+    for kind, recipe, head, masked in (
+        ("odd", "star-w8a8", "row-logits", True),
+        ("bare", "star-w8a8", "tokens", False),
+        ("odd", "rtn-w8a8", "logits", False),
+    ):
+        report = exports(kind, recipe, flavour="integer", head=head, attention_mask=masked)
+        graph = onnx.load(report.folder / "model.onnx").graph
+        rows, mask = ["rows"] * (head != "logits"), ["attention_mask"] * masked
+        state = ["token_state"] * (kind == "bare")
+        assert [i.name for i in graph.input] == ["input_ids", *mask, *state, *rows]
+        assert tuple(o.name for o in graph.output) == HEADS[head]
+        sizes = {d.dim_param for i in graph.input for d in i.type.tensor_type.shape.dim}
+        assert sizes == {"batch", "length", *rows}
+        found = read_metadata(report.folder)
+        assert (found.mask_token_id is None) == (kind == "bare")
 
 
-def test_a_quantized_head_keeps_the_names_of_outputs(exports: Exports) -> None:
+def test_a_quantized_head_keeps_the_name_of_its_output(exports: Exports) -> None:
     report = exports("odd", "rtn-w8a8[role:head=w4a8]", flavour="qdq", verify=True)
     assert runtime.load(report.folder).metadata.outputs == ("logits",)
 
 
+@pytest.mark.usefixtures("built_once")
 def test_the_tokenizer_is_beside_the_model(tmp_path: Path) -> None:
     own = Tokenizer(WordLevel({"zero": 0, "one": 1, "[MASK]": MASK["odd"]}, unk_token="zero"))
     for given in (own, SimpleNamespace(backend_tokenizer=own)):
