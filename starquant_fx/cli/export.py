@@ -20,6 +20,8 @@ from starquant_fx.errors import InputError
 RECIPE = "star-w8a8"
 SAMPLES, LENGTH = 2, 48
 """Real sequences to verify on, and tokens of each at most."""
+CHARACTERS = 8
+"""Of a text for each of those tokens: enough for two sequences, and few enough for the tokenizer."""
 
 
 def export_command(
@@ -162,6 +164,8 @@ def _samples(tokenizer: Any, texts: Any, longest: int | None) -> Any:
     if tokenizer is None or not texts:
         return None
     length = LENGTH if longest is None else min(LENGTH, longest)
-    ids = [tokenizer(text, add_special_tokens=False)["input_ids"][:length] for text in texts[:64]]
-    whole = [row for row in ids if len(row) == length][:SAMPLES]
-    return torch.tensor(whole) if whole else None
+    rows: list[list[int]] = []
+    for text in texts[:64]:
+        ids = tokenizer(text[: CHARACTERS * length], add_special_tokens=False)["input_ids"]
+        rows += [ids[at : at + length] for at in range(0, len(ids) - length + 1, length)]
+    return torch.tensor(rows[:SAMPLES]) if rows else None

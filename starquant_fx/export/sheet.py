@@ -57,8 +57,7 @@ def _found(report: ExportReport, found: Verification) -> list[RenderableType]:
         lines.append(
             _note(
                 "note: such errors can come from activations on the tie between two codes: float32 "
-                "sums in another order round them the other way, and later layers amplify "
-                "it, to about 1e-2 at eight bits and to more at four"
+                "sums in another order round them the other way, and later layers amplify it"
             )
         )
     return [*lines, *_kernels(report.flavour, found)]

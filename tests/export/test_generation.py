@@ -14,6 +14,7 @@ from tests.small_models import VOCABULARY
 
 LLADA: dict[str, Any] = {"steps": 6, "gen_length": 12, "block_length": 6, "temperature": 0.0}
 DREAM: dict[str, Any] = {"steps": 6, "max_new_tokens": 10, "temperature": 0.0}
+DREAM_TOKENS = {"flavour": "integer", "head": "tokens", "attention_mask": True}
 EXACT = "rtn-w4a16"
 """No activation is rounded, so none can be rounded the other way."""
 
@@ -39,6 +40,7 @@ def prompts(kind: str, batch: int) -> torch.Tensor:
             {"head": "row-logits", "attention_mask": True},
             DREAM | {"alg": "entropy"},
         ),
+        ("dream", "rtn-w8a8", DREAM_TOKENS, DREAM | {"alg": "maskgit_plus"}),
     ],
 )
 def test_tokens(

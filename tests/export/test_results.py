@@ -24,7 +24,6 @@ CHOSEN: list[tuple[object, ...]] = [
     ("odd", "qdq", "logits", False),
     ("odd", "integer", "row-logits", True),
     ("dream", "integer", "tokens", True),
-    ("bert", "qdq", "row-logits", False),
     (BARE, "integer", "tokens", False),
 ]
 """Those that are not slow."""
@@ -75,7 +74,7 @@ def test_nbits_is_the_model_with_activations_of_16_bits(
 @pytest.mark.parametrize(
     ("flavour", "recipe"),
     marked(
-        [("qdq", "rtn-w4a16"), ("integer", "star-w4a4"), ("qdq", "rtn-w8a8[role:head=w4a8]")],
+        [("qdq", "rtn-w4a16"), ("qdq", "rtn-w8a8[role:head=w4a8]")],
         FLAVOURS,
         ("rtn-w4a16", "star-w4a4", "rtn-w8a8[role:head=w4a8]"),
     ),
