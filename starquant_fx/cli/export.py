@@ -12,13 +12,14 @@ from starquant_fx.cli.options import (
     CacheFolder,
     CalibrationFile,
     Model,
-    RecipeName,
     Seed,
     load,
 )
+from starquant_fx.errors import InputError
 
+RECIPE = "star-w8a8"
 SAMPLES, LENGTH = 2, 48
-"""Real sequences to verify on, and tokens of each."""
+"""Real sequences to verify on, and tokens of each at most."""
 
 
 def export_command(
@@ -26,10 +27,15 @@ def export_command(
     folder: Annotated[
         Path, typer.Argument(help="Folder to write; it must be new, empty, or an export (--force).")
     ],
-    recipe: RecipeName = "star-w8a8",
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", "-r", help=f"Compile with this recipe. Default: {RECIPE}."),
+    ] = None,
     artifact: Annotated[
         Path | None,
-        typer.Option("--artifact", "-a", help="Export this artifact instead of compiling."),
+        typer.Option(
+            "--artifact", "-a", help="Export this artifact of `compile --output` instead."
+        ),
     ] = None,
     flavour: Annotated[
         str,
@@ -78,20 +84,35 @@ def export_command(
     """
     from rich.console import Console
 
-    from starquant_fx.export.api import check_arguments, export_onnx
+    from starquant_fx.api import compile as compile_model
+    from starquant_fx.artifact import load_artifact
+    from starquant_fx.evaluation.corpus import calibration_texts
+    from starquant_fx.export.api import export_onnx
+    from starquant_fx.export.checks import check_arguments
     from starquant_fx.export.folder import check_folder
     from starquant_fx.export.sheet import sheet
     from starquant_fx.files import check_destination, write_atomically
+    from starquant_fx.model_facts import maximum_length
 
     console = Console()
-    check_arguments(flavour, head, opset)
+    check_arguments(flavour, head, opset, verify)
     check_folder(folder, force)
     if json_file is not None:
         check_destination(json_file, ".json")
+    chosen = _recipe(recipe, artifact, seed)
+    texts = calibration_texts(model, calibration)
     loaded, tokenizer = load(model)
-    compiled, texts = _compiled(
-        loaded, tokenizer, model, recipe, artifact, calibration, cache, seed
-    )
+    if artifact is not None:
+        compiled = load_artifact(loaded, artifact, target="reference")
+    else:
+        compiled = compile_model(
+            loaded,
+            chosen,
+            calibration=texts,
+            tokenizer=tokenizer,
+            target="reference",
+            cache=cache,
+        )
     report = export_onnx(
         compiled,
         folder,
@@ -100,7 +121,7 @@ def export_command(
         opset=opset,
         attention_mask=attention_mask,
         tokenizer=tokenizer,
-        samples=_samples(tokenizer, texts),
+        samples=_samples(tokenizer, texts, maximum_length(loaded)),
         verify=verify,
         force=force,
     )
@@ -110,43 +131,37 @@ def export_command(
         console.print(f"wrote {json_file}")
 
 
-def _compiled(
-    loaded: Any,
-    tokenizer: Any,
-    name: str,
-    recipe: str,
-    artifact: Path | None,
-    calibration: Path | None,
-    cache: Path | None,
-    seed: int,
-) -> tuple[Any, Any]:
-    """The compiled model, and texts of the kind it was calibrated on."""
-    from starquant_fx.api import compile as compile_model
-    from starquant_fx.artifact import load_artifact
-    from starquant_fx.evaluation.corpus import calibration_texts
+def _recipe(recipe: str | None, artifact: Path | None, seed: int) -> Any:
+    """The recipe, checked before anything is loaded; nobody reads it where there is an artifact."""
     from starquant_fx.recipes import get_recipe
 
-    texts = calibration_texts(name, calibration)
     if artifact is not None:
-        return load_artifact(loaded, artifact, target="reference"), texts
-    chosen = get_recipe(recipe).seeded(seed)
-    compiled = compile_model(
-        loaded,
-        chosen,
-        calibration=texts,
-        tokenizer=tokenizer,
-        target="reference",
-        cache=cache,
-    )
-    return compiled, texts
+        if recipe is not None:
+            raise InputError(
+                "--recipe and --artifact exclude each other",
+                where="--artifact",
+                expected="one of them",
+                got="both",
+                hint="an artifact holds its own recipe",
+            )
+        if not artifact.is_file():
+            raise InputError(
+                "there is no such artifact",
+                where="--artifact",
+                expected="a file that compile --output wrote",
+                got=str(artifact),
+                hint="check the path",
+            )
+    return get_recipe(recipe or RECIPE).seeded(seed)
 
 
-def _samples(tokenizer: Any, texts: Any) -> Any:
+def _samples(tokenizer: Any, texts: Any, longest: int | None) -> Any:
     """The first tokens of some texts [N, L]; None without texts or a tokenizer."""
     import torch
 
     if tokenizer is None or not texts:
         return None
-    ids = [tokenizer(text, add_special_tokens=False)["input_ids"][:LENGTH] for text in texts[:64]]
-    whole = [row for row in ids if len(row) == LENGTH][:SAMPLES]
+    length = LENGTH if longest is None else min(LENGTH, longest)
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"][:length] for text in texts[:64]]
+    whole = [row for row in ids if len(row) == length][:SAMPLES]
     return torch.tensor(whole) if whole else None

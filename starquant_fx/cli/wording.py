@@ -6,12 +6,17 @@ import re
 
 from starquant_fx.errors import StarQuantError
 
-NAMES = ("target", "device", "calibration", "cache", "recipe", "artifact", "steps")
+NAMES = (
+    *("target", "device", "calibration", "cache", "recipe", "artifact", "steps"),
+    *("flavour", "head", "opset", "verify"),
+)
 """Arguments that are options of the same name."""
 OTHER_NAMES = {"gen_length": "--length"}
 _WORDS = (
     ("compile(..., device='cpu')", "--device cpu"),
     ("leave the argument out", "leave the option out"),
+    ("verify=False", "--no-verify"),
+    ("force=True", "--force"),
 )
 _ARGUMENT = re.compile(rf"\b({'|'.join(NAMES)})='(\w+)'")
 

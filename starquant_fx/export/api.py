@@ -8,21 +8,23 @@ import time
 from pathlib import Path
 from typing import Any
 
-import onnx
 from torch import Tensor
 
 from starquant_fx.compiled import CompiledModel
-from starquant_fx.errors import InputError, LoweringError, nearest
 from starquant_fx.export.build import HEADS, Built, Form, build, reference_of
+from starquant_fx.export.checks import (
+    check_arguments,
+    check_compiled,
+    check_samples,
+    tokenizer_file,
+    vocabulary,
+)
 from starquant_fx.export.folder import check_folder, replacing_folder, write
 from starquant_fx.export.states import cases
 from starquant_fx.export.verify import Verification, check_export
-from starquant_fx.lowering.onnx.flavours import FLAVOURS
-from starquant_fx.model_facts import is_shifted, maximum_length, vocabulary_size
+from starquant_fx.model_facts import is_shifted, maximum_length
 from starquant_fx.runtime.metadata import MODEL, Metadata
-
-OPSETS = (21, 22, 23)
-"""Versions of ONNX's operators that have 4-bit integers and scales of blocks, and that torch writes."""
+from starquant_fx.sampling import arguments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +53,10 @@ class ExportReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON takes it."""
-        return {**dataclasses.asdict(self), "folder": str(self.folder)}
+        found = self.verification
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        found_too = None if found is None else found.to_dict()
+        return {**own, "folder": str(self.folder), "verification": found_too}
 
 
 def export_onnx(
@@ -73,7 +78,7 @@ def export_onnx(
 
     Args:
         compiled: The compiled model.
-        path: The folder; its parent must exist.
+        path: The folder; its parent must exist. The model in it is ``model.onnx``.
         flavour: ``qdq``: standard nodes, right in every runtime; ``integer``: products of bytes, fast in onnxruntime;
             ``nbits``: only weights are quantized.
         head: ``logits`` [B, L, vocab]; ``row-logits`` [R, vocab] or ``tokens`` (the most probable token and its
@@ -90,16 +95,19 @@ def export_onnx(
         What was written and found.
 
     Raises:
-        InputError: An argument does not fit.
+        InputError: An argument does not fit, or onnxruntime is missing and ``verify`` is set.
         LoweringError: The graph has no such form, or the written model is refused.
         CheckpointError: The folder cannot be written; then nothing is left behind.
     """
     began = time.perf_counter()
-    form = _form(compiled, flavour, head, opset, attention_mask)
-    folder = check_folder(Path(path), force)
+    check_compiled(compiled)
+    check_arguments(flavour, head, opset, verify)
+    form = Form(flavour, head, opset, arguments.flag("attention_mask", attention_mask))
+    samples, text = check_samples(samples, compiled), tokenizer_file(tokenizer)
+    folder = check_folder(path, arguments.flag("force", force))
     built = build(compiled, form)
     with replacing_folder(folder) as temporary:
-        write(temporary, built.model, _metadata(compiled, built), _tokenizer_file(tokenizer))
+        write(temporary, built.model, _metadata(compiled, built), text)
         seconds = time.perf_counter() - began
         sizes = {file.name: file.stat().st_size for file in sorted(temporary.iterdir())}
         found = _verified(temporary / MODEL, compiled, built, samples) if verify else None
@@ -107,49 +115,12 @@ def export_onnx(
     return ExportReport(folder, flavour, head, opset, sizes, nodes, seconds, found)
 
 
-def _form(
-    compiled: CompiledModel, flavour: str, head: str, opset: int, attention_mask: bool
-) -> Form:
-    if not isinstance(compiled, CompiledModel):
-        raise InputError(
-            "this is no compiled model",
-            where="compiled",
-            expected="what starquant_fx.compile returned",
-            got=type(compiled).__name__,
-            hint="compile the model first",
-        )
-    check_arguments(flavour, head, opset)
-    return Form(flavour, head, opset, attention_mask)
-
-
-def check_arguments(flavour: str, head: str, opset: int) -> None:
-    """Raises an error if there is no such flavour, head or opset."""
-    for where, value, known in (("flavour", flavour, FLAVOURS), ("head", head, HEADS)):
-        if value not in known:
-            raise InputError(
-                f"unknown {where} {value!r}",
-                where=where,
-                expected=", ".join(known),
-                got=repr(value),
-                hint=nearest(str(value), known) or "see docs/onnx.md",
-            )
-    newest = onnx.defs.onnx_opset_version()
-    if opset not in OPSETS or opset > newest:
-        raise LoweringError(
-            f"opset {opset} cannot be written",
-            where="opset",
-            expected=", ".join(str(o) for o in OPSETS if o <= newest),
-            got=f"{opset!r}; the installed onnx knows up to {newest}",
-            hint="21 is what most runtimes take",
-        )
-
-
 def _verified(
     path: Path, compiled: CompiledModel, built: Built, samples: Tensor | None
 ) -> Verification:
     calls = cases(
         built.inputs,
-        _vocabulary(compiled),
+        vocabulary(compiled),
         compiled.program.mask_token_id,
         maximum_length(compiled),
         samples,
@@ -158,17 +129,17 @@ def _verified(
 
 
 def _metadata(compiled: CompiledModel, built: Built) -> Metadata:
-    config, form = compiled.config, built.form
+    form = built.form
     return Metadata(
         flavour=form.flavour,
         opset=form.opset,
         recipe=compiled.report.recipe,
-        model_type=str(getattr(config, "model_type", "")),
-        vocab_size=_vocabulary(compiled),
+        model_type=str(getattr(compiled.config, "model_type", "")),
+        vocab_size=vocabulary(compiled),
         mask_token_id=compiled.program.mask_token_id,
         max_length=maximum_length(compiled),
-        eos_token_id=getattr(config, "eos_token_id", None),
-        eot_token_id=getattr(config, "eot_token_id", None),
+        eos_token_id=_token(compiled, "eos_token_id"),
+        eot_token_id=_token(compiled, "eot_token_id"),
         head=form.head,
         inputs=tuple(built.inputs),
         outputs=HEADS[form.head],
@@ -178,22 +149,10 @@ def _metadata(compiled: CompiledModel, built: Built) -> Metadata:
     )
 
 
-def _vocabulary(compiled: CompiledModel) -> int:
-    """Number of token ids."""
-    size = vocabulary_size(compiled)
-    if size is None:
-        raise InputError(
-            "the size of the vocabulary is not known",
-            where="compiled.config",
-            expected="vocab_size",
-            got="none",
-            hint="compile a model whose config says it",
-        )
-    return size
-
-
-def _tokenizer_file(tokenizer: Any) -> str | None:
-    """The content of ``tokenizer.json``, of transformers' fast tokenizers and of the tokenizers library's own."""
-    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    to_str = getattr(backend, "to_str", None)
-    return None if to_str is None else str(to_str())
+def _token(compiled: CompiledModel, key: str) -> int | None:
+    """A token id of the configuration, the first of several; None if it has none within the vocabulary."""
+    value = getattr(compiled.config, key, None)
+    first = next(iter(value), None) if isinstance(value, list | tuple) else value
+    if not isinstance(first, int) or isinstance(first, bool):
+        return None
+    return first if 0 <= first < vocabulary(compiled) else None

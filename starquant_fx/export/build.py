@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import logging
+from collections.abc import Iterator
 
 import onnx_ir as ir
 import torch
+from onnx_ir.passes import common
 from torch import Tensor, fx
 
 from starquant_fx.compiled import CompiledModel
@@ -88,12 +92,36 @@ def build(compiled: CompiledModel, form: Form) -> Built:
         name: _sizes(name, program.placeholder(name))
         for name in (str(n.target) for n in module.graph.nodes if n.op == "placeholder")
     }
-    model = translate(module, program.fake_mode, inputs, HEADS[form.head], form.opset)
+    with _quiet():
+        model = translate(module, program.fake_mode, inputs, HEADS[form.head], form.opset)
     weights = Weights(compiled.tensors())
     weights.bind(model)
     simplify(model)
     lower(model, weights, flavour)
+    for value, name in zip(model.graph.outputs, HEADS[form.head], strict=True):
+        value.name = name  # an operator whose result is the model's was replaced by others
+    _without_traces(model)
     return Built(model, program, form)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Drops the exporter's warning that torchvision, which nobody needs here, is not installed."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _without_traces(model: ir.Model) -> None:
+    """Takes out what torch notes on nodes: the source lines of this machine that they come from."""
+    common.ClearMetadataAndDocStringPass()(model)
+    for value in [*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()]:
+        value.metadata_props.clear()
+    model.metadata_props.clear()
 
 
 def headed(module: fx.GraphModule, head: str) -> fx.GraphModule:

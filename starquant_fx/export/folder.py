@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from starquant_fx.errors import CheckpointError, cause
+import starquant_fx
+from starquant_fx.errors import CheckpointError, InputError, cause
 from starquant_fx.files import write_atomically
 from starquant_fx.runtime.metadata import (
     DATA,
@@ -25,39 +27,59 @@ from starquant_fx.runtime.metadata import (
     Metadata,
 )
 
+FILES = {MODEL, DATA, METADATA, TOKENIZER}
+"""Names of an export's files."""
+PRODUCER = "starquant-fx"
 INLINE = 1 << 30
 """Bytes of tensors up to which everything is in one file; a protocol buffer holds two gigabytes at most."""
 
 
-def check_folder(path: Path, force: bool) -> Path:
+def check_folder(given: str | os.PathLike[str], force: bool) -> Path:
     """Checks, before any work, that an export can be written.
 
     Args:
-        path: The folder.
+        given: The folder.
         force: Whether an export that is there may be replaced.
 
     Returns:
-        The path, absolute.
+        The path, absolute and without symbolic links.
 
     Raises:
+        InputError: It is no path, or the name of an ONNX file.
         CheckpointError: Something else is there, or nothing can be written.
     """
-    path = path.absolute()
-    if path.exists() or path.is_symlink():
-        held = sorted(p.name for p in path.iterdir()) if path.is_dir() else None
-        if held is None or (held and METADATA not in held):
-            got = "a file" if held is None else f"a folder with {', '.join(held[:5])}"
-            raise _refusal(path, "a new or empty folder, or an export", got, "name another folder")
-        if held and not force:
-            raise _refusal(path, "a new or empty folder", "an export", "force=True replaces it")
-    probe = _beside(path)
+    if not isinstance(given, str | os.PathLike) or Path(given).suffix == ".onnx":
+        raise InputError(
+            "an export is a folder, not a file",
+            where="path",
+            expected=f"the name of a folder; the model in it is {MODEL}",
+            got=repr(given) if isinstance(given, int | None) else str(given),
+            hint="leave the ending .onnx out",
+        )
+    path = Path(given)
     try:
+        path = path.resolve()
+        _check_held(path, force)
+        probe = _beside(path)
         probe.mkdir()
         probe.rmdir()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # the last of a loop of links
         hint = "make the folder above it first, or name another one"
-        raise _refusal(path, "a folder that can be written", cause(error), hint) from error
+        raise _refusal(path, "a folder that can be written", _reason(path, error), hint) from error
     return path
+
+
+def _check_held(path: Path, force: bool) -> None:
+    """Refuses a path where anything is that must not be replaced."""
+    if not path.exists():
+        return
+    held = {p.name for p in path.iterdir()} if path.is_dir() else None
+    foreign = sorted(held - FILES if held and METADATA in held else held or ())
+    if held is None or foreign:
+        got = "a file" if held is None else f"a folder with {', '.join(foreign[:5])}"
+        raise _refusal(path, "a new or empty folder, or an export", got, "name another folder")
+    if held and not force:
+        raise _refusal(path, "a new or empty folder", "an export", "force=True replaces it")
 
 
 @contextlib.contextmanager
@@ -71,12 +93,15 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     try:
         temporary.mkdir()
         yield temporary
+        for file in temporary.iterdir():
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
         if path.exists():
             path.rename(old)
         temporary.rename(path)
     except OSError as error:
         hint = "free some space or name another place"
-        raise _refusal(path, "a place that can be written", cause(error), hint) from error
+        raise _refusal(path, "a place that can be written", _reason(path, error), hint) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if old.exists() and not path.exists():
@@ -93,6 +118,8 @@ def write(folder: Path, model: ir.Model, metadata: Metadata, tokenizer: str | No
         metadata: The hashes of its files are added.
         tokenizer: Content of ``tokenizer.json``.
     """
+    model.producer_name, model.producer_version = PRODUCER, starquant_fx.__version__
+    model.metadata_props.update(_properties(metadata))
     size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
     data = DATA if size > INLINE else None
     ir.save(model, folder / MODEL, external_data=data, max_workers=1)  # one tensor at a time
@@ -108,6 +135,26 @@ def write(folder: Path, model: ir.Model, metadata: Metadata, tokenizer: str | No
         **dataclasses.asdict(dataclasses.replace(metadata, files=files)),
     }
     write_atomically(folder / METADATA, json.dumps(content, indent=2) + "\n")
+
+
+def _properties(metadata: Metadata) -> dict[str, str]:
+    """What the ONNX file says about itself, for whoever has the file alone."""
+    facts = {
+        "format": FORMAT,
+        "version": VERSION,
+        "flavour": metadata.flavour,
+        "head": metadata.head,
+        "recipe": metadata.recipe,
+        "mask_token_id": metadata.mask_token_id,
+    }
+    return {f"starquant.{name}": str(v) for name, v in facts.items() if v is not None}
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """What the system said, of the folder above: the temporary folder's name would tell nobody anything."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return cause(error)
+    return f"{type(error).__name__}: {error.strerror}: {str(path.parent)!r}"
 
 
 def _beside(path: Path) -> Path:

@@ -21,10 +21,13 @@ class Case:
     Attributes:
         name: What is special about it.
         inputs: Tensors by the names of the exported inputs.
+        kept: Which rows of the result belong to tokens: [B, L], or [R] of those in ``rows``. Those of padding are
+            anything: where nothing may be attended to, runtimes differ, and nobody reads them.
     """
 
     name: str
     inputs: dict[str, Tensor]
+    kept: Tensor
 
 
 def cases(
@@ -78,5 +81,7 @@ def _case(
     }
     if "position_ids" in names:
         known["attention_mask"] = (seen[:, :, None] & seen[:, None, :])[:, None]
-    batch_text = f"{name}, {batch} x {length}"
-    return Case(batch_text, {n: known[n] for n in names})
+    if "attention_mask" not in names:
+        seen = torch.ones_like(seen)
+    kept = seen.flatten()[known["rows"]] if "rows" in names else seen
+    return Case(f"{name}, {batch} x {length}", {n: known[n] for n in names}, kept)

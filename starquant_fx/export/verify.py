@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ import onnx
 import torch
 from torch import Tensor
 
-from starquant_fx.errors import LoweringError, cause
-from starquant_fx.export.build import Built
+from starquant_fx.errors import LoweringError, StarQuantError, cause
+from starquant_fx.export.build import HEADS, Built
 from starquant_fx.export.kernels import LinearKernel, linear_kernels
 from starquant_fx.export.states import Case
 from starquant_fx.runtime.providers import onnxruntime
 from starquant_fx.runtime.session import session_options
 
+TINY = 1e-30
 OPTIONS = {"default": False, "strict": True}
 """Sets of session options: those of onnxruntime, and those under which it computes what the file says."""
 
@@ -28,8 +30,8 @@ class Comparison:
     Attributes:
         case: Name of the call.
         options: ``default`` or ``strict``.
-        error: Largest |difference| / largest |value| of the logits or confidences.
-        agreement: Share of positions whose most probable token is the same.
+        error: Largest |difference| / largest |value| of the logits or confidences; infinite if one of two is NaN.
+        agreement: Share of tokens whose most probable one is the same.
     """
 
     case: str
@@ -64,6 +66,17 @@ class Verification:
         """Linears that run in floating point."""
         return tuple(linear for linear in self.linears if not linear.packed)
 
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it; an infinite error is null."""
+        rows = [dataclasses.asdict(one) for one in self.comparisons]
+        return {
+            **{f"error_{name}": _finite(self.error(name)) for name in OPTIONS},
+            "agreement": self.agreement,
+            "comparisons": [row | {"error": _finite(row["error"])} for row in rows],
+            "linears": [dataclasses.asdict(one) for one in self.linears],
+            "float_fallbacks": [one.name for one in self.float_fallbacks],
+        }
+
 
 def check_export(
     path: Path, built: Built, reference: torch.nn.Module, calls: list[Case]
@@ -84,24 +97,28 @@ def check_export(
     """
     try:
         onnx.checker.check_model(path, full_check=True)
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise _refused("the ONNX checker", path, error) from error
     expected = []
     with torch.no_grad():
         for call in calls:
             results = reference(*call.inputs.values())
             expected.append(results if isinstance(results, tuple) else (results,))
-    comparisons = []
-    for name, strict in OPTIONS.items():
-        session = _session(path, strict)
-        for call, wanted in zip(calls, expected, strict=True):
-            got = session.run(None, {k: v.numpy() for k, v in call.inputs.items()})
-            tensors = tuple(torch.from_numpy(value) for value in got)
-            comparisons.append(_compare(call.name, name, tensors, wanted))
+    comparisons, names = [], list(HEADS[built.form.head])
     feeds = {k: v.numpy() for k, v in calls[0].inputs.items()}
-    return Verification(
-        tuple(comparisons), tuple(linear_kernels(path, quantized_linears(built), feeds))
-    )
+    try:
+        for name, strict in OPTIONS.items():
+            session = _session(path, strict)
+            for call, wanted in zip(calls, expected, strict=True):
+                got = session.run(names, {k: v.numpy() for k, v in call.inputs.items()})
+                tensors = tuple(torch.from_numpy(value) for value in got)
+                comparisons.append(_compare(call, name, tensors, wanted))
+        linears = linear_kernels(path, quantized_linears(built), feeds)
+    except (OSError, StarQuantError):
+        raise
+    except Exception as error:
+        raise _refused("onnxruntime", path, error) from error
+    return Verification(tuple(comparisons), tuple(linears))
 
 
 def quantized_linears(built: Built) -> list[str]:
@@ -122,24 +139,24 @@ def _reads(built: Built) -> list[str]:
 def _session(path: Path, strict: bool) -> Any:
     options = session_options(None, strict)
     options.log_severity_level = 3
-    try:
-        return onnxruntime().InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise _refused("onnxruntime", path, error) from error
+    return onnxruntime().InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def _compare(
-    case: str, options: str, got: tuple[Tensor, ...], wanted: tuple[Tensor, ...]
+    case: Case, options: str, got: tuple[Tensor, ...], wanted: tuple[Tensor, ...]
 ) -> Comparison:
-    """Of logits alone, or of tokens and their confidences; positions of padding that both leave NaN do not count."""
-    values, expected = got[-1].double(), wanted[-1].double()
-    real = ~(values.isnan() & expected.isnan())
-    error = float((values - expected)[real].abs().max() / expected[real].abs().max())
-    tokens, own = (
-        (got[0], wanted[0]) if len(got) == 2 else (got[0].argmax(-1), wanted[0].argmax(-1))
-    )
-    known = real if len(got) == 2 else real.any(-1)
-    return Comparison(case, options, error, float((tokens == own)[known].double().mean()))
+    """Of logits alone, or of tokens and their confidences."""
+    values, expected = (x[-1][case.kept].double() for x in (got, wanted))
+    chosen = [x[0][case.kept] if len(x) == 2 else x[0][case.kept].argmax(-1) for x in (got, wanted)]
+    same = (values == expected) | (values.isnan() & expected.isnan())
+    away = (values - expected).abs().masked_fill(same, 0).nan_to_num(nan=math.inf)
+    scale = expected.nan_to_num(0, 0, 0).abs().max().clamp(min=TINY)
+    error, agreement = float(away.max() / scale), float((chosen[0] == chosen[1]).double().mean())
+    return Comparison(case.name, options, error, agreement)
+
+
+def _finite(error: float) -> float | None:
+    return error if math.isfinite(error) else None
 
 
 def _refused(by: str, path: Path, error: BaseException) -> LoweringError:
