@@ -17,7 +17,12 @@ from onnx_suite.rows import OnnxRow
 from onnx_suite.served import ids_file
 from onnx_suite.variants import ANCHORS, COMPILED, DYNAMIC, FULL, Export, Session, jobs, measured
 
-VERIFIED = ("max_rel_error", "max_rel_error_default", "max_rel_error_strict", "agreement")
+VERIFIED: tuple[str, ...] = (
+    "max_rel_error",
+    "max_rel_error_default",
+    "max_rel_error_strict",
+    "agreement",
+)
 VERIFIED += ("block_linears", "float_fallbacks", "export_seconds")
 
 

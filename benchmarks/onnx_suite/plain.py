@@ -5,21 +5,25 @@ from __future__ import annotations
 import shutil
 
 import starquant_fx
-from cpu_suite.specs import Place
-from cpu_suite.weights import load
+from cpu_suite.ours import LENGTH
+from cpu_suite.specs import Place, Shape
+from cpu_suite.weights import load, token_ids
 from onnx_suite.reports import failed, report_file
 from starquant_fx.export.api import export_onnx
 from starquant_fx.passes import Canonicalize
-from starquant_fx.recipe import Recipe
+from starquant_fx.recipe import CalibrationOptions, Recipe
 from starquant_fx.runtime.metadata import DATA, MODEL
 
-RECIPE = Recipe("fp32", 16, 16, (Canonicalize(),))
+STATES = CalibrationOptions(samples=1, rollout_steps=0)
+RECIPE = Recipe("fp32", 16, 16, (Canonicalize(),), calibration=STATES)
 """Nothing is quantized."""
 
 
 def prepare(place: Place) -> None:
     """Writes both; the quantizer may fail, which is a reason of its variant alone."""
-    compiled = starquant_fx.compile(load(place, "fp32"), RECIPE, target="reference")
+    ids = token_ids(place.spec, Shape(1, LENGTH), seed=1)  # else it would generate some, for nobody
+    model = load(place, "fp32")
+    compiled = starquant_fx.compile(model, RECIPE, calibration=ids, target="reference")
     source = place.folder / "fp32-onnx"
     export_onnx(compiled, source, head="row-logits", verify=False, force=True)
     with failed(report_file(place, "dynamic")):
