@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 import traceback
@@ -38,6 +39,8 @@ def measured(arguments: argparse.Namespace) -> Results:
         print(f"[{time.monotonic() - began:5.0f} s] {text}", file=sys.stderr, flush=True)
 
     results = Results(planned(arguments))
+    # A run that is ended from outside, as by a limit of time, tells what it has as one that is interrupted.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         run(results, say, keeper(results, arguments.json))
     except KeyboardInterrupt:

@@ -1,16 +1,18 @@
 """Calls of lowered graphs recorded as CUDA graphs and replayed: the host launches one thing instead of hundreds.
 
 A recording has fixed shapes and reads and writes memory of its own, so a call's tensors are copied into it and its
-results out of it; calls with large results, which are long enough to launch while they run, are not recorded.
+results out of it. Calls of many tokens or with large results, which are long enough to launch while they run, are not
+recorded. Making a recording waits for the device once.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +20,8 @@ from torch import Tensor
 
 KEPT = 16
 """Recordings that are kept; the one that was used longest ago goes first."""
+MOST_TOKENS = 4096
+"""Elements of the first input, the token ids, of a recorded call at most."""
 LARGEST_RESULT = 1 << 28
 """Bytes of the results of a recorded call at most."""
 
@@ -50,21 +54,21 @@ class Recorder(Protocol):
         """Records a call that reads ``inputs``, which stay its own; raises a RuntimeError if that fails."""
         ...
 
-    def enter(self) -> None:
-        """Lets what follows wait for the replay before; recordings share their memory."""
+    def turn(self, recording: Recording) -> contextlib.AbstractContextManager[None]:
+        """Where a replay and the copies around it are launched: after those before, as recordings share memory."""
         ...
 
-    def leave(self) -> None:
-        """Says that a replay and the copies of its results are on their way."""
+    def wait(self) -> None:
+        """Waits until all replays are done, so that recordings can be dropped."""
         ...
 
 
 class CudaGraphs:
-    """The ``Recorder`` of CUDA devices; all recordings share one pool of memory."""
+    """The ``Recorder`` of CUDA devices; all recordings of a device share one stream and one pool of memory."""
 
     def __init__(self) -> None:
-        self._pool: Any = None
-        self._done: torch.cuda.Event | None = None
+        self._made: dict[torch.device, tuple[torch.cuda.Stream, Any]] = {}
+        self._done: dict[torch.device, torch.cuda.Event] = {}
 
     def records(self, inputs: Sequence[Tensor]) -> bool:
         """Whether all inputs are plain tensors on one CUDA device and nobody else is recording or tracing."""
@@ -73,33 +77,46 @@ class CudaGraphs:
             and all(type(x) is Tensor and x.is_cuda for x in inputs)
             and len({x.device for x in inputs}) == 1
             and not torch.cuda.is_current_stream_capturing()
+            and not torch.is_autocast_enabled("cuda")
         )
 
     def record(self, call: Call, inputs: tuple[Tensor, ...]) -> Recording:
-        """Runs a call once on a stream of its own, so that libraries make their workspaces, and records it."""
-        with torch.cuda.device(inputs[0].device):
-            if self._pool is None:
-                self._pool = torch.cuda.graph_pool_handle()
-            stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+        """Runs a call once on the stream of recordings, so that libraries make their workspaces, and records it."""
+        device = inputs[0].device
+        with torch.cuda.device(device):
+            if device not in self._made:
+                self._made[device] = (torch.cuda.Stream(), torch.cuda.graph_pool_handle())
+            stream, pool = self._made[device]
+            graph = torch.cuda.CUDAGraph()
             stream.wait_stream(torch.cuda.current_stream())
+            # This context comes back from the stream also where the recording's own does not, because it failed.
             with torch.cuda.stream(stream):
                 call(*inputs)
+                stream.synchronize()
+                with torch.cuda.graph(
+                    graph, pool=pool, stream=stream, capture_error_mode="thread_local"
+                ):
+                    results = call(*inputs)
             torch.cuda.current_stream().wait_stream(stream)
-            with torch.cuda.graph(
-                graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
-            ):
-                results = call(*inputs)
             return Recording(inputs, results, graph.replay)
 
-    def enter(self) -> None:
-        """Lets the current stream wait for the replay before, which may run on another stream."""
-        if self._done is not None:
-            torch.cuda.current_stream().wait_event(self._done)
+    @contextlib.contextmanager
+    def turn(self, recording: Recording) -> Iterator[None]:
+        """The recording's device, after the replay before, which may have been launched on another stream."""
+        device = recording.inputs[0].device
+        with torch.cuda.device(device):
+            if device in self._done:
+                torch.cuda.current_stream().wait_event(self._done[device])
+            try:
+                yield
+            finally:
+                self._done[device] = torch.cuda.Event()
+                self._done[device].record()
 
-    def leave(self) -> None:
-        """Marks the end of a replay on the current stream."""
-        self._done = torch.cuda.Event()
-        self._done.record()
+    def wait(self) -> None:
+        """Waits for the last replay on every device."""
+        for event in self._done.values():
+            event.synchronize()
 
 
 class Replays:
@@ -119,7 +136,7 @@ class Replays:
     def clear(self) -> None:
         """Forgets all recordings, as when tensors that they read have moved."""
         with self._lock:
-            self._found.clear()
+            self._drop(list(self._found))
 
     def __call__(self, call: Call, inputs: Sequence[Tensor]) -> Any:
         """What ``call(*inputs)`` returns.
@@ -138,31 +155,34 @@ class Replays:
         with self._lock:
             if key not in self._found:
                 results = call(*inputs)
-                if _size(results) <= LARGEST_RESULT:
+                if inputs[0].numel() <= MOST_TOKENS and _size(results) <= LARGEST_RESULT:
                     self._keep(key, None)
                 return results
             recording = self._found.get(key) or self._record(recorder, call, inputs)
             if recording is None:
                 return call(*inputs)
             self._keep(key, recording)
-            recorder.enter()
-            for own, given in zip(recording.inputs, inputs, strict=True):
-                own.copy_(given)
-            recording.replay()
-            results = recording.results
-            copies = (
-                results.clone()
-                if isinstance(results, Tensor)
-                else tuple(result.clone() for result in results)
-            )
-            recorder.leave()
-            return copies
+            with recorder.turn(recording):
+                for own, given in zip(recording.inputs, inputs, strict=True):
+                    own.copy_(given)
+                recording.replay()
+                results = recording.results
+                if isinstance(results, Tensor):
+                    return results.clone()
+                return tuple(result.clone() for result in results)
 
     def _keep(self, key: Any, recording: Recording | None) -> None:
         self._found[key] = recording
         self._found.move_to_end(key)
         if len(self._found) > KEPT:
-            self._found.popitem(last=False)
+            self._drop([next(iter(self._found))])
+
+    def _drop(self, keys: list[Any]) -> None:
+        """Forgets recordings, whose memory may be used again at once."""
+        if self._recorder is not None and any(self._found[key] is not None for key in keys):
+            self._recorder.wait()
+        for key in keys:
+            del self._found[key]
 
     def _record(self, recorder: Recorder, call: Call, inputs: Sequence[Tensor]) -> Recording | None:
         """A recording; None, with a warning, where that fails, and then nothing is recorded any more."""
@@ -170,8 +190,8 @@ class Replays:
             with torch.inference_mode(False), torch.no_grad():
                 return recorder.record(call, tuple(x.clone() for x in inputs))
         except RuntimeError as error:
+            self._drop(list(self._found))
             self._recorder = None
-            self._found.clear()
             warnings.warn(
                 f"a call could not be recorded as a CUDA graph, which makes short calls slower: {error}",
                 stacklevel=4,

@@ -21,6 +21,7 @@ from cpu_suite.worker import Worker, WorkerError, interrupting
 PAUSE = 0.03
 """Seconds between two turns, in which the threads of the one before go to sleep."""
 Say = Callable[[str], None]
+Medians = dict[str, float]
 
 
 class Run:
@@ -38,7 +39,7 @@ class Run:
         self.place, self.logits = place, logits
         self.repeats, self.patience = repeats, patience
         self.say = say
-        self.rows: dict[tuple[str, bool, str], Row] = {}
+        self.rows: dict[tuple[str, bool, str], Any] = {}
         self._reference: dict[tuple[str, str], np.ndarray[Any, Any]] = {}
 
     def measure(
@@ -57,11 +58,11 @@ class Run:
         for shape in shapes:
             for masked in LOGITS[self.logits]:
                 for variant in variants:
-                    if masked in logits_of(variant, self.logits):
+                    if masked in self.kinds(variant):
                         self._row(variant, shape, masked).reason = failed.get(variant.name, "")
         order = list(self.rows)
-        anchors = [v for v in variants if v.name in ANCHORS and v.name not in failed]
-        others = [v for v in variants if v.name not in ANCHORS and v.name not in failed]
+        anchors = [v for v in variants if v.name in self.anchors() and v.name not in failed]
+        others = [v for v in variants if v.name not in self.anchors() and v.name not in failed]
         others.sort(key=lambda v: v.name != FULL)  # what the others' logits are compared with
         with contextlib.ExitStack() as held:
             near = [self._started(variant, held) for variant in anchors]
@@ -73,6 +74,28 @@ class Run:
                         self._measure(workers, shape)
         self._pool(order)
         return [self.rows[key] for key in order]
+
+    def anchors(self) -> Sequence[str]:
+        """Variants that run beside every group."""
+        return ANCHORS
+
+    def kinds(self, variant: Variant) -> tuple[bool, ...]:
+        """Whether a variant's logits are of the masked tokens only; no and then yes where it runs both ways."""
+        return logits_of(variant, self.logits)
+
+    def new_row(self, **values: Any) -> Row:
+        """A row without figures."""
+        return Row(**values)
+
+    def relate(self, row: Row, medians: Medians) -> None:
+        """Notes what a row's ratios are taken of.
+
+        Args:
+            row: Of an anchor over all groups, at last, or of any variant in its group.
+            medians: Seconds of the variants that ran in the same rounds, by name, with the same kind of logits.
+        """
+        row.bf16_seconds = min((medians[n] for n in HALVES if n in medians), default=None)
+        row.limit_seconds = medians.get(LIMIT)
 
     def _started(self, variant: Variant, stack: contextlib.ExitStack) -> Worker:
         worker = Worker(variant, self.place, self.patience)
@@ -88,7 +111,7 @@ class Run:
             (worker, masked)
             for masked in LOGITS[self.logits]
             for worker in workers
-            if masked in logits_of(worker.variant, self.logits)
+            if masked in self.kinds(worker.variant)
         ]
         times: dict[tuple[bool, str], list[float]] = {}
         for turn in range(self.repeats):
@@ -106,14 +129,12 @@ class Run:
             row = self._row(worker.variant, shape, masked)
             if not row.reason:
                 row.seconds += times[masked, row.variant]
-                halves = (medians.get((masked, name)) for name in HALVES)
-                row.bf16_seconds = min((h for h in halves if h is not None), default=None)
-                row.limit_seconds = medians.get((masked, LIMIT))
+                self.relate(row, {n: value for (m, n), value in medians.items() if m == masked})
                 self._compare(worker, shape, row)
 
     def _ready(self, worker: Worker, shape: Shape) -> None:
         """Has a variant built and run; the figures of an anchor's first group, in which it was built, stay."""
-        for masked in logits_of(worker.variant, self.logits):
+        for masked in self.kinds(worker.variant):
             row = self._row(worker.variant, shape, masked)
             found = None if row.reason else self._asked(worker, shape, masked, "ready", shape)
             if found is None:
@@ -127,13 +148,11 @@ class Run:
     def _pool(self, keys: Sequence[tuple[str, bool, str]]) -> None:
         """Compares the anchors, which ran beside every group, over the rounds of all of them."""
         for shape, masked, name in keys:
-            if name in ANCHORS:
-                rows = {n: self.rows.get((shape, masked, n)) for n in ANCHORS}
-                pooled = {n: row.median for n, row in rows.items() if row is not None}
-                halves = (pooled.get(name) for name in HALVES)
-                row = self.rows[shape, masked, name]
-                row.bf16_seconds = min((h for h in halves if h is not None), default=None)
-                row.limit_seconds = pooled.get(LIMIT)
+            if name in self.anchors():
+                rows = {n: self.rows.get((shape, masked, n)) for n in self.anchors()}
+                medians = {n: row.median for n, row in rows.items() if row is not None}
+                pooled = {n: value for n, value in medians.items() if value is not None}
+                self.relate(self.rows[shape, masked, name], pooled)
 
     def _compare(self, worker: Worker, shape: Shape, row: Row) -> None:
         """Adds the distance of the logits from fp32's, which come first."""
@@ -158,12 +177,12 @@ class Run:
             self._row(worker.variant, shape, masked).reason = str(error)
             return None
 
-    def _row(self, variant: Variant, shape: Shape, masked: bool) -> Row:
+    def _row(self, variant: Variant, shape: Shape, masked: bool) -> Any:
         """The row of a variant; one whose process ended has its reason in the later ones too."""
         key = (str(shape), masked, variant.name)
         if key not in self.rows:
             rows = shape.masked if masked else shape.tokens
-            self.rows[key] = Row(
+            self.rows[key] = self.new_row(
                 model=self.place.spec.name,
                 shape=str(shape),
                 threads=self.place.threads,

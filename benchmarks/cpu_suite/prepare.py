@@ -83,7 +83,7 @@ def _made(variant: Variant, place: Place, patience: float, running: list[Worker]
     """Runs one preparation unless this code did, and adds its worker to a list; returns the reason if it failed."""
     apart = "-masked" if place.masked and variant.exported else ""
     done = place.folder / f"done-{variant.name.replace(' ', '-')}{apart}"
-    if done.exists() and done.read_text() == code_hash():
+    if done.exists() and done.read_text() == code_hash(variant.package):
         return ""
     worker = Worker(variant, place, patience)
     running.append(worker)
@@ -93,5 +93,5 @@ def _made(variant: Variant, place: Place, patience: float, running: list[Worker]
         return str(error)
     finally:
         worker.stop()
-    done.write_text(code_hash())
+    done.write_text(code_hash(variant.package))
     return ""

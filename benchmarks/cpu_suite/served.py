@@ -93,11 +93,11 @@ class Served:
         kept = {"masked": logits if masked else logits[self.rows]}
         if not masked:
             kept["all"] = logits
-        np.savez(path, **{name: _some(rows).float().numpy() for name, rows in kept.items()})
+        np.savez(path, **{name: some(rows).float().numpy() for name, rows in kept.items()})
         return True
 
 
-def _some(rows: Any) -> Any:
+def some(rows: Any) -> Any:
     """At most ``ROWS`` of the rows, spread over all."""
     return rows[:: max(1, len(rows) // ROWS)][:ROWS]
 

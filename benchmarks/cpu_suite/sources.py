@@ -13,11 +13,17 @@ SUFFIXES = (".py", ".cpp", ".h")
 
 
 @functools.cache
-def code_hash() -> str:
-    """A hash of the package's sources, the kernels', passes' and targets' among them, and of this benchmark's."""
+def code_hash(suite: str = "cpu_suite") -> str:
+    """A hash of the package's sources, the kernels', passes' and targets' among them, and of a benchmark's.
+
+    Args:
+        suite: The benchmark's folder; this one's, which all build on, is always in it.
+    """
     assert starquant_fx.__file__ is not None
     found = hashlib.sha256()
-    for folder in (Path(starquant_fx.__file__).parent, Path(__file__).parent):
+    here = Path(__file__).parent
+    package = Path(starquant_fx.__file__).parent
+    for folder in dict.fromkeys((package, here, here.with_name(suite))):
         for path in sources(folder):
             found.update(f"{path.relative_to(folder)}\0".encode())
             found.update(hashlib.sha256(path.read_bytes()).digest())

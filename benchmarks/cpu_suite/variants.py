@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from typing import Any
+from typing import Any, ClassVar
 
-from cpu_suite.specs import named
+from cpu_suite.specs import Place, named
 
 FULL = "fp32"
 LIMIT = "int8 limit"
@@ -19,9 +19,10 @@ class Variant:
     """One way to run a model.
 
     Attributes:
+        package: Holds the module.
         name: What its row is called.
         kind: ``full`` (fp32, bf16), ``limit``, ``peer`` or ``ours``.
-        module: Module of this package with ``build(place, *options)``, which returns a ``Runner``, and perhaps
+        module: Module of the package with ``build(place, *options)``, which returns a ``Runner``, and perhaps
             ``prepare(place, *options)``.
         options: Handed on to both.
         size: Most memory of its process, in units of the float32 model, roughly.
@@ -31,6 +32,7 @@ class Variant:
             logits are wanted.
     """
 
+    package: ClassVar[str] = "cpu_suite"
     name: str
     kind: str
     module: str
@@ -46,7 +48,11 @@ class Variant:
 
     def load(self) -> Any:
         """The module."""
-        return importlib.import_module(f"cpu_suite.{self.module}")
+        return importlib.import_module(f"{self.package}.{self.module}")
+
+    def served(self, place: Place) -> Any:
+        """What answers the requests in its process."""
+        return importlib.import_module("cpu_suite.served").Served(self, place)
 
 
 ORT = ("onnxruntime",)

@@ -15,7 +15,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from cpu_suite.served import Served
 from cpu_suite.specs import Place
 from cpu_suite.variants import Variant
 from starquant_fx.errors import StarQuantError, cause
@@ -118,7 +117,7 @@ def _serve(pipe: Connection, variant: Variant, place: Place, log: Path) -> None:
     with log.open("w") as out:
         for stream in (1, 2):
             os.dup2(out.fileno(), stream)
-    served = Served(variant, place)
+    served = variant.served(place)
     with contextlib.suppress(EOFError, OSError):
         while True:
             request, arguments = pipe.recv()

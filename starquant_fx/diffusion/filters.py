@@ -32,29 +32,36 @@ def keep_top_k(logits: Tensor, top_k: int) -> Tensor:
     return logits.masked_fill(logits < least, torch.finfo(logits.dtype).min)
 
 
-def draw_order(
-    probabilities: Tensor, count: int | None, generator: torch.Generator | None
-) -> Tensor:
-    """Indices drawn without replacement from each row of ``probabilities`` [N, M], in the order of the draws.
+def draw_order(scores: Tensor, count: int | None, generator: torch.Generator | None) -> Tensor:
+    """Indices drawn without replacement from softmax(scores) of each row, in the order of the draws.
 
     ``torch.multinomial``, which looks at the probabilities to refuse bad ones; where that would make the host wait for
-    a device, what it computes after that: an order by probability / exponential noise.
+    a device, the same by an order of score - log(exponential noise), in which small probabilities do not become zero.
 
     Args:
-        probabilities: [N, M]; rows need not sum to 1.
+        scores: [N, M]; -inf is drawn last.
         count: How many; None = all.
         generator: Source of random numbers; torch's global one by default.
 
     Returns:
         [N, count] int64.
     """
+    if may_look(scores.device):
+        drawn = scores.shape[-1] if count is None else count
+        return torch.multinomial(scores.softmax(-1), drawn, generator=generator)
+    keys = (
+        scores.float()
+        - torch.empty_like(scores, dtype=torch.float32).exponential_(generator=generator).log()
+    )
+    return keys.argsort(dim=-1, descending=True, stable=True)[..., :count]
+
+
+def _draw(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
+    """One index from each row of probabilities [N, M]; see ``draw_order``."""
     if may_look(probabilities.device):
-        drawn = probabilities.shape[-1] if count is None else count
-        return torch.multinomial(probabilities, drawn, generator=generator)
+        return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)
     noise = torch.empty_like(probabilities).exponential_(generator=generator)
-    if count == 1:
-        return (probabilities / noise).argmax(-1, keepdim=True)
-    return (probabilities / noise).argsort(dim=-1, descending=True, stable=True)[..., :count]
+    return (probabilities / noise).argmax(-1)
 
 
 def sample_tokens(
@@ -97,7 +104,7 @@ def sample_tokens(
         # The second normalisation is the published one (a Categorical's); it can move the last bit
         # of a draw.
         normalised = probabilities / probabilities.sum(-1, keepdim=True)
-        tokens = draw_order(normalised, 1, generator).squeeze(-1)
+        tokens = _draw(normalised, generator)
         sureness = probabilities.gather(-1, tokens[:, None]).squeeze(-1)
     else:
         sureness, tokens = probabilities.max(-1)

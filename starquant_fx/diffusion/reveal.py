@@ -46,13 +46,16 @@ class Reveal:
             if not self._alg_temp:
                 return chosen.scatter(1, confidence.topk(count, dim=1).indices, True)
         else:
-            count = ((masked.sum() / len(masked)) * share).floor()
+            whole = (
+                masked.sum()
+            )  # divided by a tensor: by a number, a device multiplies by its reciprocal
+            count = ((whole / torch.full_like(whole, len(masked))) * share).floor()
         if self._alg_temp:
             self._empty.append(((confidence.amax(1) == -torch.inf) & (count > 0)).any())
             if may_look(masked.device):
                 self.check()
-            chances = (confidence / self._alg_temp).softmax(-1)
-            order = draw_order(chances, count if isinstance(count, int) else None, self._generator)
+            scores = confidence / self._alg_temp
+            order = draw_order(scores, count if isinstance(count, int) else None, self._generator)
         else:
             order = confidence.argsort(dim=-1, descending=True, stable=True)
         first = torch.arange(order.shape[1], device=order.device) < count

@@ -101,7 +101,7 @@ def test_what_other_code_made_is_made_again(
 ) -> None:
     place = Place(tmp_path, TINY, 1)
     for code, times in (("a", 1), ("a", 1), ("b", 2)):
-        monkeypatch.setattr(prepare, "code_hash", lambda code=code: code)
+        monkeypatch.setattr(prepare, "code_hash", lambda _, code=code: code)
         assert prepare.prepare(place, [], 60, lambda _: None) == {}
         assert here.count(("weights", "prepare")) == times
 

@@ -122,7 +122,7 @@ def test_draws_follow_their_probabilities() -> None:
     """Without replacement, as ``torch.multinomial`` draws; shares are off by 3.5 standard errors at most."""
     weights = torch.tensor([4.0, 3.0, 2.0, 1.0, 0.0])
     source = torch.Generator().manual_seed(3)
-    order = filters.draw_order(weights.expand(20_000, 5), None, source)
+    order = filters.draw_order(weights.log().expand(20_000, 5), None, source)
     first, second = (order[:, i].bincount(minlength=5) / len(order) for i in (0, 1))
     chance = weights / 10
     torch.testing.assert_close(first, chance, atol=0.0125, rtol=0)
@@ -132,8 +132,19 @@ def test_draws_follow_their_probabilities() -> None:
     assert isinstance(after, Tensor)
     torch.testing.assert_close(second, after, atol=0.0125, rtol=0)
     assert (order[:, 4] == 4).all(), "what has no probability comes last"
-    one = filters.draw_order(weights.expand(20_000, 5), 1, torch.Generator().manual_seed(3))
+    one = filters.draw_order(weights.log().expand(20_000, 5), 1, torch.Generator().manual_seed(3))
     assert torch.equal(one, order[:, :1])
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize("alg", ["entropy", "maskgit_plus"])
+def test_small_alg_temp_leaves_the_prompt_alone(alg: str) -> None:
+    for seed in range(10):
+        source = torch.Generator().manual_seed(seed)
+        given = {"alg": alg, "temperature": 0.6, "alg_temp": 0.002, "generator": source}
+        ids = states(given, TWO, "dream")[::2]
+        assert (ids[..., : TWO.shape[1]] == TWO).all()
+        assert not (ids[-1] == MASK).any()
 
 
 @pytest.mark.usefixtures("elsewhere")

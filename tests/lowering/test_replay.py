@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ class Tape:
 
     def __init__(self, broken: bool = False) -> None:
         self.recorded: list[Recording] = []
-        self.replayed = 0
+        self.replayed = self.waited = 0
         self.open = False
         self.broken = broken
 
@@ -46,17 +47,29 @@ class Tape:
         self.recorded.append(Recording(inputs, results, again))
         return self.recorded[-1]
 
-    def enter(self) -> None:
+    @contextlib.contextmanager
+    def turn(self, recording: Recording) -> Iterator[None]:
         assert not self.open
         self.open = True
+        try:
+            yield
+        finally:
+            self.open = False
 
-    def leave(self) -> None:
-        assert self.open
-        self.open = False
+    def wait(self) -> None:
+        self.waited += 1
 
 
 def double(x: Tensor) -> Tensor:
     return 2 * x
+
+
+def total(x: Tensor) -> Tensor:
+    return x.sum()
+
+
+def fail() -> None:
+    raise RuntimeError("no memory")
 
 
 def both(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,6 +108,7 @@ def test_the_one_used_longest_ago_goes_first(monkeypatch: pytest.MonkeyPatch) ->
     for size in (1, 1, 2, 2, 1, 3, 3, 1):
         replays(double, [torch.ones(size)])
     assert [len(one.inputs[0]) for one in tape.recorded] == [1, 2, 3]
+    assert tape.waited == 1, "what is dropped may still run"
     replays(double, [torch.ones(2)])  # was forgotten: seen for the first time again
     assert len(tape.recorded) == 3
     replays(double, [torch.ones(2)])
@@ -108,6 +122,28 @@ def test_large_results_are_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None
     for size in (4, 4, 5, 5, 5):
         replays(double, [torch.ones(size)])
     assert [len(one.inputs[0]) for one in tape.recorded] == [4]
+
+
+def test_calls_of_many_tokens_are_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "MOST_TOKENS", 8)
+    tape = Tape()
+    replays = Replays(tape)
+    for size in (8, 8, 9, 9, 9):
+        replays(total, [torch.ones(size)])
+    assert [len(one.inputs[0]) for one in tape.recorded] == [8]
+
+
+def test_a_failure_in_a_replay_lets_the_next_one_in() -> None:
+    tape = Tape()
+    replays = Replays(tape)
+    for _ in range(2):
+        replays(double, [torch.ones(3)])
+    tape.recorded[0] = broken = Recording(tape.recorded[0].inputs, torch.ones(3), fail)
+    key = next(iter(replays._found))
+    replays._found[key] = broken
+    with pytest.raises(RuntimeError, match="no memory"):
+        replays(double, [torch.ones(3)])
+    assert not tape.open
 
 
 def test_what_cannot_be_recorded_is_called_with_one_warning() -> None:

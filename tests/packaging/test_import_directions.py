@@ -15,6 +15,7 @@ ENTRY_POINTS = {
     "starquant_fx.cli",
     "starquant_fx.compiled",
     "starquant_fx.cost",
+    "starquant_fx.export",
     "starquant_fx.integrations",
     "starquant_fx.methods",
     "starquant_fx.recipes",

@@ -23,7 +23,7 @@ LONGER: dict[str, str] = {
 
 def python_files(root: Path) -> Iterator[Path]:
     for folder in CODE:
-        for path in (root / folder).rglob("*.py"):
+        for path in filter(Path.is_file, (root / folder).rglob("*.py")):
             relative = path.relative_to(root)
             through_link = relative.parts[0] == "starquant_fx" and relative.parts[1] in LINKED
             if not through_link:
