@@ -35,6 +35,8 @@ TYPES = [
     f"tensor({name})"
     for name in ("float", "float16", "bfloat16", "int64", "int32", "uint8", "int8", "bool")
 ]
+OPERATORS: Any = opset18
+"""Calls of ONNX operators; the model's opset decides their version."""
 FACTORS = 3
 """Most factors of a basis."""
 
@@ -112,14 +114,14 @@ def _rms_norm(
     """``aten.rms_norm`` over the last axes, in the form that onnxruntime makes one kernel of (with a weight only)."""
     axes = np.arange(-len(normalized_shape), 0)
     tiny = torch.finfo(torch.float32).eps if eps is None else eps
-    mean = opset18.ReduceMean(opset18.Pow(x, _constant(np.float32(2))), _constant(axes))
-    root = opset18.Sqrt(opset18.Add(mean, _constant(np.float32(tiny))))
+    mean = OPERATORS.ReduceMean(OPERATORS.Pow(x, _constant(np.float32(2))), _constant(axes))
+    root = OPERATORS.Sqrt(OPERATORS.Add(mean, _constant(np.float32(tiny))))
     scale = _constant(np.ones(normalized_shape, np.float32)) if weight is None else weight
-    return opset18.Mul(opset18.Div(x, root), scale)
+    return OPERATORS.Mul(OPERATORS.Div(x, root), scale)
 
 
 def _constant(value: Any) -> Any:
-    return opset18.Constant(value=ir.serde.serialize_tensor(ir.tensor(value)))
+    return OPERATORS.Constant(value=ir.serde.serialize_tensor(ir.tensor(value)))
 
 
 def _translation(name: str) -> Callable[..., Any]:

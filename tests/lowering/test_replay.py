@@ -231,3 +231,17 @@ def test_cuda_graphs_compute_the_same_on_their_device() -> None:
         x = torch.randn(16, 64, device="cuda")
         found, _ = replays(call, [x])
         torch.testing.assert_close(found, call(x)[0])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_compiled_model_on_its_device_replays_what_it_computes() -> None:
+    model = fresh("llada", "rtn-w8a8", target="triton", device="cuda")
+    rows = torch.tensor([1, 5], device="cuda")
+    for seed in range(4):
+        ids = masked_ids("llada", (2, 4), 0.5, seed=seed).cuda()
+        model.cuda_graphs = True
+        found = (model(ids).logits, model.logits_at(rows, ids), *model.greedy_at(rows, ids))
+        model.cuda_graphs = False
+        wanted = (model(ids).logits, model.logits_at(rows, ids), *model.greedy_at(rows, ids))
+        for one, other in zip(found, wanted, strict=True):
+            torch.testing.assert_close(one, other)
