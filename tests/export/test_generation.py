@@ -34,11 +34,10 @@ def prompts(kind: str, batch: int) -> torch.Tensor:
             *("dream", EXACT, {"head": "tokens"}, DREAM | {"alg": "maskgit_plus"}),
             marks=pytest.mark.slow,
         ),
-        (
-            "dream",
-            EXACT,
-            {"head": "row-logits", "attention_mask": True},
+        pytest.param(
+            *("dream", EXACT, {"head": "row-logits", "attention_mask": True}),
             DREAM | {"alg": "entropy"},
+            marks=pytest.mark.slow,
         ),
         ("dream", "rtn-w8a8", DREAM_TOKENS, DREAM | {"alg": "maskgit_plus"}),
     ],
