@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from starquant_fx.export.api import ExportReport
+from starquant_fx.export.kernels import NBITS
 from starquant_fx.export.verify import OPTIONS, Comparison, Verification
 from starquant_fx.runtime.metadata import TOKENIZER
 
@@ -46,7 +47,7 @@ def _found(report: ExportReport, found: Verification) -> list[RenderableType]:
         ),
         _table(found),
     ]
-    if report.flavour == "nbits":
+    if any(linear.kernel == NBITS for linear in found.linears):
         lines.append(
             _note(
                 "note: by default onnxruntime may quantize activations, too; strict options "

@@ -132,6 +132,11 @@ def test_linears_in_floating_point_are_warned_of(tmp_path: Path) -> None:
     )
 
 
+def test_what_onnxruntime_does_to_activations_of_16_bits_is_noted(tmp_path: Path) -> None:
+    assert "activations, too; strict options" in printed(exported(tmp_path, "nbits"))
+    assert "activations, too" not in printed(exported(tmp_path, "qdq", force=True))
+
+
 def test_what_was_not_verified_says_so(tmp_path: Path) -> None:
     report = exported(tmp_path, verify=False)
     assert report.verification is None
