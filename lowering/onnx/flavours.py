@@ -145,8 +145,7 @@ class Integer:
         e = c.emit
         assert weight.column_sum is not None
         sums = c.value(weight.column_sum)
-        limit = 7 if weight.codes.dtype == ir.DataType.INT4 else 127
-        needed = -(-int(sums.abs().max()) // limit)
+        needed = -(-int(sums.abs().max()) // _most(weight))
         channels = max(STEP, -(-needed // STEP) * STEP)
         if channels > q.features // MOST_SHARE:
             return None
@@ -160,6 +159,16 @@ class Integer:
             weight.codes.dtype,
         )
         return e("Concat", q.codes, zero, axis=-1), wider
+
+
+def _most(weight: Weight) -> int:
+    """The largest weight of a zero point's channel.
+
+    Below 8 bits two of its products with a uint8 fit in 16 bits, in which kernels without VNNI add them.
+    """
+    if weight.codes.dtype == ir.DataType.INT4:
+        return 7
+    return 127 if weight.bits == 8 else 63
 
 
 def spread(sums: Tensor, rows: int) -> Tensor:

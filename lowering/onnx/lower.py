@@ -16,6 +16,7 @@ from starquant_fx.lowering.onnx.sites import (
     Addends,
     Flavour,
     Quantized,
+    by_output,
     dequantized_weight,
     grid,
     no_codes,
@@ -138,14 +139,16 @@ class _Lowering:
         """A restored weight [n, d].
 
         Where only weights are quantized its transpose becomes the form that runtimes fuse with the product; elsewhere
-        they must not, as onnxruntime then quantizes the activations, too.
+        they must not, as onnxruntime then quantizes the activations, too: it is stored as it is.
         """
         c = self._c
         packed, scale = c.inputs(node, 2)
-        features = c.integer(node, "features")
-        weight = weight_of(c, packed, scale, None, c.integer(node, "bits"), features)
+        features, bits = c.integer(node, "features"), c.integer(node, "bits")
+        if not self._flavour.weights_only:
+            return by_output(c, packed, scale, bits, features)
+        weight = weight_of(c, packed, scale, None, bits, features)
         turned = dequantized_weight(c, weight, features)
-        for use in list(node.outputs[0].uses()) if self._flavour.weights_only else ():
+        for use in list(node.outputs[0].uses()):
             if use.node.op_type == "Transpose":
                 _replace(use.node, [turned])
         return c.emit("Transpose", turned, perm=[1, 0])

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import torch
 
 from starquant_fx.errors import LoweringError
-from starquant_fx.kernels.reference import gate_table
+from starquant_fx.kernels import reference
 from starquant_fx.lowering.onnx.context import Context
 from starquant_fx.lowering.onnx.states import (
     Order,
@@ -179,7 +179,7 @@ def transformed(
         if order is not None and not any_order:
             x, order = in_order(c, x, order), None
     if bounds and state is not None:
-        table = gate_table(features, c.integer(node, "shared"), bounds)
+        table = reference.gate_table(features, c.integer(node, "shared"), bounds)
         x = gated(c, x, state, table if order is None else table.unflatten(1, order).mT.flatten(1))
     return x, order
 
@@ -234,9 +234,8 @@ def weight_of(
     order: Order | None = None,
 ) -> Weight:
     """A linear's weight from its packed codes, its channels in the order of what it multiplies."""
-    name = str(packed.name).removeprefix("starquant.").removesuffix(".packed")
+    name, kind = _name_of(packed), _type_of(bits)
     outputs = c.shape(scale)[0]
-    kind = ir.DataType.INT4 if bits <= 4 else ir.DataType.INT8
     codes = c.derived(
         packed,
         f"{name}.weight",
@@ -257,6 +256,31 @@ def dequantized_weight(c: Context, weight: Weight, features: int) -> ir.Value:
         return c.emit("DequantizeLinear", weight.codes, weight.scale, axis=1)
     size = features // groups[0]
     return c.emit("DequantizeLinear", weight.codes, weight.scale, axis=0, block_size=size)
+
+
+def by_output(c: Context, packed: ir.Value, scale: ir.Value, bits: int, features: int) -> ir.Value:
+    """A weight [n, d] in float32 from codes that are stored so; no runtime fuses it with the product."""
+    shape = c.shape(scale)
+    codes = c.derived(
+        packed,
+        f"{_name_of(packed)}.weight",
+        lambda t: reference.unpack(t, bits, shape[0], features),
+        (shape[0], features),
+        _type_of(bits),
+    )
+    if len(shape) == 1:
+        return c.emit("DequantizeLinear", codes, scale, axis=0)
+    return c.emit("DequantizeLinear", codes, scale, axis=1, block_size=features // shape[1])
+
+
+def _name_of(packed: ir.Value) -> str:
+    """The linear that packed codes are of."""
+    return str(packed.name).removeprefix("starquant.").removesuffix(".packed")
+
+
+def _type_of(bits: int) -> ir.DataType:
+    """What codes of so many bits are stored as."""
+    return ir.DataType.INT4 if bits <= 4 else ir.DataType.INT8
 
 
 def no_codes(node: ir.Node) -> LoweringError:

@@ -88,7 +88,6 @@ def test_other_bits(exports: Exports, flavour: str, recipe: str) -> None:
     assert len(found.linears) == 7 + ("head" in recipe)
 
 
-@pytest.mark.xfail(reason="onnxruntime makes MatMulNBits of these, which rounds activations")
 def test_activations_of_16_bits_are_right_under_default_options_too(exports: Exports) -> None:
     found = exports("odd", "rtn-w4a16", flavour="qdq", verify=True).verification
     assert found is not None
