@@ -103,7 +103,8 @@ def _fuse_transform(program: Program, site: Site) -> list[fx.Node] | None:
             op("transform_quantize"),
             (x, state, means, *rotate, *gate, matrix, offset, bits, symmetric, clip),
         )
-    note(fused, **facts(quantize), fused=tuple(found))
+    replaced = (*(one.name for one in found.values()), quantize.name)
+    note(fused, **facts(quantize), fused=tuple(found), made_from=replaced)
     quantize.replace_all_uses_with(fused)
     return parts
 
@@ -147,5 +148,7 @@ def _fuse_linear(program: Program, site: Site, linear: fx.Node, activation: list
                 linear.meta["val"].dtype,
             ),
         )
-    note(fused, **{k: v for k, v in facts(linear).items() if k != "part"}, part="quantized_linear")
+    replaced = (weight.name, linear.name, *(one.name for one in shifted))
+    noted = {**facts(linear), "part": "quantized_linear", "made_from": replaced}
+    note(fused, **noted)
     end.replace_all_uses_with(fused)

@@ -95,7 +95,7 @@ class Gptq(Pass):
             for part, value in values.items():
                 (old,) = (n for n in program.site_nodes(site, part) if facts(n)["of"] == name)
                 new = program.constant(f"{name}.{part}", value.clone)
-                note(new, **facts(old))
+                note(new, **{**facts(old), "made_from": (old.name,)})
                 old.replace_all_uses_with(new)
 
     def _codes(

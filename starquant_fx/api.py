@@ -56,7 +56,8 @@ def compile(
             where the model is.
         mask_token_id: Overrides the configuration's.
         token_state_input: For models without a mask token: calls take ``token_state`` [B, L] (1 = masked) as well.
-        observe: Called after every pass with its text form and the program.
+        observe: Called with ``capture`` before the first pass, and after every pass with its text form; and the
+            program as it then is.
         cache: Folder that keeps what is fitted, by the hash of what it is fitted from: the same compilation again, or
             one that was killed, takes from it what is there. Made if missing.
 

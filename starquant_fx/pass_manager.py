@@ -18,7 +18,8 @@ from starquant_fx.program import PassRecord, Program, drop_unread_tensors, facts
 PROPAGATED = "starquant_propagated"
 """Key in ``node.meta``: from which operator and inputs the node's fake value was computed."""
 Observer = Callable[[str, Program], None]
-"""Called with a pass's text form and the program after it ran."""
+"""Called with ``capture`` or a pass's text form, and the program after it ran."""
+CAPTURED = "capture"
 
 
 def check_order(passes: Sequence[Pass]) -> None:
@@ -60,7 +61,7 @@ def run_passes(
     Args:
         program: The captured program.
         passes: The pipeline.
-        observe: Called after every pass.
+        observe: Called before the first pass, with ``capture``, and after every pass.
 
     Returns:
         The rewritten program.
@@ -70,6 +71,8 @@ def run_passes(
         StarQuantError: A pass refused its input.
     """
     check_order(passes)
+    if observe is not None:
+        observe(CAPTURED, program)
     with making_tensors_on(program.device), making_float32():
         for one in passes:
             program = _run_pass(program, one)

@@ -293,7 +293,7 @@ def test_every_pass_can_be_observed() -> None:
         seen.append(text)
 
     one = fresh("odd", "rtn-w8a8", observe=observe)
-    assert seen == [str(p) for p in one.recipe.passes]
+    assert seen == ["capture", *(str(p) for p in one.recipe.passes)]
 
 
 # Other models

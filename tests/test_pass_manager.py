@@ -157,6 +157,7 @@ def test_every_pass_is_recorded_and_observed() -> None:
     program = captured("odd")
     count = len(program.graph.nodes)
     run_passes(program, passes, lambda text, p: seen.append((text, len(p.graph.nodes))))
+    assert seen.pop(0) == ("capture", count)
     assert [r.name for r in program.records] == [str(p) for p in passes] == [t for t, _ in seen]
     for record, (_, after) in zip(program.records, seen, strict=True):
         assert record.nodes_before == count

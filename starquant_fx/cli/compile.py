@@ -92,7 +92,10 @@ def compile_command(
 
 
 def print_pass(console: Any, text: str, program: Any) -> None:
-    """Prints one line about the pass that has just run."""
+    """Prints one line about the pass that has just run, or about the capture before the first."""
+    if not program.records:
+        console.print(f"  {text:<46} {len(program.graph.nodes):14d} nodes", highlight=False)
+        return
     record = program.records[-1]
     change = f"{record.nodes_before:5d} -> {record.nodes_after:5d} nodes"
     console.print(f"  {text:<46} {change}  {record.seconds:6.1f} s", markup=False, highlight=False)

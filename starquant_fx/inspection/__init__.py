@@ -1,0 +1,1 @@
+"""Looking into a compilation: the graph after every pass, what each pass changed, what each site costs and loses."""
