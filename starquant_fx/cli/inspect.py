@@ -1,0 +1,1 @@
+"""``starquant-fx inspect``."""
