@@ -14,6 +14,8 @@ from rich.text import Text
 from starquant_fx.inspection.wording import QUIET, plain
 
 Cell = str | Text
+GAP = 2
+"""Between columns: padding, and one that the box takes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +59,11 @@ class FittedTable:
         """Renders with rich."""
         if self._title:
             yield self._title
-        shown = self._shown(options.max_width)
+        said = self._said()
+        shown = self._shown(said, options.max_width)
         table = Table(
             box=box.SIMPLE_HEAD,
-            padding=(0, 2, 0, 0),
+            padding=(0, GAP - 1, 0, 0),
             pad_edge=False,
             show_edge=False,
             collapse_padding=True,
@@ -71,24 +74,31 @@ class FittedTable:
                 column.title,
                 justify="left" if column.least else "right",
                 no_wrap=not column.least,
+                min_width=self._width(index),
                 overflow="fold",
             )
         for row in self._rows:
             table.add_row(*(row[index] for index in shown))
         yield table
-        hidden = [c.title for i, c in enumerate(self._columns) if i not in shown]
+        hidden = [
+            c.title for i, c in enumerate(self._columns) if c.title and i in said and i not in shown
+        ]
         if hidden:
             yield Text(f"too narrow for: {', '.join(hidden)}", style=QUIET)
         yield from self._notes
 
-    def _shown(self, width: int) -> list[int]:
-        """Indices of the columns that fit; those that say nothing in any row are left out, too."""
-        shown = [
+    def _said(self) -> list[int]:
+        """Indices of the columns that may not be left out, or say something in any row."""
+        return [
             index
             for index, column in enumerate(self._columns)
             if not column.rank or any(row[index].plain not in ("", "-") for row in self._rows)
         ]
-        while sum(self._width(index) + 2 for index in shown) - 2 > width:
+
+    def _shown(self, said: list[int], width: int) -> list[int]:
+        """Indices of the columns that fit."""
+        shown = list(said)
+        while sum(self._width(index) + GAP for index in shown) - GAP > width:
             index = max(shown, key=lambda i: self._columns[i].rank)
             if not self._columns[index].rank:
                 break
