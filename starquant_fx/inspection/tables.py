@@ -61,6 +61,7 @@ class FittedTable:
             yield self._title
         said = self._said()
         shown = self._shown(said, options.max_width)
+        widths = self._widths(shown, options.max_width)
         table = Table(
             box=box.SIMPLE_HEAD,
             padding=(0, GAP - 1, 0, 0),
@@ -74,7 +75,7 @@ class FittedTable:
                 column.title,
                 justify="left" if column.least else "right",
                 no_wrap=not column.least,
-                min_width=self._width(index),
+                width=widths[index],
                 overflow="fold",
             )
         for row in self._rows:
@@ -98,18 +99,37 @@ class FittedTable:
     def _shown(self, said: list[int], width: int) -> list[int]:
         """Indices of the columns that fit."""
         shown = list(said)
-        while sum(self._width(index) + GAP for index in shown) - GAP > width:
+        while _total(map(self._least, shown)) > width:
             index = max(shown, key=lambda i: self._columns[i].rank)
             if not self._columns[index].rank:
                 break
             shown.remove(index)
         return shown
 
-    def _width(self, index: int) -> int:
-        column = self._columns[index]
-        lines = [line for row in self._rows for line in row[index].plain.split("\n")]
-        needed = max((cell_len(line) for line in (column.title, *lines)), default=0)
+    def _widths(self, shown: list[int], width: int) -> dict[int, int]:
+        """Widths of the columns shown: rich would fold the one that needs it least."""
+        widths = {index: self._least(index) for index in shown}
+        left = max(width - _total(widths.values()), 0)
+        missing = {index: self._needed(index) - widths[index] for index in shown}
+        for index in sorted(shown, key=lambda i: missing[i]):
+            given = min(missing[index], left)
+            widths[index] += given
+            left -= given
+        return widths
+
+    def _least(self, index: int) -> int:
+        column, needed = self._columns[index], self._needed(index)
         return min(needed, max(column.least, cell_len(column.title))) if column.least else needed
+
+    def _needed(self, index: int) -> int:
+        lines = [line for row in self._rows for line in row[index].plain.split("\n")]
+        return max(map(cell_len, (self._columns[index].title, *lines)))
+
+
+def _total(widths: Iterable[int]) -> int:
+    """Of columns and what stands between them."""
+    found = list(widths)
+    return sum(found) + GAP * (len(found) - 1)
 
 
 def _text(cell: Cell) -> Text:

@@ -148,7 +148,7 @@ def sites(recording: Recording, sort: str = "") -> RenderableType:
             wording.size(one.bytes_before),
             wording.amount(one.flops),
             str(one.gates or wording.NOTHING),
-            wording.error(one.leakage),
+            wording.error(one.leakage if one.gates else None),
             one.transform or wording.NOTHING,
         ]
         for one in found

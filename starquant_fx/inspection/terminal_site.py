@@ -66,7 +66,7 @@ def _facts(found: SiteFacts) -> Iterator[Pair]:
     if found.transform:
         gates = f", {found.gates} gates a state" if found.gates else ""
         yield "transform", f"{found.transform}{gates}"
-    if found.leakage is not None:
+    if found.gates and found.leakage is not None:
         yield "leakage", f"{wording.error(found.leakage)} by the gates alone"
     before, after = wording.size(found.bytes_before), wording.size(found.bytes_after)
     yield "constants", f"{before} as captured, {after} at the end"
