@@ -1,0 +1,130 @@
+"""Numbers, names and bits as text for a terminal."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterable, Sequence
+
+from rich.text import Text
+
+from starquant_fx.inspection.recording import Node
+
+NOTHING = "-"
+UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+TIMES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+ADDED, REMOVED, CHANGED, QUIET, NAME = "green", "red", "yellow", "dim", "bold"
+"""Styles by meaning."""
+FULL = "cyan"
+"""Style of what computes in floats."""
+
+
+def plain(text: str) -> str:
+    """A name as it may be printed: control characters, which a terminal would obey, are escaped."""
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+def amount(value: float | None, unit: str = "") -> str:
+    """A number in three figures, such as ``2.15 G``; with a unit ``2.15 GB``."""
+    if value is None:
+        return NOTHING
+    for size, letter in UNITS:
+        if abs(value) >= 0.9995 * size:
+            return f"{_three(value / size)} {letter}{unit}"
+    return f"{_three(value)} {unit}".rstrip()
+
+
+def size(value: float | None) -> str:
+    """Bytes, such as ``10.6 MB``."""
+    return amount(value, "B")
+
+
+def share(value: float | None) -> str:
+    """A share, such as ``29.0%``; what is small but not nothing is ``<0.1%``."""
+    if value is None:
+        return NOTHING
+    return "<0.1%" if 0 < value < 0.0005 else f"{value:.1%}"
+
+
+def time(seconds: float) -> str:
+    """A time, such as ``34.6 µs``."""
+    for unit, name in TIMES:
+        if seconds >= 0.9995 * unit:
+            return f"{_three(seconds / unit)} {name}"
+    return f"{_three(seconds * 1e6)} µs"
+
+
+def error(value: float | None) -> str:
+    """A relative error, such as ``0.0152``."""
+    return NOTHING if value is None else f"{value:.3g}"
+
+
+def decibels(value: float | None) -> str:
+    """A ratio in dB, such as ``18.2``."""
+    if value is None:
+        return NOTHING
+    return "inf" if math.isinf(value) else f"{value:.1f}"
+
+
+def bits(text: str) -> Text:
+    """Bits in the colour of the fewest of them; full precision where there are none."""
+    return Text(plain(text) or "float", bits_style(text))
+
+
+def fewest_bits(text: str) -> int | None:
+    """The smallest number in bits such as ``w4a8``; None = full precision."""
+    found = [int(number) for number in re.findall(r"[wa](\d{1,3})", text)]
+    return min(found, default=None)
+
+
+def bits_style(text: str) -> str:
+    """Colour of bits: green to 8, yellow to 4, red below."""
+    fewest = fewest_bits(text)
+    if fewest is None:
+        return FULL
+    return "green" if fewest > 4 else "yellow" if fewest == 4 else "red"
+
+
+def operator(node: Node) -> str:
+    """An operator without its library."""
+    return node.operator.rpartition(".")[2]
+
+
+def listed(counts: Iterable[tuple[str, int]]) -> str:
+    """Names with how often, such as ``mul x26, cat``."""
+    return ", ".join(name if count == 1 else f"{name} x{count}" for name, count in counts)
+
+
+def plural(count: int, noun: str) -> str:
+    """For example ``1 node`` and ``2 nodes``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def shared_prefix(names: Sequence[str]) -> str:
+    """The module path that all names start with; empty for fewer than two."""
+    if len(names) < 2:
+        return ""
+    parts = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    return ".".join(p[0] for p in itertools.takewhile(lambda p: len(set(p)) == 1, parts))
+
+
+def without(name: str, prefix: str) -> str:
+    """A name without a path that it starts with."""
+    return name.removeprefix(f"{prefix}.") if prefix else name
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """A key to sort names by, numbers in them by their value."""
+    return [
+        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
+    ]
+
+
+def _three(value: float) -> str:
+    """Three figures, none after the point that are not among them."""
+    if value == 0 or abs(value) >= 99.95:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"
