@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from starquant_fx.cli.options import CacheFolder, CalibrationFile, Seed, load
-from starquant_fx.errors import InputError
-
-RECIPE = "star-w4a4"
+from starquant_fx.cli.options import CacheFolder, CalibrationFile, Seed
+from starquant_fx.cli.recording import RECIPE, Source
 
 
 def inspect_command(
@@ -50,9 +48,11 @@ def inspect_command(
     ] = None,
     sites: Annotated[bool, typer.Option("--sites", help="Show a table of all sites.")] = False,
     sort: Annotated[
-        str,
-        typer.Option("--sort", help="Of --sites: graph, name, error, sqnr, bytes, flops or bits."),
-    ] = "graph",
+        str | None,
+        typer.Option(
+            "--sort", help="Show all sites by name, error, sqnr, bytes, flops or bits, worst first."
+        ),
+    ] = None,
     passes: Annotated[bool, typer.Option("--passes", help="Show what every pass did.")] = False,
     analysis: Annotated[
         list[str] | None,
@@ -120,3 +120,23 @@ def inspect_command(
 
     Example: starquant-fx inspect --config llada-8b --recipe star-w4a4 --html llada-8b.html --json llada-8b.json
     """
+    from rich.console import Console
+
+    from starquant_fx.cli.inspect_files import Files
+    from starquant_fx.cli.inspect_views import Views
+
+    console = Console()
+    views = Views(stage, diff, site, sites or sort is not None, sort, passes, analysis, chip, every)
+    files = Files(json_file, html, dot, svg, module, figure, overlays, stage, force)
+    source = Source(
+        model, config, recording, recipe, tokens, layers, target, calibration, cache, seed
+    )
+    source.check()
+    views.check()
+    files.check()
+    found = source.recording()
+    views.check_names(found)
+    for path in files.write(found):
+        console.print(f"wrote {path}", markup=False, highlight=False)
+    for shown in views.shown(found, summary=not files.any):
+        console.print(shown)
