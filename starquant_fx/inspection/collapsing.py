@@ -25,12 +25,14 @@ class Box:
         module: Path of the module that it is drawn in.
         nodes: That it stands for.
         outside: Whether it only feeds the part that is drawn.
+        by_state: Whether it reads the token state, which is not drawn.
     """
 
     title: str
     module: str
     nodes: tuple[Node, ...]
     outside: bool = False
+    by_state: bool = False
 
     @property
     def chief(self) -> Node:
@@ -77,9 +79,12 @@ def by_module(stage: Stage, names: Iterable[str], depth: int | None) -> nx.DiGra
     Returns:
         A graph of which each node has a ``box``.
     """
+    known = kinds(stage)
 
     def key(node: Node) -> Key:
         parts = node.module.split(".") if node.module else []
+        if depth is not None and not parts and known[node.name] is Kind.ROTARY:
+            return ("rotary", "positions")
         if depth is None or len(parts) < depth or not parts:
             return ("node", node.name)
         return ("module", ".".join(parts[:depth]))
@@ -90,8 +95,8 @@ def by_module(stage: Stage, names: Iterable[str], depth: int | None) -> nx.DiGra
 def pattern(stage: Stage, names: Iterable[str]) -> nx.DiGraph:
     """The graph of some nodes as a figure in a paper shows it.
 
-    Norms and rotary embeddings are one box each, what only moves values is left out, and what feeds the part from
-    outside is drawn without what is before it.
+    Norms and rotary embeddings are one box each, what only moves values is left out, what feeds the part from outside
+    is drawn without what is before it, and who reads the token state is marked instead of connected.
 
     Args:
         stage: The stage.
@@ -119,6 +124,12 @@ def pattern(stage: Stage, names: Iterable[str]) -> nx.DiGraph:
     made = _contracted(stage, kept, key)
     for name in list(made):
         box = made.nodes[name]["box"]
+        if box.outside and known[box.nodes[0].name] is Kind.STATE:
+            for reader in made.succ[name]:
+                marked = dataclasses.replace(made.nodes[reader]["box"], by_state=True)
+                made.nodes[reader]["box"] = marked
+            made.remove_node(name)
+            continue
         moves = all(known[n.name] is Kind.LAYOUT for n in box.nodes)
         if moves and made.pred[name] and made.succ[name]:
             made.add_edges_from((a, b) for a in made.pred[name] for b in made.succ[name])
@@ -152,7 +163,7 @@ def _box(key: Key, nodes: list[Node]) -> Box:
     if kind == "node":
         return Box(operator(first), first.module, (first,))
     if kind == "module":
-        counts = Counter(operator(n) for n in nodes if n.flops)
+        counts = Counter(operator(n) for n in nodes if n.flops or n.bytes)
         few = [f"{len(nodes)} nodes"] if len(counts) > 4 else [listed(counts.items())]
         return Box(
             "\n".join((name.rpartition(".")[2], *few)), name.rpartition(".")[0], tuple(nodes)

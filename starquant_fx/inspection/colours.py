@@ -13,7 +13,7 @@ LEGEND = (
     ("below 4 bits", LOW),
     ("moves values only", NONE),
 )
-EDGE, CLUSTER, WORDS = "#666666", "#9aa5b1", "#1f2933"
+EDGE, CLUSTER, WORDS, OUTSIDE = "#666666", "#9aa5b1", "#1f2933", "#f4f5f7"
 
 
 def colour(node: Node) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from starquant_fx.errors import InputError
@@ -10,6 +9,8 @@ from starquant_fx.inspection import colours
 from starquant_fx.inspection.wording import plain
 
 FONT = "Helvetica"
+LARGE = 200
+"""Boxes."""
 
 
 def quoted(text: str) -> str:
@@ -54,6 +55,8 @@ class Canvas:
             **words,
         )
         self._graph.set_edge_defaults(color=quoted(colours.EDGE), arrowsize="0.6")
+        self._boxes: list[str] = []
+        self._used: set[str] = set()
         self._clusters: dict[tuple[str, ...], Any] = {}
 
     def cluster(self, path: tuple[str, ...], title: str, parent: Any) -> Any:
@@ -82,14 +85,17 @@ class Canvas:
 
     def box(self, place: Any, name: str, **attributes: str) -> None:
         """Adds a box to a cluster; None = to the figure."""
+        self._boxes.append(name)
+        self._used.add(attributes.get("fillcolor", ""))
         (self._graph if place is None else place).add_node(self._pydot.Node(name, **attributes))
 
     def edge(self, source: str, target: str, **attributes: str) -> None:
         """Adds an edge between two boxes."""
         self._graph.add_edge(self._pydot.Edge(source, target, **attributes))
 
-    def legend(self, entries: Iterable[tuple[str, str]]) -> None:
-        """Adds what the colours mean."""
+    def _legend(self) -> None:
+        """Adds what the colours mean that are used."""
+        entries = [(text, c) for text, c in colours.LEGEND if quoted(c) in self._used]
         place = self.cluster(("", "legend"), "colours", None)
         before = ""
         for index, (text, colour) in enumerate(entries):
@@ -100,5 +106,9 @@ class Canvas:
             before = name
 
     def text(self) -> str:
-        """The figure in Graphviz's language."""
+        """The figure in Graphviz's language, with its legend."""
+        if len(self._boxes) > LARGE:
+            # rounds of the search for places; without a limit hundreds of boxes take minutes
+            self._graph.set_graph_defaults(nslimit="2")
+        self._legend()
         return str(self._graph.to_string())

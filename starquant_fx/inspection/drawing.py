@@ -18,7 +18,7 @@ from starquant_fx.inspection.wording import plain
 
 BEFORE = "assign-roles"
 """The stage before of a figure of before and after, where there is one: linears have roles, all else is the model."""
-SECONDS = 300
+SECONDS = 120
 
 
 def dot(stage: Stage, *, part: str = "", depth: int | None = None) -> str:
@@ -40,7 +40,6 @@ def dot(stage: Stage, *, part: str = "", depth: int | None = None) -> str:
     absolute = None if depth is None else depth + (len(part.split(".")) if part else 0)
     canvas = Canvas(f"{part or 'all'} in stage {stage.name}")
     _draw(canvas, by_module(stage, names, absolute), "", below=part)
-    canvas.legend(colours.LEGEND)
     return canvas.text()
 
 
@@ -67,7 +66,6 @@ def before_after(recording: Recording, block: str = "", before: str = "", after:
         names = attention_block(stage, block)
         side = canvas.cluster((prefix,), f"{prefix}: {stage.name}", None)
         _draw(canvas, pattern(stage, names), prefix, below="", flat=side)
-    canvas.legend(colours.LEGEND)
     return canvas.text()
 
 
@@ -117,7 +115,7 @@ def svg(text: str) -> bytes:
             where="dot -Tsvg",
             expected=f"a figure within {SECONDS} s",
             got=f"{text.count('->'):,} edges",
-            hint="draw one module, or less depth",
+            hint="draw one module, or a smaller depth",
         ) from error
     if made.returncode:
         raise InputError(
@@ -164,14 +162,16 @@ def _look(box: Box) -> dict[str, str]:
     lines = [box.title]
     if chief.bits:
         lines[0] += f"  {chief.bits}"
-    if chief.role:
+    if chief.role and len(box.nodes) == 1:
         lines[0] = f"{chief.role}: {lines[0]}"
     if len(box.nodes) == 1 and chief.outputs and not box.outside:
         lines.append(chief.outputs[0])
+    if box.by_state:
+        lines.append("by token state")
     names = ", ".join(node.name for node in box.nodes[:8]) + (", ..." if len(box.nodes) > 8 else "")
     return {
         "label": quoted("\n".join(lines)),
         "tooltip": quoted(names),
-        "fillcolor": quoted(colours.NONE if box.outside else colours.colour(chief)),
+        "fillcolor": quoted(colours.OUTSIDE if box.outside else colours.colour(chief)),
         "shape": "ellipse" if box.outside else "box",
     }

@@ -137,7 +137,7 @@ def sites(recording: Recording, sort: str = "") -> RenderableType:
         Column("leakage", rank=6),
         Column("transform", rank=3, least=16),
     ]
-    rows = [
+    rows: list[list[Cell]] = [
         [
             Text(wording.plain(wording.without(one.name, shared)), wording.NAME),
             " ".join(one.roles),
