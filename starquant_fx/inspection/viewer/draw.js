@@ -1,6 +1,6 @@
 // The picture: a layout as SVG.
 
-import { clipped, plural, shape, shortOperator, whole } from "./text.js";
+import { clipped, plural, shape, shortOperator, textWidth, whole } from "./text.js";
 import { edgeTitle } from "./edges.js";
 import { groupChange } from "./groups.js";
 
@@ -117,11 +117,16 @@ function groupShape(box, scene) {
     shape("rect", { class: "behind", x: 3, y: 3, width: box.width, height: box.height, rx: 7 }),
     frame(box, "body", heat),
     toggle(group, 7, 5, "▸", scene, heat),
-    inked(text(26, 19, "name", clipped(group.label, box.width - 64, 13, 600)), heat),
+    inked(text(26, 19, "name", clipped(group.label, box.width - 44 - textWidth(count, 11), 13, 600)), heat),
     inked(text(box.width - 10, 19, "small end", count), heat),
-    value ? inked(text(11, 36, "small", value), heat) : badges(group, 11, 36),
+    value ? inked(text(11, 36, "small", value), heat) : (badges(group, 11, 36) ?? text(11, 36, "small", clipped(operators(group), box.width - 20, 11))),
     box.note && inked(text(11, 53, "small", box.note), heat),
   );
+}
+
+/** What a group does, of which nothing changed. */
+function operators(group) {
+  return [...new Set(group.all.map((n) => shortOperator(n.operator)))].slice(0, 8).join(", ");
 }
 
 function groupHooks(group, change) {

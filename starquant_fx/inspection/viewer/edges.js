@@ -3,7 +3,7 @@
 import { keyOf } from "./groups.js";
 
 /** A source that more items read than this is written on its readers instead of drawn as edges. */
-export const MANY_READERS = 6;
+export const MANY_READERS = 4;
 /** So many different sources from outside have a port of their own; more come as one port for each group. */
 const MANY_PORTS = 10;
 

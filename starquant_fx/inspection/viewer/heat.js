@@ -4,10 +4,10 @@ import { bytesText, errorText, flopsText } from "./text.js";
 import { siteOf } from "./data.js";
 import { isGroup } from "./groups.js";
 
-/** Cividis, which looks the same to people who see colours differently. */
-const CIVIDIS = [
-  [0, 34, 78], [18, 53, 112], [59, 73, 108], [87, 93, 109], [112, 113, 115],
-  [138, 134, 120], [165, 156, 116], [195, 179, 105], [225, 204, 85], [254, 232, 56],
+/** Viridis: evenly lighter from end to end, so that it is read alike with any colour vision, and in print. */
+const VIRIDIS = [
+  [68, 1, 84], [72, 40, 120], [62, 74, 137], [49, 104, 142], [38, 130, 142],
+  [31, 158, 137], [53, 183, 121], [110, 206, 88], [181, 222, 43], [253, 231, 37],
 ];
 
 export const HEATS = {
@@ -52,9 +52,9 @@ function fewest(all) {
 }
 
 function colour(part) {
-  const at = Math.min(1, Math.max(0, part)) * (CIVIDIS.length - 1);
-  const i = Math.min(Math.floor(at), CIVIDIS.length - 2);
-  const [r, g, b] = CIVIDIS[i].map((v, c) => Math.round(v + (CIVIDIS[i + 1][c] - v) * (at - i)));
+  const at = Math.min(1, Math.max(0, part)) * (VIRIDIS.length - 1);
+  const i = Math.min(Math.floor(at), VIRIDIS.length - 2);
+  const [r, g, b] = VIRIDIS[i].map((v, c) => Math.round(v + (VIRIDIS[i + 1][c] - v) * (at - i)));
   return { fill: `rgb(${r}, ${g}, ${b})`, ink: 0.3 * r + 0.59 * g + 0.11 * b > 118 ? "#0b1220" : "#ffffff" };
 }
 

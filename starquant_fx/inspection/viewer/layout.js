@@ -8,7 +8,7 @@ const PAD = 16;
 const HEADER = 30;
 const NOTE = 15;
 /** Chains of at least so many groups are folded into rows. */
-const LONG_CHAIN = 8;
+const LONG_CHAIN = 5;
 const GAP = { x: 26, y: 30 };
 /** More edges than this within a group are drawn without their types. */
 const MOST_LABELS = 120;
@@ -82,7 +82,6 @@ function itemBox(tree, item, isExpanded, names) {
   if (isGroup(item) && isExpanded(item)) {
     box.kind = "open";
     box.inside = layoutOf(tree, item, isExpanded);
-    if (box.note && !box.inside.note) box.inside.note = box.note;
     box.note = "";
     return Object.assign(box, { width: box.inside.width, height: box.inside.height });
   }
@@ -161,13 +160,15 @@ function folded(chain, boxes, edges) {
   const ports = (side) => boxes.filter((b) => b.port?.side === side);
   if (ports("in").length) rows.push(ports("in"));
   let row = null;
+  const width = Math.max(...chain.map((b) => (b.kind === "open" ? 0 : b.width)));
   for (const box of chain) {
+    if (box.kind !== "open") box.width = width;
     if (box.kind === "open") rows.push([box]);
     else if (row && row.length < most && rows.at(-1) === row) row.push(box);
     else rows.push((row = [box]));
   }
   if (ports("out").length) rows.push(ports("out"));
-  let [width, y] = [0, 0];
+  let [right, y] = [0, 0];
   for (const one of rows) {
     let x = 0;
     const height = Math.max(...one.map((b) => b.height));
@@ -175,12 +176,12 @@ function folded(chain, boxes, edges) {
       Object.assign(box, { x, y: y + (height - box.height) / 2 });
       x += box.width + GAP.x;
     }
-    width = Math.max(width, x - GAP.x);
+    right = Math.max(right, x - GAP.x);
     y += height + GAP.y;
   }
   const known = new Map(boxes.map((b) => [b.key, b]));
   const lines = edges.map((e) => ({ ...e, points: step(known.get(e.from), known.get(e.to)), straight: true }));
-  return { width, height: Math.max(0, y - GAP.y), edges: lines };
+  return { width: right, height: Math.max(0, y - GAP.y), edges: lines };
 }
 
 /** The number of columns that leaves the fewest places empty. */

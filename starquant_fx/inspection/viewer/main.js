@@ -146,6 +146,8 @@ class App {
     else if (this.isExpanded(group)) group.chain.forEach((path) => this.expanded.delete(path));
     else this.open(group);
     this.render(group.key);
+    const place = this.places.get(group.key);
+    if (place && this.isExpanded(group)) this.view.reach(place);
     if (this.selected?.group === group.path) this.showPanel();
   }
 

@@ -1,6 +1,6 @@
 // The side panel for what is selected: a node, a group or an edge.
 
-import { bytesText, errorText, flopsText, make, plural, sqnrText, whole } from "./text.js";
+import { breakable, bytesText, errorText, flopsText, make, plural, sqnrText, whole } from "./text.js";
 import { madeIn, nearestStage, siteOf } from "./data.js";
 import { groupChange } from "./groups.js";
 import { changeCounts, changeTag, facts, heading, link, list, nodeLink, section } from "./parts.js";
@@ -29,7 +29,7 @@ export function nodePanel(app, name) {
       ["role", node.role],
       ["part", node.part],
       ["bits", node.bits],
-      ["linear", node.linear !== node.module && node.linear],
+      ["linear", node.linear !== node.module && breakable(node.linear)],
       ["FLOPs", flopsText(node.flops)],
       ["bytes", bytesText(node.bytes)],
     ]),
@@ -69,7 +69,7 @@ function row(parts) {
 }
 
 function constant([argument, name, kind]) {
-  return row([make("span", { class: "argument" }, argument), " ", name, make("code", { class: "type" }, kind)]);
+  return row([make("span", { class: "argument" }, argument), " ", ...breakable(name), make("code", { class: "type" }, kind)]);
 }
 
 /** Which pass made a node, and from what; those are nodes of the stage before. */

@@ -1,6 +1,6 @@
 // Pieces that panels are put together from.
 
-import { make, plural } from "./text.js";
+import { breakable, make, plural } from "./text.js";
 
 /** Longer lists are cut; a button shows the rest. */
 const MOST = 12;
@@ -19,7 +19,7 @@ export function facts(pairs) {
 
 /** A button that looks like a link. */
 export function link(text, press, title = null) {
-  return make("button", { class: "link", type: "button", title, click: press }, text);
+  return make("button", { class: "link", type: "button", title, click: press }, ...breakable(text));
 }
 
 /** A list that starts with a few and shows all on demand. */
@@ -60,7 +60,7 @@ export function changeTag(change) {
 export function heading(kind, title, more, close) {
   return make(
     "header", { class: "heading" },
-    make("div", {}, make("p", { class: "kind" }, kind, " ", more), make("h2", {}, title)),
+    make("div", {}, make("p", { class: "kind" }, kind, " ", more), make("h2", {}, ...breakable(title))),
     close && make("button", { class: "icon", type: "button", "aria-label": "Close", title: "Close (Esc)", click: close }, "×"),
   );
 }

@@ -12,25 +12,34 @@ function haystack(node) {
 
 const indexed = new Map();
 
-function indexOf(app) {
-  const { index } = app.stage;
-  if (!indexed.has(index)) {
-    const nodes = [...app.stage.nodes.values()].map((node) => ({ node, text: haystack(node) }));
-    const groups = [...app.tree.groups()].filter((g) => g.parent).map((group) => ({ group, text: group.path.toLowerCase() }));
-    indexed.set(index, [...nodes, ...groups]);
+function indexOf(app, stage) {
+  if (!indexed.has(stage)) {
+    const nodes = [...stage.nodes.values()].map((node) => ({ stage, node, text: haystack(node) }));
+    const groups = [...app.treeOf(stage).groups()].filter((g) => g.parent);
+    indexed.set(stage, [...nodes, ...groups.map((group) => ({ stage, group, text: group.path.toLowerCase() }))]);
   }
-  return indexed.get(index);
+  return indexed.get(stage);
 }
 
-/** Nodes and groups that have all words: whole names first, then the starts of names, then the rest in order. */
+/** What the shown stage has, or else the nearest stage that has any. */
 export function search(app, query) {
   const words = query.toLowerCase().split(/\s+/).filter(Boolean);
   if (!words.length) return [];
+  const away = (stage) => Math.abs(stage.index - app.stage.index);
+  for (const stage of [...app.recording.stages].sort((a, b) => away(a) - away(b))) {
+    const found = searchIn(indexOf(app, stage), words);
+    if (found.length) return found;
+  }
+  return [];
+}
+
+/** Nodes and groups that have all words: whole names first, then the starts of names, then the rest in order. */
+function searchIn(index, words) {
   const rank = ({ node, group }) => {
     const name = (node?.name ?? group.path).toLowerCase();
     return name === words[0] ? 0 : name.startsWith(words[0]) ? 1 : name.endsWith(words[0]) ? 2 : 3;
   };
-  const found = indexOf(app).filter(({ text }) => words.every((word) => text.includes(word)));
+  const found = index.filter(({ text }) => words.every((word) => text.includes(word)));
   return found.map((one) => [rank(one), one]).sort((a, b) => a[0] - b[0]).map(([, one]) => one);
 }
 
@@ -49,8 +58,11 @@ export function bindSearch(app) {
     if (!one) return;
     close();
     field.blur();
-    if (one.node) app.go(app.stage.index, one.node.name);
-    else app.jumpGroup(one.group.path);
+    if (one.node) app.go(one.stage.index, one.node.name);
+    else {
+      app.show(one.stage.index);
+      app.jumpGroup(one.group.path);
+    }
   };
   const mark = () => {
     [...results.querySelectorAll("[role=option]")].forEach((row, i) => {
@@ -65,7 +77,8 @@ export function bindSearch(app) {
     const rows = found.slice(0, MOST).map((one, i) => resultRow(one, i, () => choose(i)));
     const more = found.length - rows.length;
     if (more > 0) rows.push(make("div", { class: "muted", role: "presentation" }, `and ${more} more; type more words`));
-    if (!rows.length) rows.push(make("div", { class: "muted", role: "presentation" }, `nothing found in ${app.stage.name}`));
+    const none = found.length ? `not in ${app.stage.name}, but in ${found[0].stage.name}:` : "nothing found in any stage";
+    if (found[0]?.stage !== app.stage) rows.unshift(make("div", { class: "muted", role: "presentation" }, none));
     results.replaceChildren(...rows);
     results.hidden = field.value.trim() === "";
     field.setAttribute("aria-expanded", String(!results.hidden));

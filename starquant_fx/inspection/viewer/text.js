@@ -28,6 +28,11 @@ export function byId(id) {
   return document.getElementById(id);
 }
 
+/** A name that may wrap behind its dots and underscores. */
+export function breakable(name) {
+  return name.split(/(?<=[._+])/).flatMap((part, i) => (i ? [make("wbr"), part] : [part]));
+}
+
 /** A whole number with separators. */
 export function whole(number) {
   return number.toLocaleString("en-US", { maximumFractionDigits: 0 });
