@@ -53,7 +53,9 @@ class Source:
         given = [name for name, value in sources.items() if value is not None]
         if len(given) != 1:
             raise InputError(
-                "there is more than one thing to inspect" if given else "there is nothing to inspect",
+                "there is more than one thing to inspect"
+                if given
+                else "there is nothing to inspect",
                 where=", ".join(sources),
                 expected="one of them",
                 got=", ".join(given) or "none",

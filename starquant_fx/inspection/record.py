@@ -23,7 +23,12 @@ TOKENS = Shape(1, 1024)
 
 
 def record_compilation(
-    name: str, model: torch.nn.Module, recipe: str | Recipe, *, shape: Shape = TOKENS, **options: Any
+    name: str,
+    model: torch.nn.Module,
+    recipe: str | Recipe,
+    *,
+    shape: Shape = TOKENS,
+    **options: Any,
 ) -> Recording:
     """Compiles a model and records every stage, errors of sites among it.
 
@@ -71,7 +76,8 @@ def record_config(
     if target is not None and target not in TARGETS:
         resolved = choose_target(target, torch.device("cpu"))
     model = fake_model(name, layers)
-    recorder = Recorder(name if layers is None else f"{name}, {layers} layers", shape)
+    told = "" if layers is None else f", {layers} layer{'s' if layers > 1 else ''} only"
+    recorder = Recorder(f"{name}{told}", shape)
     program = capture(model, recipe, mask_token_id=mask_token_of(model))
     run_passes(program, recipe.passes, recorder)
     if resolved is not None:

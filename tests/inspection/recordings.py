@@ -103,6 +103,17 @@ def _sites(i: int) -> list[SiteFacts]:
     sizes = {"bytes_before": 49152, "bytes_after": 12288, "flops": 3000.0}
     measured = {"error": 0.001 * (i + 1), "leakage": 0.01}
     return [
-        SiteFacts(linears[0], linears, ("q", "k", "v"), 64, (64, 64, 64), "w4a4", "",
-                  "kronecker 8x8", 2, **measured, **sizes)  # type: ignore[arg-type]
+        SiteFacts(
+            linears[0],
+            linears,
+            ("q", "k", "v"),
+            64,
+            (64, 64, 64),
+            "w4a4",
+            "",
+            "kronecker 8x8",
+            2,
+            **measured,
+            **sizes,
+        )  # type: ignore[arg-type]
     ]

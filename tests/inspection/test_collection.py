@@ -51,7 +51,9 @@ def test_it_has_the_fields_of_a_graph_collection(recording: Recording) -> None:
                 *("id", "label", "namespace", "attrs", "incomingEdges"),
                 *("inputsMetadata", "outputsMetadata"),
             }
-            assert all(isinstance(a["key"], str) and isinstance(a["value"], str) for a in node["attrs"])
+            assert all(
+                isinstance(a["key"], str) and isinstance(a["value"], str) for a in node["attrs"]
+            )
             assert all(edge["sourceNodeId"] in names for edge in node["incomingEdges"])
             assert all(isinstance(v, str) for e in node["incomingEdges"] for v in e.values())
 

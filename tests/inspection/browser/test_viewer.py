@@ -9,7 +9,7 @@ from tests.inspection.recordings import one_node, transformer
 
 LEFT, RIGHT, UP, DOWN = "\ue012", "\ue014", "\ue013", "\ue015"
 ENTER, ESCAPE = "\ue007", "\ue00c"
-HOSTILE = "</script><img src=x onerror=\"window.hit=1\">'\"]\\{{data}}\n<svg onload=window.hit=1>"
+HOSTILE = '</script><img src=x onerror="window.hit=1">\'"]\\{{data}}\n<svg onload=window.hit=1>'
 LAYER = '[data-group="model.layers.0"]'
 
 
@@ -115,9 +115,17 @@ def test_the_panel_tells_where_a_node_comes_from(viewer: Viewer) -> None:
     viewer.open(transformer(layers=2))
     viewer.search("quantized_q_1")
     panel = viewer.text("#panel")
-    for part in ("starquant.quantized_linear", "w4a4", "kronecker 8x8", "27.0 dB", "49.2 kB → 12.3 kB"):
+    for part in (
+        "starquant.quantized_linear",
+        "w4a4",
+        "kronecker 8x8",
+        "27.0 dB",
+        "49.2 kB → 12.3 kB",
+    ):
         assert part in panel
-    viewer.run("[...document.querySelectorAll('#panel .link')].find(b => b.textContent === 'norm_1').click()")
+    viewer.run(
+        "[...document.querySelectorAll('#panel .link')].find(b => b.textContent === 'norm_1').click()"
+    )
     assert viewer.text("#panel h2") == "norm_1"
 
 

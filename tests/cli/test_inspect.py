@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from starquant_fx.cli.app import app
+from starquant_fx.errors import CheckpointError, InputError, RecipeError, StarQuantError
+from starquant_fx.inspection.collection import read_recording, to_json
+from starquant_fx.inspection.overlays import MEASURES
+from starquant_fx.models.locate import PRETRAINED
+from tests.inspection.test_recorder import recorded
+
+ROOT = Path(__file__).parents[2]
+
+
+def shown(*arguments: str | Path) -> str:
+    done = CliRunner().invoke(app, ["inspect", *map(str, arguments)], env={"COLUMNS": "100"})
+    if done.exception is not None:
+        raise done.exception
+    return done.output
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recordings") / "llada.json"
+    path.write_text(to_json(recorded("llada", "star-w4a4")[0]))
+    return path
+
+
+def test_a_configuration_goes_to_the_terminal_and_into_files(tmp_path: Path) -> None:
+    page, kept = tmp_path / "a.html", tmp_path / "a.json"
+    small = ("--config", "llada-8b", "--layers", "1", "--recipe", "rtn-w4a8", "--target", "cpu")
+    text = shown(*small, "--tokens", "2x64", "--html", page, "--json", kept)
+    assert text.count("wrote") == 2
+    assert page.stat().st_size < 3e6
+    found = read_recording(kept)
+    assert (found.model, found.recipe, found.tokens) == (
+        *("llada-8b, 1 layer only", "rtn-w4a8"),
+        "2x64",
+    )
+    assert found.names[-1] == "lower"
+    assert "site_codes" in shown("--recording", kept)
+
+
+def test_a_config_file_is_enough(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    published = json.loads((PRETRAINED / "dream-tiny" / "config.json").read_text())
+    config.write_text(json.dumps({**published, "num_hidden_layers": 1}))
+    text = shown("--config", config, "--recipe", "rtn-w8a8")
+    assert "mlp" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ((), ["insert-sgat", "q_proj", "alike"]),
+        (("--passes",), ["capture", "fuse", "numerically"]),
+        (("--stage", "insert-sgat"), ["insert-sgat", "rotate"]),
+        (("--site", "1.attn_out"), ["blocks.1.attn_out", "SQNR", "transform_quantize"]),
+        (("--site", "1.attn_out", "--stage", "capture"), ["aten.linear"]),
+        (("--diff", "insert-tac..fuse"), ["added", "quantized_linear"]),
+        (("--sites",), ["SQNR", "blocks.0.ff_proj"]),
+        (("--sort", "error"), ["by error"]),
+        (("--analysis", "critical-path", "--chip", "A100"), ["critical path", "A100"]),
+        (("--analysis", "all"), ["critical path", "precision along"]),
+    ],
+)
+def test_views_of_a_recording(file: Path, options: tuple[str, ...], told: list[str]) -> None:
+    text = shown("--recording", file, *options)
+    assert all(part in text for part in told)
+
+
+def test_all_files_of_a_recording(file: Path, tmp_path: Path) -> None:
+    dot, figure, overlays = tmp_path / "a.dot", tmp_path / "b.gv", tmp_path / "overlays"
+    block = "model.transformer.blocks.0"
+    shown(
+        *("--recording", file, "--dot", dot, "--module", block, "--stage", "capture"),
+        *("--figure", figure, "--overlays", overlays),
+    )
+    assert "q_proj" in dot.read_text()
+    assert "blocks.1" not in dot.read_text()
+    assert figure.read_text().startswith("digraph")
+    assert {p.stem for p in overlays.iterdir()} == set(MEASURES)
+    assert json.loads((overlays / "error.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "told"),
+    [
+        ([], InputError, "nothing to inspect"),
+        (["llada-tiny", "--config", "llada-8b"], InputError, "MODEL, --config"),
+        (["--config", "llada-9b"], InputError, "did you mean 'llada-8b'"),
+        (["--config", "llada-8b", "-r", "star-w4a9"], RecipeError, "w4a9"),
+        (["--config", "llada-8b", "--calibration", "a.txt"], InputError, "--calibration"),
+        (["--config", "llada-8b", "--tokens", "many"], InputError, "--tokens"),
+        (
+            ["--config", "llada-8b", "--analysis", "precison"],
+            InputError,
+            "did you mean 'precision'",
+        ),
+        (["--config", "llada-8b", "--sort", "eror"], InputError, "did you mean 'error'"),
+        (["--config", "llada-8b", "--chip", "H900"], InputError, "H900"),
+        (["--config", "llada-8b", "--module", "a"], InputError, "--module"),
+        (["--config", "llada-8b", "--json", "a.html"], CheckpointError, ".json"),
+        (["--config", "llada-8b", "--html", "nowhere/a.html"], CheckpointError, "nowhere"),
+        (["--recording", "FILE", "--recipe", "rtn-w4a4"], InputError, "--recipe"),
+        (["--recording", "FILE", "--layers", "2"], InputError, "--layers"),
+        (["--recording", "FILE", "--stage", "fold-sgta"], InputError, "fold-sgat"),
+        (["--recording", "FILE", "--site", "0.q_prj"], InputError, "q_proj"),
+        (["--recording", "FILE", "--diff", ".."], InputError, "no range"),
+        (["--recording", "FILE", "--diff", "fuse..fold"], InputError, "fold"),
+        (["--recording", "nowhere.json"], CheckpointError, "nowhere.json"),
+        (["--recording", "FILE", "--dot", "a.dot", "--module", "no.such"], InputError, "no.such"),
+    ],
+)
+def test_refusals_come_before_the_work_and_leave_no_file(
+    file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    error: type[StarQuantError],
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error) as refused:
+        shown(*(str(file) if one == "FILE" else one for one in arguments))
+    assert told in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--json", "--html", "--dot"])
+def test_files_are_replaced_with_force_only(file: Path, tmp_path: Path, option: str) -> None:
+    path = tmp_path / f"a.{option.removeprefix('--')}"
+    path.write_text("mine")
+    with pytest.raises(CheckpointError, match="there is a file already"):
+        shown("--recording", file, option, path)
+    assert path.read_text() == "mine"
+    shown("--recording", file, option, path, "--force")
+    assert path.read_text() != "mine"
+
+
+def test_an_overlay_that_is_there_is_kept(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "error.json").write_text("mine")
+    with pytest.raises(CheckpointError, match="there is a file already"):
+        shown("--recording", file, "--overlays", tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["error.json"]
+
+
+def test_a_picture_needs_graphviz(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for option in ("--svg", "--figure"):
+        with pytest.raises(InputError, match="Graphviz"):
+            shown("--recording", file, option, tmp_path / "a.svg")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_tool_is_the_command(file: Path) -> None:
+    tool = [sys.executable, str(ROOT / "tools" / "inspect_graph.py")]
+    done = subprocess.run(
+        [*tool, "--recording", str(file), "--passes"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "insert-sgat" in done.stdout
+    refused = subprocess.run(
+        [*tool, "--recording", str(file), "--stage", "x"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode == 2
+    assert "Traceback" not in refused.stderr
+    assert "there is no stage" in refused.stderr
