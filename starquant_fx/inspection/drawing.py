@@ -14,7 +14,7 @@ from starquant_fx.inspection.attention_block import attention_block
 from starquant_fx.inspection.collapsing import Box, by_module, part_of, pattern
 from starquant_fx.inspection.dot import Canvas, quoted
 from starquant_fx.inspection.recording import Recording, Stage
-from starquant_fx.inspection.wording import plain
+from starquant_fx.inspection.wording import operator, plain
 
 BEFORE = "assign-roles"
 """The stage before of a figure of before and after, where there is one: linears have roles, all else is the model."""
@@ -149,11 +149,11 @@ def _cluster(canvas: Canvas, box: Box, below: str) -> object | None:
 
 def _look(box: Box) -> dict[str, str]:
     chief = box.chief
-    lines = [box.title]
+    lines = box.title.split("\n")
+    if chief.role and box.title == operator(chief):
+        lines[0] = f"{chief.role}: {lines[0]}"
     if chief.bits:
         lines[0] += f"  {chief.bits}"
-    if chief.role and len(box.nodes) == 1:
-        lines[0] = f"{chief.role}: {lines[0]}"
     if len(box.nodes) == 1 and chief.outputs and not box.outside:
         lines.append(chief.outputs[0])
     if box.by_state:
