@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from starquant_fx.inspection.recording import Node, Recording, SiteFacts, Source, Stage
 
@@ -11,9 +12,9 @@ HOSTILE = 'x"];\n{<b>[red]\\N\x1b[31m|'
 """A name that would end a quotation, open a cluster, be markup, or colour a terminal."""
 
 
-def _node(name: str, operator: str, *sources: str | tuple[str, int, str], **facts: object) -> Node:
+def _node(name: str, operator: str, *sources: str | tuple[str, int, str], **facts: Any) -> Node:
     read = tuple(Source(s, 0, "x") if isinstance(s, str) else Source(*s) for s in sources)
-    return dataclasses.replace(Node(name, operator, sources=read), **facts)  # type: ignore[arg-type]
+    return dataclasses.replace(Node(name, operator, sources=read), **facts)
 
 
 def _linear(layer: str, role: str, source: str) -> Node:
@@ -34,7 +35,7 @@ def _linear(layer: str, role: str, source: str) -> Node:
 def _layer(number: int, stream: str) -> list[Node]:
     layer = f"model.layers.{number}"
     n = str(number)
-    value = {"outputs": ("bf16[B, L, 8]",), "bytes": 512.0}
+    value: dict[str, Any] = {"outputs": ("bf16[B, L, 8]",), "bytes": 512.0}
     return [
         _node(f"norm_{n}", "aten.rms_norm", stream, module=f"{layer}.norm", flops=64.0, **value),
         *(_linear(layer, role, f"norm_{n}") for role in ("q", "k", "v")),

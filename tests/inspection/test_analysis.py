@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -114,7 +115,7 @@ def test_precision_path_between_two_nodes() -> None:
         ({"start": "sum_1", "end": "sum_0"}, "exchange them"),
     ],
 )
-def test_precision_path_refuses_ends_that_do_not_fit(ends: dict[str, str], text: str) -> None:
+def test_precision_path_refuses_ends_that_do_not_fit(ends: dict[str, Any], text: str) -> None:
     with pytest.raises(InputError) as refused:
         precision_path(recording(), **ends)
     assert text in str(refused.value)

@@ -49,10 +49,14 @@ VIEWS: dict[str, Callable[[Recording], RenderableType]] = {
 
 def printed(view: RenderableType, width: int, colours: bool = False) -> str:
     text = io.StringIO()
-    system = "truecolor" if colours else None
-    Console(
-        file=text, width=width, force_terminal=colours, color_system=system, legacy_windows=False
-    ).print(view)  # type: ignore[arg-type]
+    console = Console(
+        file=text,
+        width=width,
+        force_terminal=colours,
+        color_system="truecolor" if colours else None,
+        legacy_windows=False,
+    )
+    console.print(view)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
 
 
