@@ -25,7 +25,7 @@ define verdict
 	else echo "make $@: FAILED"; exit 1; fi
 endef
 
-.PHONY: help demo test test-all lint clean run-demo run-test run-test-all run-lint install
+.PHONY: help demo test test-all lint clean run-demo run-test run-test-all run-lint install viewers
 .DEFAULT_GOAL := help
 
 help:
@@ -53,8 +53,17 @@ run-demo: install
 run-test: install
 	@$(PYTEST) -m "not slow"
 
-run-test-all: install
+run-test-all: install viewers
 	@$(PYTEST) --timeout 3600
+
+# What tests of the inspector's page and files open them in; without it they are skipped, and say so.
+viewers: install
+	@$(PIP) install -qq --no-deps ai-edge-model-explorer==0.1.34 netron==9.3.3
+	@if ! { command -v chromium && command -v chromedriver && command -v dot; } >/dev/null; then \
+		if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+			apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium chromium-driver graphviz; \
+		else echo "no chromium, chromedriver or dot, and nobody who may install them:" \
+			"tests that need them are skipped"; fi; fi
 
 run-lint: install
 	@status=0; for tool in "ruff check ." "ruff format --check ." mypy \

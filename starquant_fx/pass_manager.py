@@ -15,8 +15,6 @@ from starquant_fx.errors import PassError, StarQuantError
 from starquant_fx.pass_base import Pass
 from starquant_fx.program import PassRecord, Program, drop_unread_tensors, facts, note
 
-PROPAGATED = "starquant_propagated"
-"""Key in ``node.meta``: from which operator and inputs the node's fake value was computed."""
 Observer = Callable[[str, Program], None]
 """Called with ``capture`` or a pass's text form, and the program after it ran."""
 CAPTURED = "capture"
@@ -78,6 +76,8 @@ def run_passes(
             program = _run_pass(program, one)
             if observe is not None:
                 observe(str(one), program)
+    if program.weightless:
+        program.module.recompile()
     return program
 
 
@@ -128,7 +128,8 @@ def verify(program: Program) -> None:
     graph.eliminate_dead_code(is_impure_node=_is_kept)
     graph.lint()
     drop_unread_tensors(program.module)
-    program.module.recompile()
+    if not program.weightless:  # nothing runs one that is
+        program.module.recompile()
     propagate(program)
     got = output.args[0].meta["val"]
     if expected is not None and _form(expected) != _form(got):
@@ -158,31 +159,48 @@ def propagate(program: Program) -> None:
 
 
 class _CachedFakeProp(FakeTensorProp):
-    """Computes only what changed: a node whose operator and inputs are those of the last time keeps its value."""
+    """Computes every kind of call once: fake values with the same metadata are one object, so that alike layers share.
+
+    Args:
+        program: The program; it keeps what is known from one pass to the next.
+    """
 
     def __init__(self, program: Program) -> None:
         super().__init__(program.module, program.fake_mode)
         self._program = program
+        self._known = program.fake_values
 
     def run_node(self, n: fx.Node) -> object:
-        if n.op == "get_attr" and "val" not in n.meta:
-            n.meta["val"] = self._program.fake(self._program.tensor(n))
-        if n.op in ("get_attr", "placeholder"):
-            return n.meta["val"]
-        if n.op != "call_function":
+        if n.op not in ("get_attr", "placeholder", "call_function"):
             return super().run_node(n)
-        inputs = fx.map_arg((n.args, n.kwargs), self._held)
-        if n.meta.get(PROPAGATED) != (n.target, inputs):
-            before = n.meta.get("val")
-            super().run_node(n)
-            if _metadata(before) == _metadata(n.meta["val"]):
-                n.meta["val"] = before  # so that what reads it is not computed again
-            n.meta[PROPAGATED] = (n.target, inputs)
+        if n.op == "call_function":
+            key = (n.target, _key(n.args), _key(n.kwargs))
+            if key not in self._known:
+                super().run_node(n)
+                self._known[key] = self._shared(n.meta["val"])
+            n.meta["val"] = self._known[key]
+        else:
+            if "val" not in n.meta:
+                n.meta["val"] = self._program.fake(self._program.tensor(n))
+            n.meta["val"] = self._shared(n.meta["val"])
         return n.meta["val"]
 
-    @staticmethod
-    def _held(node: fx.Node) -> Any:
-        return _Held(node.meta["val"])
+    def _shared(self, value: Any) -> Any:
+        """The first value with this one's metadata."""
+        return self._known.setdefault(_metadata(value), value)
+
+
+def _key(argument: object) -> object:
+    """An argument of a call, to look up: a node stands for its value, which the table keeps alive."""
+    if isinstance(argument, fx.Node):
+        return fx.Node, id(argument.meta["val"])
+    if isinstance(argument, (tuple, list)):
+        return tuple(_key(one) for one in argument)
+    if isinstance(argument, dict):
+        return tuple((name, _key(one)) for name, one in argument.items())
+    if isinstance(argument, slice):
+        return slice, _key((argument.start, argument.stop, argument.step))
+    return type(argument), argument
 
 
 def _metadata(value: object) -> object:
@@ -192,16 +210,4 @@ def _metadata(value: object) -> object:
     if isinstance(value, Tensor):
         sizes = (*value.shape, *value.stride(), value.storage_offset())
         return (value.dtype, value.device, *(str(size) for size in sizes))
-    return str(value)
-
-
-class _Held:
-    """A value compared by identity."""
-
-    def __init__(self, value: object) -> None:
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Held) and self.value is other.value
-
-    __hash__ = None  # type: ignore[assignment]
+    return type(value), str(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import operator
+import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,7 @@ class Program:
         weightless: Whether the tensors are fake: passes rewrite only, real tensors are bound by name later.
         cache: Where fits are kept between compilations; None = nowhere.
         ratio_edges: Inner edges of the mask-ratio buckets that refine the token state; empty = none.
+        fake_values: The fake value of every kind of call, by what it is called with; see ``pass_manager.propagate``.
     """
 
     module: fx.GraphModule
@@ -99,6 +101,7 @@ class Program:
     weightless: bool = False
     cache: FitCache | None = None
     ratio_edges: tuple[float, ...] = ()
+    fake_values: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def device(self) -> torch.device:
@@ -131,11 +134,7 @@ class Program:
 
     def site_nodes(self, site: Site, part: str) -> list[fx.Node]:
         """Nodes that passes marked as one ``part`` of a site (``tokens``, ``rotate``, ``linear`` ...)."""
-        return [
-            n
-            for n in self.graph.nodes
-            if facts(n).get("site") == site.name and facts(n).get("part") == part
-        ]
+        return [n for n in _nodes_of_site(self.graph, site.name) if facts(n).get("part") == part]
 
     def site_node(self, site: Site, part: str) -> fx.Node:
         """The only node of this part of a site.
@@ -187,8 +186,8 @@ class Program:
             owner._buffers[leaf] = value
         else:
             owner.register_buffer(leaf, value)
-        for node in self.graph.nodes:
-            if node.op == "get_attr" and node.target == name:
+        for node in self.graph.find_nodes(op="get_attr", sort=False):
+            if node.target == name:
                 node.meta["val"] = self.fake(value)
 
     def constant(self, name: str, make: Callable[[], Tensor]) -> fx.Node:
@@ -202,8 +201,8 @@ class Program:
             The ``get_attr`` node (an existing one is reused).
         """
         qualified = f"{CONSTANTS}.{name}"
-        for node in self.graph.nodes:
-            if node.op == "get_attr" and node.target == qualified:
+        for node in self.graph.find_nodes(op="get_attr", sort=False):
+            if node.target == qualified:
                 return node
         with self.fake_mode if self.weightless else contextlib.nullcontext():
             self.set_tensor(qualified, make())
@@ -294,6 +293,26 @@ def note(node: fx.Node, **entries: Any) -> None:
     custom = dict(node.meta.get("custom", {}))
     custom[PROVENANCE] = {**custom.get(PROVENANCE, {}), **entries}
     node.meta["custom"] = custom
+    if "site" in entries and node.graph in _OF_SITES:
+        _OF_SITES[node.graph].setdefault(entries["site"], []).append(node)
+
+
+_OF_SITES: weakref.WeakKeyDictionary[fx.Graph, dict[str, list[fx.Node]]] = (
+    weakref.WeakKeyDictionary()
+)
+"""Nodes that were noted as parts of a site, by its name: passes ask for them too often to go through the graph."""
+
+
+def _nodes_of_site(graph: fx.Graph, name: str) -> list[fx.Node]:
+    """Nodes that are noted as parts of a site now, in graph order."""
+    if graph not in _OF_SITES:
+        found: dict[str, list[fx.Node]] = {}
+        for node in graph.nodes:
+            if "site" in facts(node):
+                found.setdefault(facts(node)["site"], []).append(node)
+        _OF_SITES[graph] = found
+    noted = dict.fromkeys(_OF_SITES[graph].get(name, ()))
+    return sorted(n for n in noted if not n._erased and facts(n).get("site") == name)
 
 
 def drop_unread_tensors(module: fx.GraphModule) -> None:

@@ -314,7 +314,7 @@ def test_verify_computes_again_no_more_than_what_changed_its_form(
     norm = program.nodes(aten.rms_norm.default)[0]
     negated = program.follow(norm, aten.neg.default, (norm,))
     verify(program)
-    assert {n for n in computed if n.op == "call_function"} == {negated, *negated.users}
+    assert {n for n in computed if n.op == "call_function"} == {negated}
 
 
 def test_a_failed_pipeline_leaves_the_model_and_other_programs_alone() -> None:

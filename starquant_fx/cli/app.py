@@ -11,6 +11,7 @@ from starquant_fx.cli.evaluate import evaluate_command
 from starquant_fx.cli.export import export_command
 from starquant_fx.cli.generate import generate_command
 from starquant_fx.cli.harness import harness_command
+from starquant_fx.cli.inspect import inspect_command
 from starquant_fx.cli.passes import passes_command
 from starquant_fx.cli.recipes import recipes_command
 
@@ -27,6 +28,7 @@ app.command("generate")(generate_command)
 app.command("export")(export_command)
 app.command("evaluate")(evaluate_command)
 app.command("harness")(harness_command)
+app.command("inspect")(inspect_command)
 app.command("cost")(cost_command)
 app.command("passes")(passes_command)
 app.command("recipes")(recipes_command)

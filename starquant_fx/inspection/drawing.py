@@ -69,6 +69,25 @@ def before_after(recording: Recording, block: str = "", before: str = "", after:
     return canvas.text()
 
 
+def graphviz() -> str:
+    """Graphviz's program.
+
+    Raises:
+        InputError: It is not installed.
+    """
+    program = shutil.which("dot")
+    if program is None:
+        raise InputError(
+            "SVG needs Graphviz, which draws the figure",
+            where="dot",
+            expected="Graphviz's program dot on the path",
+            got="none",
+            hint="install it (apt-get install graphviz, brew install graphviz, conda install graphviz), or write the "
+            "figure as .dot",
+        )
+    return program
+
+
 def svg(text: str) -> bytes:
     """Draws a figure.
 
@@ -81,16 +100,7 @@ def svg(text: str) -> bytes:
     Raises:
         InputError: Graphviz is not installed, or cannot draw the figure.
     """
-    program = shutil.which("dot")
-    if program is None:
-        raise InputError(
-            "SVG needs Graphviz, which draws the figure",
-            where="dot",
-            expected="Graphviz's program dot on the path",
-            got="none",
-            hint="install it (apt-get install graphviz, brew install graphviz, conda install graphviz), or write the "
-            "figure as .dot",
-        )
+    program = graphviz()
     try:
         made = subprocess.run(
             [program, "-Tsvg"],

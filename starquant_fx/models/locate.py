@@ -26,7 +26,11 @@ TOKENIZER_FILES = (
 DOWNLOADED = ("config.json", "*.safetensors", "*.safetensors.index.json", *TOKENIZER_FILES)
 
 
-def locate(name_or_folder: str | os.PathLike[str], revision: str | None = None) -> Path:
+def locate(
+    name_or_folder: str | os.PathLike[str],
+    revision: str | None = None,
+    files: tuple[str, ...] = DOWNLOADED,
+) -> Path:
     """Returns the folder of a model, downloading it if it is named by a hub id.
 
     A shipped name wins over a local folder of that name (write ``./llada-tiny`` for the folder), a local folder over
@@ -35,6 +39,7 @@ def locate(name_or_folder: str | os.PathLike[str], revision: str | None = None) 
     Args:
         name_or_folder: A shipped name, a folder, or a hub id ``owner/name``.
         revision: Branch, tag or commit on the hub.
+        files: Patterns of what is fetched from the hub.
 
     Returns:
         The folder, with its own links resolved.
@@ -80,7 +85,7 @@ def locate(name_or_folder: str | os.PathLike[str], revision: str | None = None) 
         )
     elif not path.is_dir() or not name:
         if isinstance(name_or_folder, str) and HUB_ID.fullmatch(name):
-            return _download(name, revision)
+            return _download(name, revision, files)
         offer = nearest(name, SHIPPED)
         raise CheckpointError(
             f"there is no model {name!r}",
@@ -100,14 +105,14 @@ def locate(name_or_folder: str | os.PathLike[str], revision: str | None = None) 
     return path.resolve()
 
 
-def _download(hub_id: str, revision: str | None) -> Path:
+def _download(hub_id: str, revision: str | None, files: tuple[str, ...]) -> Path:
     """Fetches a model's data files from the hub, or finds them in the local cache."""
     import huggingface_hub
     from huggingface_hub import errors
 
     try:
         folder = huggingface_hub.snapshot_download(
-            hub_id, revision=revision, allow_patterns=list(DOWNLOADED)
+            hub_id, revision=revision, allow_patterns=list(files)
         )
     # The hub's client raises a dozen unrelated classes; for the user each means: not downloaded.
     except Exception as error:

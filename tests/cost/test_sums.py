@@ -16,9 +16,9 @@ from starquant_fx.cost.chips import CHIPS, chip_named
 from starquant_fx.cost.graph import GraphCost, cost_of
 from starquant_fx.cost.roofline import GROUPS, peak_activations, predict, rows_by
 from starquant_fx.cost.shapes import Shape, at, parse_shape
-from starquant_fx.cost.subject import fake_model
 from starquant_fx.errors import InputError
 from starquant_fx.kernels import cpu
+from starquant_fx.models.weightless import fake_model
 from starquant_fx.pass_manager import run_passes
 from starquant_fx.program import CONSTANTS
 from starquant_fx.recipes import get_recipe

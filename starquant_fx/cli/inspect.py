@@ -1,0 +1,142 @@
+"""``starquant-fx inspect``: a recorded compilation on the terminal and in files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from starquant_fx.cli.options import CacheFolder, CalibrationFile, Seed
+from starquant_fx.cli.recording import RECIPE, Source
+
+
+def inspect_command(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="Compile this model and record it: llada-tiny, dream-tiny, a folder or a hub id.",
+            metavar="[MODEL]",
+        ),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            "--config",
+            help="Capture and rewrite a model from its configuration alone, without weights: llada-8b, dream-7b, a "
+            "config.json or its folder, or a hub id.",
+        ),
+    ] = None,
+    recording: Annotated[
+        Path | None,
+        typer.Option("--recording", help="Read what --json wrote instead of compiling."),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", "-r", help=f"As of `compile`. Default: {RECIPE}."),
+    ] = None,
+    stage: Annotated[
+        str | None, typer.Option("--stage", help="Show the graph after this pass, or `capture`.")
+    ] = None,
+    diff: Annotated[
+        str | None,
+        typer.Option("--diff", help="Show what changed between two stages: insert-tac..fuse."),
+    ] = None,
+    site: Annotated[
+        str | None,
+        typer.Option("--site", help="Show one site, by the end of a linear's name: 3.o_proj."),
+    ] = None,
+    sites: Annotated[bool, typer.Option("--sites", help="Show a table of all sites.")] = False,
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            "--sort", help="Show all sites by name, error, sqnr, bytes, flops or bits, worst first."
+        ),
+    ] = None,
+    passes: Annotated[bool, typer.Option("--passes", help="Show what every pass did.")] = False,
+    analysis: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--analysis",
+            help="critical-path, precision, high-precision, boundaries, or all. May be repeated.",
+        ),
+    ] = None,
+    chip: Annotated[
+        str, typer.Option("--chip", help="Whose time the critical path is predicted on.")
+    ] = "H200",
+    every: Annotated[
+        bool, typer.Option("--all", help="Show every layer and node: alike ones are not folded.")
+    ] = False,
+    tokens: Annotated[
+        str, typer.Option("--tokens", help="The forward that is counted: sequences x tokens.")
+    ] = "1x1024",
+    layers: Annotated[
+        int | None, typer.Option("--layers", min=1, help="Of --config: so many layers instead.")
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            "-t",
+            help="Of --config: add what reference, cpu or triton makes of the graph as the last stage.",
+        ),
+    ] = None,
+    calibration: CalibrationFile = None,
+    cache: CacheFolder = None,
+    seed: Seed = 0,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", help="Write the recording; Model Explorer opens it, too."),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write one page that works without a network.")
+    ] = None,
+    dot: Annotated[
+        Path | None, typer.Option("--dot", help="Write the stage (--stage) as Graphviz source.")
+    ] = None,
+    svg: Annotated[
+        Path | None, typer.Option("--svg", help="Write the stage as a picture; needs Graphviz.")
+    ] = None,
+    module: Annotated[
+        str | None,
+        typer.Option("--module", help="Of --dot and --svg: draw this module's nodes only."),
+    ] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(
+            "--figure", help="Write one attention block before and after, as .svg or .dot."
+        ),
+    ] = None,
+    overlays: Annotated[
+        Path | None,
+        typer.Option(
+            "--overlays",
+            help="Write error, bytes, FLOPs and bits for Model Explorer into this new folder.",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+) -> None:
+    """Show the graph of MODEL after every pass, what each pass changed, and what sites cost and lose.
+
+    Example: starquant-fx inspect --config llada-8b --recipe star-w4a4 --html llada-8b.html --json llada-8b.json
+    """
+    from rich.console import Console
+
+    from starquant_fx.cli.inspect_files import Files
+    from starquant_fx.cli.inspect_views import Views
+
+    console = Console()
+    views = Views(stage, diff, site, sites or sort is not None, sort, passes, analysis, chip, every)
+    files = Files(json_file, html, dot, svg, module, figure, overlays, stage, force)
+    source = Source(
+        model, config, recording, recipe, tokens, layers, target, calibration, cache, seed
+    )
+    source.check()
+    views.check()
+    files.check()
+    found = source.recording()
+    views.check_names(found)
+    for path in files.write(found):
+        console.print(f"wrote {path}", markup=False, highlight=False)
+    for shown in views.shown(found, summary=not files.any):
+        console.print(shown)

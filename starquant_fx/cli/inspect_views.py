@@ -1,0 +1,140 @@
+"""What ``inspect`` shows on the terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from starquant_fx.errors import InputError, nearest
+
+ALL = "all"
+FIRST_SITES = 12
+"""Of the summary."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """The options that choose what is shown, as the command line names them."""
+
+    stage: str | None
+    diff: str | None
+    site: str | None
+    sites: bool
+    sort: str | None
+    passes: bool
+    analysis: list[str] | None
+    chip: str
+    every: bool
+
+    def check(self) -> None:
+        """Refuses what no recording has.
+
+        Raises:
+            InputError: There is no such analysis, order or chip.
+        """
+        from starquant_fx.cost.chips import chip_named
+        from starquant_fx.inspection.terminal import SORTS
+
+        for given in self.analysis or []:
+            _one_of("--analysis", given, (*ANALYSES, ALL))
+        if self.sort is not None:
+            _one_of("--sort", self.sort, tuple(SORTS))
+        chip_named(self.chip)
+
+    def check_names(self, recording: Any) -> None:
+        """Refuses names that a recording lacks, before anything is written or shown.
+
+        Raises:
+            InputError: It has no such stage or site; the nearest names are offered.
+        """
+        from starquant_fx.inspection.difference import parse_range
+
+        if self.stage is not None:
+            recording.stage(self.stage)
+        if self.diff is not None:
+            parse_range(self.diff, recording)
+        if self.site is not None:
+            recording.site(self.site)
+
+    def shown(self, recording: Any, summary: bool) -> Iterator[Any]:
+        """What rich prints.
+
+        Args:
+            recording: The recording.
+            summary: Whether there is something to show where no option asks for anything.
+        """
+        from starquant_fx.inspection import terminal
+        from starquant_fx.inspection.difference import difference, parse_range
+
+        stage = recording.last if self.stage is None else recording.stage(self.stage)
+        asked = False
+        if self.passes:
+            asked = True
+            yield terminal.timeline(recording)
+        if self.site is not None:
+            asked = True
+            yield terminal.site(recording, self.site, stage.name)
+        elif self.stage is not None and not self.analysis:
+            asked = True
+            yield terminal.stage(recording, stage.name, all=self.every, nodes=self.every)
+        if self.diff is not None:
+            asked = True
+            found = difference(*parse_range(self.diff, recording))
+            yield terminal.difference(found, all=self.every)
+        if self.sites:
+            asked = True
+            yield terminal.sites(recording, self.sort or "")
+        for name in self._analyses():
+            asked = True
+            yield ANALYSES[name](recording, stage, self)
+        if summary and not asked:
+            yield terminal.timeline(recording)
+            yield terminal.stage(recording, stage.name)
+
+    def _analyses(self) -> list[str]:
+        asked = self.analysis or []
+        return list(ANALYSES) if ALL in asked else list(dict.fromkeys(asked))
+
+
+def _critical_path(recording: Any, stage: Any, views: Views) -> Any:
+    from starquant_fx.inspection import analysis, terminal
+
+    return terminal.critical_path(analysis.critical_path(stage, views.chip), all=views.every)
+
+
+def _precision(recording: Any, stage: Any, views: Views) -> Any:
+    from starquant_fx.inspection import analysis, terminal
+
+    return terminal.precision_path(analysis.precision_path(recording, stage))
+
+
+def _high_precision(recording: Any, stage: Any, views: Views) -> Any:
+    from starquant_fx.inspection import analysis, terminal
+
+    return terminal.high_precision(analysis.high_precision(recording, stage))
+
+
+def _boundaries(recording: Any, stage: Any, views: Views) -> Any:
+    from starquant_fx.inspection import analysis, terminal
+
+    return terminal.boundaries(analysis.boundaries(recording, stage), stage.name)
+
+
+ANALYSES: dict[str, Callable[[Any, Any, Views], Any]] = {
+    "critical-path": _critical_path,
+    "precision": _precision,
+    "high-precision": _high_precision,
+    "boundaries": _boundaries,
+}
+
+
+def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InputError(
+            f"{option} does not take {value!r}",
+            where=option,
+            expected=", ".join(known),
+            got=repr(value),
+            hint=nearest(value, known) or "use one of these",
+        )

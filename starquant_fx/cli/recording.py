@@ -1,0 +1,123 @@
+"""Where a recording comes from on the command line: a model, a configuration, or a file."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from starquant_fx.cli.options import load
+from starquant_fx.errors import InputError
+
+RECIPE = "star-w4a4"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What is recorded; exactly one of the first three is given.
+
+    Attributes:
+        model: A model that is compiled.
+        config: A configuration that is captured and rewritten without weights.
+        file: A recording.
+        recipe: Of the compilation; None = ``RECIPE``.
+        tokens: The forward that is counted.
+        layers: How many to build of a configuration.
+        target: Whose graph is the last stage of a configuration.
+        calibration: As of ``compile``.
+        cache: As of ``compile``.
+        seed: As of ``compile``.
+    """
+
+    model: str | None
+    config: str | None
+    file: Path | None
+    recipe: str | None
+    tokens: str
+    layers: int | None
+    target: str | None
+    calibration: Path | None
+    cache: Path | None
+    seed: int
+
+    def check(self) -> None:
+        """Refuses what does not fit together, before anything is loaded.
+
+        Raises:
+            InputError: Not exactly one source, or options of another one.
+            RecipeError: There is no such recipe.
+        """
+        from starquant_fx.cost.shapes import parse_shape
+
+        sources = {"MODEL": self.model, "--config": self.config, "--recording": self.file}
+        given = [name for name, value in sources.items() if value is not None]
+        if len(given) != 1:
+            raise InputError(
+                "there is more than one thing to inspect" if given else "there is nothing to inspect",
+                where=", ".join(sources),
+                expected="one of them",
+                got=", ".join(given) or "none",
+                hint="for example `starquant-fx inspect --config llada-8b`",
+            )
+        options: dict[str, tuple[object, tuple[str, ...]]] = {
+            "--recipe": (self.recipe, ("MODEL", "--config")),
+            "--layers": (self.layers, ("--config",)),
+            "--target": (self.target, ("--config",)),
+            "--calibration": (self.calibration, ("MODEL",)),
+            "--cache": (self.cache, ("MODEL",)),
+        }
+        for option, (value, fits) in options.items():
+            if value is not None and given[0] not in fits:
+                raise InputError(
+                    f"{option} does not go with {given[0]}",
+                    where=option,
+                    expected=f"only with {' or '.join(fits)}",
+                    got=f"{option} {value}",
+                    hint="leave the option out",
+                )
+        parse_shape(self.tokens)
+        self._recipe()
+
+    def recording(self) -> Any:
+        """Records, or reads.
+
+        Raises:
+            StarQuantError: It cannot be done.
+        """
+        from starquant_fx.cost.shapes import parse_shape
+        from starquant_fx.evaluation.corpus import calibration_texts
+        from starquant_fx.inspection.collection import read_recording
+        from starquant_fx.inspection.record import record_compilation, record_config
+        from starquant_fx.progress import working
+
+        if self.file is not None:
+            with working(f"reading {self.file}"):
+                return read_recording(self.file)
+        shape = parse_shape(self.tokens)
+        if self.config is not None:
+            with working(f"tracing {self.config} and running {self._recipe().name}"):
+                return record_config(
+                    self.config,
+                    self._recipe(),
+                    shape=shape,
+                    layers=self.layers,
+                    target=self.target,
+                )
+        assert self.model is not None
+        texts = calibration_texts(self.model, self.calibration)
+        model, tokenizer = load(self.model)
+        return record_compilation(
+            self.model,
+            model,
+            self._recipe(),
+            shape=shape,
+            calibration=texts,
+            tokenizer=tokenizer,
+            target="reference",
+            cache=self.cache,
+        )
+
+    def _recipe(self) -> Any:
+        from starquant_fx.recipes import get_recipe
+
+        return get_recipe(self.recipe or RECIPE).seeded(self.seed)

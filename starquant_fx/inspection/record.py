@@ -1,0 +1,81 @@
+"""Recordings of a model that is compiled, and of one that is only known by its configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from starquant_fx.api import compile as compile_model
+from starquant_fx.capture import capture
+from starquant_fx.cost.retrace import retrace
+from starquant_fx.cost.shapes import Shape
+from starquant_fx.inspection.recorder import Recorder
+from starquant_fx.inspection.recording import Recording
+from starquant_fx.lowering import TARGETS, choose_target, lower
+from starquant_fx.model_facts import mask_token_of
+from starquant_fx.models.weightless import fake_model
+from starquant_fx.pass_manager import run_passes
+from starquant_fx.recipe import Recipe
+
+TOKENS = Shape(1, 1024)
+"""The forward that is counted."""
+
+
+def record_compilation(
+    name: str, model: torch.nn.Module, recipe: str | Recipe, *, shape: Shape = TOKENS, **options: Any
+) -> Recording:
+    """Compiles a model and records every stage, errors of sites among it.
+
+    Args:
+        name: What the model is called.
+        model: The model.
+        recipe: The recipe.
+        shape: The forward whose operations and bytes are counted.
+        **options: As of ``starquant_fx.compile``.
+
+    Returns:
+        The recording.
+    """
+    recorder = Recorder(name, shape)
+    compile_model(model, recipe, observe=recorder, **options)
+    return recorder.recording()
+
+
+def record_config(
+    name: str,
+    recipe: Recipe,
+    *,
+    shape: Shape = TOKENS,
+    layers: int | None = None,
+    target: str | None = None,
+) -> Recording:
+    """Captures and rewrites a model from its configuration alone: no weights, no errors.
+
+    Args:
+        name: As of ``starquant_fx.models.weightless.fake_model``.
+        recipe: The recipe.
+        shape: The forward whose operations and bytes are counted.
+        layers: Number of layers instead of the configuration's.
+        target: Adds what this target makes of the graph as the last stage; None = no such stage.
+
+    Returns:
+        The recording.
+
+    Raises:
+        InputError: There is no such model.
+        LoweringError: There is no such target.
+        StarQuantError: The model cannot be captured, or the recipe does not fit it.
+    """
+    resolved = target
+    if target is not None and target not in TARGETS:
+        resolved = choose_target(target, torch.device("cpu"))
+    model = fake_model(name, layers)
+    recorder = Recorder(name if layers is None else f"{name}, {layers} layers", shape)
+    program = capture(model, recipe, mask_token_id=mask_token_of(model))
+    run_passes(program, recipe.passes, recorder)
+    if resolved is not None:
+        with program.fake_mode:
+            lowered = lower(program, resolved)
+        recorder.lowered(retrace(lowered, program.fake_mode), program, resolved)
+    return recorder.recording()
