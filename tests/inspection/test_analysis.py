@@ -161,6 +161,37 @@ def test_boundaries_by_site_and_where_nothing_is_quantized() -> None:
         boundaries(one, group="layer")
 
 
+def test_codes_of_weights_that_are_made_in_the_graph_are_weights() -> None:
+    nodes = [
+        Node("w", "aten.mul", outputs=("f32[4, 4]",)),
+        Node(
+            *("q", "starquant.quantize_weight", "", (Source("w", 0, "w"),), ("i8[4, 4]", "f32[4]")),
+            bits="w4",
+        ),
+        Node("p", "starquant.pack", "", (Source("q", 0, "codes"),), ("u8[2, 4]",), bits="a4"),
+        Node(
+            *(
+                "d",
+                "starquant.dequantize_weight",
+                "",
+                (Source("p", 0, "x"), Source("q", 1, "scale")),
+            ),
+            outputs=("f32[4, 4]",),
+            bits="w4",
+        ),
+    ]
+    stage = Stage("s", "s", "", 0.0, (), {n.name: n for n in nodes})
+    found = {c.direction: c for c in boundaries(recording(), stage)}
+    assert {(c.direction, c.bits, c.bytes) for c in found.values()} == {
+        ("floats -> codes", "w4", 64),
+        ("weights -> floats", "w4", 8 + 16),
+    }
+    assert [(e.source, e.target) for e in found["weights -> floats"].edges] == [
+        ("p", "d"),
+        ("q", "d"),
+    ]
+
+
 def test_kinds_follow_a_cosine_to_the_attention() -> None:
     found = kinds(recording().last)
     assert {n for n, kind in found.items() if kind is Kind.ROTARY} == {
