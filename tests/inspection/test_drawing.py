@@ -81,6 +81,17 @@ def test_depth_makes_a_module_one_box() -> None:
     assert "q_proj  w4a4" in labels(deeper).values()
 
 
+def test_a_depth_that_fits_is_the_largest() -> None:
+    last = recording().last
+    assert drawing.fitting_depth(last) is None
+    for most, depth in ((25, 4), (12, 3), (6, 2)):
+        found = drawing.fitting_depth(last, most=most)
+        boxes = labels(parsed(drawing.dot(last, depth=found)))
+        drawn = [key for key in boxes if not key.startswith("legend")]
+        assert (found, len(drawn) <= most) == (depth, True)
+    assert drawing.fitting_depth(last, "model.layers.0", most=9) == 1
+
+
 def test_colours_are_those_of_bits_and_the_legend_names_those_used() -> None:
     graph = parsed(drawing.dot(recording(bits=2).last, part="model.layers.0"))
     site = clusters(graph)["q_proj"].get_nodes()[0]
