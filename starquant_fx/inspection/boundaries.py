@@ -121,12 +121,14 @@ def _edges(node: Node, stage: Stage, values: dict[str, int]) -> list[tuple[Edge,
         return found
     if not any(map(is_float, node.outputs)):
         return found
-    makers = {s.node for s in node.sources if _carries_codes(stage, s.node)}
-    for maker in sorted(makers, key=list(stage.nodes).index) if len(makers) > 1 else makers:
+    weights = "dequantize_weight" in node.operator
+    for maker in dict.fromkeys(s.node for s in node.sources if _carries_codes(stage, s.node)):
         outputs = {s.output for s in node.sources if s.node == maker}
         size = sum(value_bytes(_kind(stage, maker, output), values) for output in outputs)
-        bits = stage.nodes[maker].bits
-        found.append((Edge(BACK, maker, node.name, size), _part(bits, "a") or bits))
+        direction, bits = (WEIGHTS, node.bits) if weights else (BACK, stage.nodes[maker].bits)
+        found.append(
+            (Edge(direction, maker, node.name, size), _part(bits, "w" if weights else "a"))
+        )
     if node.bits.startswith("w"):
         for _, name, kind in node.tensors:
             if element(kind) in CODES:

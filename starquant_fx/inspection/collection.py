@@ -182,6 +182,8 @@ def _node(values: Mapping[str, Any]) -> Node:
         if key.startswith(TENSOR):
             name, _, kind = value.rpartition(": ")
             tensors.append((key.removeprefix(TENSOR), name, kind))
+    texts: dict[str, Any] = {key: known.get(key, "") for key in TEXTS}
+    numbers: dict[str, Any] = {key: float(known[key]) if key in known else None for key in NUMBERS}
     return Node(
         name=_text(values["id"]),
         operator=_text(values["label"]),
@@ -194,8 +196,8 @@ def _node(values: Mapping[str, Any]) -> Node:
             if key.startswith(ARGUMENT)
         ),
         made_from=tuple(known[FROM].split(" ")) if FROM in known else (),
-        **{key: known.get(key, "") for key in TEXTS},
-        **{key: float(known[key]) if key in known else None for key in NUMBERS},
+        **texts,
+        **numbers,
     )
 
 

@@ -68,7 +68,7 @@ class Describer:
             return earlier[1]
         made = self._node(node, program, found, before, stage)
         old = before.get(node.name)
-        if old == made:
+        if old is not None and old == made:
             made = old
         self._known[node] = key, made
         return made

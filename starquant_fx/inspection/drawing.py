@@ -14,11 +14,13 @@ from starquant_fx.inspection.attention_block import attention_block
 from starquant_fx.inspection.collapsing import Box, by_module, part_of, pattern
 from starquant_fx.inspection.dot import Canvas, quoted
 from starquant_fx.inspection.recording import Recording, Stage
-from starquant_fx.inspection.wording import plain
+from starquant_fx.inspection.wording import operator, plain
 
 BEFORE = "assign-roles"
 """The stage before of a figure of before and after, where there is one: linears have roles, all else is the model."""
 SECONDS = 120
+MOST = 300
+"""Boxes of a figure that Graphviz draws in seconds."""
 
 
 def dot(stage: Stage, *, part: str = "", depth: int | None = None) -> str:
@@ -41,6 +43,29 @@ def dot(stage: Stage, *, part: str = "", depth: int | None = None) -> str:
     canvas = Canvas(f"{part or 'all'} in stage {stage.name}")
     _draw(canvas, by_module(stage, names, absolute), "", below=part)
     return canvas.text()
+
+
+def fitting_depth(stage: Stage, part: str = "", most: int = MOST) -> int | None:
+    """The largest depth of which a figure can still be drawn and read.
+
+    Args:
+        stage: The stage.
+        part: Path of the module that is drawn; empty = all.
+        most: Boxes of the figure.
+
+    Returns:
+        For ``dot``; None where a box a node is not too many, and 1 where no depth is small enough.
+
+    Raises:
+        InputError: There is no such module.
+    """
+    names = part_of(stage, part)
+    if len(names) <= most:
+        return None
+    above = len(part.split(".")) if part else 0
+    deepest = max(len(stage.nodes[name].module.split(".")) for name in names)
+    depths = range(deepest - above, 0, -1)
+    return next((d for d in depths if len(by_module(stage, names, above + d)) <= most), 1)
 
 
 def before_after(recording: Recording, block: str = "", before: str = "", after: str = "") -> str:
@@ -159,11 +184,11 @@ def _cluster(canvas: Canvas, box: Box, below: str) -> object | None:
 
 def _look(box: Box) -> dict[str, str]:
     chief = box.chief
-    lines = [box.title]
+    lines = box.title.split("\n")
+    if chief.role and box.title == operator(chief):
+        lines[0] = f"{chief.role}: {lines[0]}"
     if chief.bits:
         lines[0] += f"  {chief.bits}"
-    if chief.role and len(box.nodes) == 1:
-        lines[0] = f"{chief.role}: {lines[0]}"
     if len(box.nodes) == 1 and chief.outputs and not box.outside:
         lines.append(chief.outputs[0])
     if box.by_state:

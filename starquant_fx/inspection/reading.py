@@ -144,7 +144,7 @@ def _renaming(program: Program) -> Callable[[sympy.Expr], sympy.Expr]:
     first = next(n for n in program.graph.nodes if n.op == "placeholder")
     for axis, symbol in zip(first.meta["val"].shape, (BATCH, LENGTH), strict=False):
         names[size(axis)] = symbol
-    cache: dict[sympy.Expr, sympy.Expr] = {}
+    cache: dict[sympy.Expr, Any] = {}
 
     def renamed(expression: sympy.Expr) -> sympy.Expr:
         if expression not in cache:

@@ -47,9 +47,9 @@ def critical_path(found: CriticalPath, *, all: bool = False) -> RenderableType:
         rows = [_path_row(steps, found, all) for steps in order]
     columns = [
         Column("node", least=18) if all else Column("nodes"),
-        Column("operator", least=20),
-        Column("for", rank=1, least=11),
-        Column("bits", rank=2, least=4),
+        Column("operator", least=28),
+        Column("for", rank=1, least=15),
+        Column("bits", rank=2, least=5),
         Column("time"),
         Column("of path"),
         Column("limited by", rank=3, least=10),
@@ -109,7 +109,7 @@ def precision_path(found: PrecisionPath) -> RenderableType:
     ]
     columns = [
         Column("site", least=16),
-        Column("by", rank=2, least=4),
+        Column("by", rank=2, least=5),
         Column("bits", least=5),
         Column("error", rank=1),
         Column("SQNR dB", rank=1),
@@ -207,7 +207,7 @@ def boundaries(found: tuple[Crossing, ...], stage: str = "") -> RenderableType:
     columns = [
         Column("of", least=8),
         Column("direction", least=17),
-        Column("bits", least=4),
+        Column("bits", least=5),
         Column("edges"),
         Column("bytes"),
         Column("at", rank=1, least=16),

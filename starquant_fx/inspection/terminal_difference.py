@@ -49,7 +49,7 @@ def difference(found: Difference, *, all: bool = False) -> RenderableType:
         Column("nodes") if not all else Column("node", least=18),
         Column("operator", least=19),
         Column("where", rank=1, least=10),
-        Column("bits", rank=2, least=4),
+        Column("bits", rank=2, least=5),
         Column("what" if all else "what, by the first", least=30),
     ]
     members: dict[tuple[object, ...], list[Entry]] = {}
@@ -77,8 +77,12 @@ def _entries(found: Difference) -> Iterator[Entry]:
         yield "+", node, f"by {node.made_by}{origin}"
     for change in found.changed:
         yield "~", change.after, "\n".join(map(str, change.fields))
+    heirs: dict[str, list[str]] = {}
+    for node in found.added:
+        for origin in node.made_from:
+            heirs.setdefault(origin, []).append(node.name)
     for node in found.removed:
-        gone = [n.name for n in found.added if node.name in n.made_from]
+        gone = heirs.get(node.name)
         yield "-", node, f"now {', '.join(gone)}" if gone else ""
 
 

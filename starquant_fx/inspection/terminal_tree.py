@@ -59,7 +59,7 @@ def _add(
 
 def _line(title: str, nodes: list[Node], known: Mapping[str, Kind], count: int) -> Text:
     """A module: its name, how many are alike, bits and role of its product, and what it computes."""
-    line = Text(wording.plain(title), wording.NAME)
+    line = Text.assemble((wording.plain(title), wording.NAME))
     if count > 1:
         line.append(f" ({count} alike)", "magenta")
     product = next((n for n in nodes if known[n.name] is Kind.LINEAR), None)

@@ -13,7 +13,7 @@ from starquant_fx.inspection.recording import Node
 
 NOTHING = "-"
 UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-TIMES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+TIMES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 ADDED, REMOVED, CHANGED, QUIET, NAME = "green", "red", "yellow", "dim", "bold"
 """Styles by meaning."""
 FULL = "cyan"
@@ -34,7 +34,9 @@ def amount(value: float | None, unit: str = "") -> str:
     for size, letter in UNITS:
         if abs(value) >= 0.9995 * size:
             return f"{_three(value / size)} {letter}{unit}"
-    return f"{_three(value)} {unit}".rstrip()
+    # what is counted one by one has no digits after the point
+    text = str(int(value)) if value == int(value) else _three(value)
+    return f"{text} {unit}".rstrip()
 
 
 def size(value: float | None) -> str:
@@ -54,7 +56,7 @@ def time(seconds: float) -> str:
     for unit, name in TIMES:
         if seconds >= 0.9995 * unit:
             return f"{_three(seconds / unit)} {name}"
-    return f"{_three(seconds * 1e6)} µs"
+    return f"{_three(seconds * 1e9)} ns"
 
 
 def error(value: float | None) -> str:
