@@ -1,4 +1,4 @@
-"""A recording in few JSON values: strings once, nodes once, and stages as numbers of nodes. ``viewer/data.js`` reads it."""
+"""A recording in few JSON values: strings once, nodes once, stages as numbers of nodes; ``viewer/data.js`` reads it."""
 
 from __future__ import annotations
 
@@ -78,7 +78,9 @@ class _Packer:
     def _parts(self, part: Any) -> list[Any]:
         if isinstance(part, Source):
             return [self._value(part.node), part.output, self._value(part.argument)]
-        return [self._value(one) for one in part] if isinstance(part, tuple) else [self._value(part)]
+        return (
+            [self._value(one) for one in part] if isinstance(part, tuple) else [self._value(part)]
+        )
 
 
 def _number(value: float | None) -> float | int | str | None:

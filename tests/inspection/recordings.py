@@ -50,7 +50,7 @@ def transformer(layers: int = 6, stages: int = 3, depth: int = 1, model: str = "
         preserves = "" if i == 0 else "numerically"
         notes = (f"{layers} layers",) if i else ()
         made.append(Stage(name, name, preserves, 0.1 * i, notes, graph.nodes))
-    sites = {site.name: site for i in range(layers) for site in _sites(i)}
+    sites = {site.name: site for site in map(_site, range(layers))}
     return Recording(model, "by-hand", "1x64", tuple(made), sites, "0.0")
 
 
@@ -98,11 +98,20 @@ def _layer(graph: Graph, i: int, x: str, depth: int, rotations: int, fused: bool
     return graph.add(f"add_{i}", "aten.add", at, [x, y])
 
 
-def _sites(i: int) -> list[SiteFacts]:
+def _site(i: int) -> SiteFacts:
     linears = tuple(f"model.layers.{i}.attn.{role}" for role in "qkv")
-    sizes = {"bytes_before": 49152, "bytes_after": 12288, "flops": 3000.0}
-    measured = {"error": 0.001 * (i + 1), "leakage": 0.01}
-    return [
-        SiteFacts(linears[0], linears, ("q", "k", "v"), 64, (64, 64, 64), "w4a4", "",
-                  "kronecker 8x8", 2, **measured, **sizes)  # type: ignore[arg-type]
-    ]
+    return SiteFacts(
+        name=linears[0],
+        linears=linears,
+        roles=("q", "k", "v"),
+        features=64,
+        outputs=(64, 64, 64),
+        bits="w4a4",
+        transform="kronecker 8x8",
+        gates=2,
+        error=0.001 * (i + 1),
+        leakage=0.01,
+        bytes_before=49152,
+        bytes_after=12288,
+        flops=3000.0,
+    )

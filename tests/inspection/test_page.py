@@ -92,7 +92,10 @@ def test_numbers_that_json_cannot_say_are_kept() -> None:
 
 
 def test_hostile_text_makes_no_markup() -> None:
-    plain, hostile = Parts(to_html(one_node("x"))), Parts(to_html(one_node(HOSTILE, HOSTILE, HOSTILE)))
+    plain, hostile = (
+        Parts(to_html(one_node("x"))),
+        Parts(to_html(one_node(HOSTILE, HOSTILE, HOSTILE))),
+    )
     names = [tag for tag, _ in plain.tags]
     assert [tag for tag, _ in hostile.tags] == names
     assert hostile.texts["title"][0] == f"{HOSTILE} {HOSTILE}"
@@ -101,7 +104,9 @@ def test_hostile_text_makes_no_markup() -> None:
 
 def test_the_page_refers_to_nothing_outside() -> None:
     for tag, attributes in Parts(to_html(transformer())).tags:
-        loading = {"src", "href", "srcset", "data", "action", "poster", "xlink:href"} & set(attributes)
+        loading = {"src", "href", "srcset", "data", "action", "poster", "xlink:href"} & set(
+            attributes
+        )
         assert not loading, f"<{tag}> loads {loading}"
         assert tag not in ("link", "base", "iframe", "object", "embed", "img")
     style = viewer_file("style.css")
@@ -139,7 +144,9 @@ def test_the_page_holds_the_licence_of_the_library() -> None:
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_modules_import_only_what_modules_before_them_export(name: str) -> None:
     before = SCRIPTS[: SCRIPTS.index(name)]
-    imports = re.findall(r'^import \{([^}]*)\} from "\./([\w.]+)";$', viewer_file(name), re.MULTILINE)
+    imports = re.findall(
+        r'^import \{([^}]*)\} from "\./([\w.]+)";$', viewer_file(name), re.MULTILINE
+    )
     assert len(imports) == len(re.findall(r"^import\b", viewer_file(name), re.MULTILINE))
     for names, other in imports:
         assert other in before

@@ -100,7 +100,8 @@ function portBox(tree, group, port) {
   let label = port.names[0];
   if (port.names.length > 1) {
     const near = new Set(port.names.map((name) => nearOutside(tree, group, name)));
-    label = near.size === 1 ? [...near][0] : `${port.names.length} ${port.side === "in" ? "sources" : "readers"}`;
+    label =
+      near.size === 1 ? [...near][0] : `${port.names.length} ${port.side === "in" ? "sources" : "readers"}`;
     if (port.key === `i:${outer.key}`) label = `${port.names.length} of ${outer.label || "the model"}`;
   } else if (port.side === "out") {
     label = nearOutside(tree, group, label);
@@ -180,7 +181,11 @@ function folded(chain, boxes, edges) {
     y += height + GAP.y;
   }
   const known = new Map(boxes.map((b) => [b.key, b]));
-  const lines = edges.map((e) => ({ ...e, points: step(known.get(e.from), known.get(e.to)), straight: true }));
+  const lines = edges.map((e) => ({
+    ...e,
+    points: step(known.get(e.from), known.get(e.to)),
+    straight: true,
+  }));
   return { width: right, height: Math.max(0, y - GAP.y), edges: lines };
 }
 
@@ -194,11 +199,19 @@ function bestColumns(count) {
 function step(a, b) {
   const middle = (box) => box.y + box.height / 2;
   if (a.y < b.y + b.height && b.y < a.y + a.height && a.x < b.x) {
-    return [{ x: a.x + a.width, y: middle(a) }, { x: b.x, y: middle(b) }];
+    return [
+      { x: a.x + a.width, y: middle(a) },
+      { x: b.x, y: middle(b) },
+    ];
   }
   const [from, to] = [a.x + a.width / 2, b.x + Math.min(b.width / 2, 60)];
   const half = b.y - GAP.y / 2;
-  return [{ x: from, y: a.y + a.height }, { x: from, y: half }, { x: to, y: half }, { x: to, y: b.y }];
+  return [
+    { x: from, y: a.y + a.height },
+    { x: from, y: half },
+    { x: to, y: half },
+    { x: to, y: b.y },
+  ];
 }
 
 /** Boxes in layers, by dagre. Groups of the same shape, such as the layers of a model, are laid out once. */
@@ -248,7 +261,21 @@ function dagreLayout(sizes, lines) {
     const { points, x, y } = graph.edge(String(from), String(to));
     return { points, at: width ? { x, y } : null };
   });
-  return { width: graph.graph().width, height: graph.graph().height, places, paths };
+  return boundedBy({ width: graph.graph().width, height: graph.graph().height, places, paths });
+}
+
+/** Makes room for lines beyond the outermost boxes, of which dagre's width does not tell. */
+function boundedBy({ width, height, places, paths }) {
+  const across = paths.flatMap(({ points }) => points.map(({ x }) => x));
+  const left = across.reduce((a, b) => Math.min(a, b - 2), 0);
+  const right = across.reduce((a, b) => Math.max(a, b + 2), width);
+  const moved = (place) => ({ ...place, x: place.x - left });
+  return {
+    width: right - left,
+    height,
+    places: places.map(moved),
+    paths: paths.map(({ points, at }) => ({ points: points.map(moved), at: at && moved(at) })),
+  };
 }
 
 /** Absolute places of all boxes by key. */

@@ -12,9 +12,6 @@ import { overviewPanel, showDrawn, showLegend, showStage } from "./overview.js";
 import { bindSearch } from "./search.js";
 import { bindKeys } from "./keys.js";
 
-/** Groups of more nodes than this start collapsed, unless they only hold a few groups of layers. */
-const SMALL = 40;
-
 class App {
   constructor(recording) {
     this.recording = recording;
@@ -40,8 +37,7 @@ class App {
     let around = this.tree.root;
     while (around) {
       const most = [...around.groups.values()].find((g) => g.all.length > this.stage.nodes.size / 2);
-      if (!most || most.all.length < SMALL) break;
-      this.open(most);
+      if (most) this.open(most);
       around = most;
     }
   }
@@ -65,6 +61,7 @@ class App {
       jump: (name) => this.go(this.stage.index, name),
       edge: (edge) => this.select({ edge }),
     };
+    byId("graph").classList.toggle("heated", this.heat !== null);
     byId("content").replaceChildren(drawn(this.layout, { stage: this.stage, heat: this.heat, actions }));
     const after = anchor && this.places.get(anchor);
     if (point && after) this.view.put(after, point);
@@ -90,7 +87,8 @@ class App {
   /** The box that stays in its place: the selected one, or else the one next to the middle, if the tree has it. */
   anchor(tree) {
     const { width, height } = this.view.size;
-    const inTree = (key) => (key.startsWith("g:") ? tree.byPath.has(key.slice(2)) : tree.groupOf.has(key.slice(2)));
+    const inTree = (key) =>
+      key.startsWith("g:") ? tree.byPath.has(key.slice(2)) : tree.groupOf.has(key.slice(2));
     const away = (place) => {
       const { x, y } = this.view.onScreen({ x: place.x + place.width / 2, y: place.y });
       return Math.hypot(x - width / 2, y - height / 3);
@@ -120,11 +118,16 @@ class App {
   markSelected() {
     const key = this.selectedKey;
     const edge = this.selected?.edge;
-    for (const one of byId("content").querySelectorAll(".selected, .near")) one.classList.remove("selected", "near");
-    if (key) byId("content").querySelector(`[data-key="${CSS.escape(key)}"]`)?.classList.add("selected");
+    for (const one of byId("content").querySelectorAll(".selected, .near"))
+      one.classList.remove("selected", "near");
+    if (key)
+      byId("content")
+        .querySelector(`[data-key="${CSS.escape(key)}"]`)
+        ?.classList.add("selected");
     for (const one of byId("content").querySelectorAll(".edge")) {
       const { from, to } = one.dataset;
-      if (edge ? edge.from === from && edge.to === to : key && (from === key || to === key)) one.classList.add("near");
+      if (edge ? edge.from === from && edge.to === to : key && (from === key || to === key))
+        one.classList.add("near");
     }
   }
 
@@ -180,12 +183,15 @@ class App {
 
   jumpGroup(path) {
     let known = this.tree.byPath.get(path);
-    for (let p = path; !known && p.includes("."); known = this.tree.byPath.get(p)) p = p.slice(0, p.lastIndexOf("."));
+    for (let p = path; !known && p.includes("."); known = this.tree.byPath.get(p))
+      p = p.slice(0, p.lastIndexOf("."));
     if (known?.parent) this.reveal(known.parent, { group: known.path });
   }
 
   jumpSite(site) {
-    const own = [...this.stage.nodes.values()].find((n) => n.site === site.name && n.operator.endsWith("linear"));
+    const own = [...this.stage.nodes.values()].find(
+      (n) => n.site === site.name && n.operator.endsWith("linear"),
+    );
     if (own) this.go(this.stage.index, own.name);
     else this.jumpGroup(site.name);
   }
@@ -274,7 +280,10 @@ async function start() {
     window.__readyMs = performance.now();
     document.documentElement.dataset.ready = "true";
   } catch (error) {
-    byId("loading").replaceChildren(make("p", {}, "The recording cannot be shown."), make("p", {}, String(error.message ?? error)));
+    byId("loading").replaceChildren(
+      make("p", {}, "The recording cannot be shown."),
+      make("p", {}, String(error.message ?? error)),
+    );
     document.documentElement.dataset.ready = "failed";
   }
 }
