@@ -1,8 +1,8 @@
 // The picture: a layout as SVG.
 
 import { clipped, plural, shape, shortOperator, textWidth, whole } from "./text.js";
-import { edgeTitle } from "./edges.js";
 import { groupChange } from "./groups.js";
+import { at, edgeLabel, edgeShape, portShape, text, title } from "./lines.js";
 
 /** Draws a layout.
 
@@ -30,18 +30,6 @@ const BOXES = {
   more: moreShape,
   port: portShape,
 };
-
-function at(box) {
-  return `translate(${box.x} ${box.y})`;
-}
-
-function text(x, y, name, content, more = {}) {
-  return shape("text", { x, y, class: name, ...more }, content);
-}
-
-function title(content) {
-  return shape("title", {}, content);
-}
 
 function frame(box, name, heat) {
   const rect = shape("rect", { class: name, width: box.width, height: box.height, rx: 7 });
@@ -240,67 +228,4 @@ function moreShape(box, scene) {
     frame(box, "body"),
     text(11, 22, "small", `− ${box.label}`),
   );
-}
-
-function portShape(box, scene) {
-  const { port, label } = box;
-  const inward = port.side === "in";
-  const names = port.names.slice(0, 12).join("\n");
-  const press = (event) => {
-    event.stopPropagation();
-    scene.actions.jump(port.names[0]);
-  };
-  return shape(
-    "g",
-    {
-      class: `port ${port.side}`,
-      transform: at(box),
-      click: press,
-      "data-key": box.key,
-      role: "button",
-      "aria-label": `${inward ? "from" : "to"} ${label}`,
-      tabindex: -1,
-    },
-    title(`${inward ? "from" : "to"}\n${names}`),
-    shape("rect", { width: box.width, height: box.height, rx: 11 }),
-    text(12, 15, "small", inward ? `↓ ${box.text}` : `→ ${box.text}`),
-  );
-}
-
-function edgeShape(edge, scene) {
-  const path = edge.straight ? angular(edge.points) : smooth(edge.points);
-  const press = (event) => {
-    event.stopPropagation();
-    scene.actions.edge(edge);
-  };
-  return shape(
-    "g",
-    { class: "edge", "data-from": edge.from, "data-to": edge.to, click: press },
-    shape("path", { class: "wide", d: path }, title(edgeTitle(scene.stage, edge))),
-    shape("path", {
-      class: edge.tensors.length > 1 ? "line many" : "line",
-      d: path,
-      "marker-end": "url(#arrow)",
-    }),
-  );
-}
-
-function edgeLabel(edge) {
-  return text(edge.at.x, edge.at.y + 3.5, "kind", edge.text);
-}
-
-function angular(points) {
-  return points.map(({ x, y }, i) => `${i ? "L" : "M"}${x} ${y}`).join("");
-}
-
-/** A curve through the middles of a line's parts, straight at both ends. */
-function smooth(points) {
-  if (points.length < 3) return angular(points);
-  const middle = (a, b) => `${(a.x + b.x) / 2} ${(a.y + b.y) / 2}`;
-  let path = `M${points[0].x} ${points[0].y}`;
-  for (let i = 1; i < points.length - 1; i += 1) {
-    const end = i === points.length - 2 ? points[i + 1] : null;
-    path += `Q${points[i].x} ${points[i].y} ${end ? `${end.x} ${end.y}` : middle(points[i], points[i + 1])}`;
-  }
-  return path;
 }

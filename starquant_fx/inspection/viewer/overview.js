@@ -2,7 +2,7 @@
 
 import { byId, flopsText, make, plural, secondsText, whole } from "./text.js";
 import { changeCounts, facts, heading, section } from "./parts.js";
-import { siteTable } from "./panel.js";
+import { siteTable } from "./group_panel.js";
 
 const PRESERVES = {
   bitwise: "keeps the function bitwise",
