@@ -94,7 +94,7 @@ export class App {
     this.selected = what;
     this.markSelected();
     this.showPanel();
-    if (what) document.body.classList.add("sheet-open");
+    if (what) this.openSheet(true);
     this.say(what ? `selected ${what.node ?? what.group ?? "an edge"}` : "nothing selected");
   }
 
@@ -219,7 +219,12 @@ export class App {
   }
 
   toggleSheet() {
-    const isOpen = document.body.classList.toggle("sheet-open");
+    this.openSheet(!document.body.classList.contains("sheet-open"));
+  }
+
+  /** On a phone the panel is a sheet that comes up from below. */
+  openSheet(isOpen) {
+    document.body.classList.toggle("sheet-open", isOpen);
     byId("sheet").setAttribute("aria-expanded", String(isOpen));
   }
 

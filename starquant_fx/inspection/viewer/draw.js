@@ -115,7 +115,7 @@ function groupShape(box, scene) {
   return boxed(
     box,
     `group ${heat ? "hot" : ""}`,
-    groupHooks(group, change),
+    groupHooks(group, change, false),
     groupLabel(group, "collapsed"),
     scene,
     title(groupTitle(group)),
@@ -136,8 +136,8 @@ function operators(group) {
   return [...new Set(group.all.map((n) => shortOperator(n.operator)))].slice(0, 8).join(", ");
 }
 
-function groupHooks(group, change) {
-  return { "data-group": group.path, "data-change": change || null };
+function groupHooks(group, change, isOpen) {
+  return { "data-group": group.path, "data-change": change || null, "aria-expanded": String(isOpen) };
 }
 
 function groupLabel(group, how) {
@@ -184,7 +184,7 @@ function openShape(box, scene) {
   return boxed(
     box,
     "open",
-    groupHooks(group, groupChange(group)),
+    groupHooks(group, groupChange(group), true),
     groupLabel(group, "expanded"),
     scene,
     title(groupTitle(group)),

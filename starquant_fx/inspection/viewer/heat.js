@@ -37,6 +37,7 @@ export const HEATS = {
     title: "FLOPs of a forward",
     of: (_, item) => (isGroup(item) ? item.sums.flops : item.flops),
     text: flopsText,
+    mark: (value) => flopsText(value).replace("FLOP", ""),
     groups: "groups: the sum",
     none: "not counted in this stage",
   },
@@ -87,7 +88,7 @@ export function heatOf(recording, tree, kind) {
     color: (item) => (at(item) == null ? null : colour(at(item))),
     text: (item) => (at(item) == null ? "" : heat.text(heat.of(recording, item))),
     marks: part.marks.map((value, i) => ({
-      text: `${i === 0 && part.cut ? "≤ " : ""}${heat.text(value)}`,
+      text: `${i === 0 && part.cut ? "≤ " : ""}${(heat.mark ?? heat.text)(value)}`,
       ...colour(part.of(value)),
     })),
   };

@@ -23,7 +23,10 @@ export function layered(stage, boxes, edges) {
   const sizes = boxes.map((b) => [b.width, b.height]);
   const lines = edges.map((e, i) => {
     const width = labels[i] ? Math.ceil(textWidth(labels[i], 10) / 10) * 10 + 8 : 0;
-    return [number.get(e.from), number.get(e.to), width];
+    const [from, to] = [number.get(e.from), number.get(e.to)];
+    // groups may read each other; then what comes first in the graph stands above
+    const isBack = from > to && !boxes[from].port;
+    return [from, to, width, isBack];
   });
   const key = JSON.stringify([sizes, lines]);
   if (!shapes.has(key)) {
@@ -39,21 +42,24 @@ export function layered(stage, boxes, edges) {
 /* global dagre */
 function dagreLayout(sizes, lines) {
   if (!sizes.length) return { width: 0, height: 0, places: [], paths: [] };
-  const graph = new dagre.graphlib.Graph();
+  const graph = new dagre.graphlib.Graph({ multigraph: true });
   const ranker = sizes.length > 300 ? "longest-path" : "network-simplex";
   graph.setGraph({ rankdir: "TB", nodesep: 24, edgesep: 14, ranksep: 34, ranker });
   sizes.forEach(([width, height], i) => graph.setNode(String(i), { width, height }));
-  for (const [from, to, width] of lines) {
-    graph.setEdge(String(from), String(to), { width, height: width ? 12 : 0, labelpos: "c" });
-  }
+  const ends = ([from, to, , isBack], i) => (isBack ? [to, from, i] : [from, to, i]).map(String);
+  lines.forEach((line, i) => {
+    const [from, to, name] = ends(line, i);
+    graph.setEdge(from, to, { width: line[2], height: line[2] ? 12 : 0, labelpos: "c" }, name);
+  });
   dagre.layout(graph);
   const places = sizes.map(([width, height], i) => {
     const { x, y } = graph.node(String(i));
     return { x: x - width / 2, y: y - height / 2 };
   });
-  const paths = lines.map(([from, to, width]) => {
-    const { points, x, y } = graph.edge(String(from), String(to));
-    return { points, at: width ? { x, y } : null };
+  const paths = lines.map((line, i) => {
+    const [, , width, isBack] = line;
+    const { points, x, y } = graph.edge(...ends(line, i));
+    return { points: isBack ? [...points].reverse() : points, at: width ? { x, y } : null };
   });
   return boundedBy({ width: graph.graph().width, height: graph.graph().height, places, paths });
 }

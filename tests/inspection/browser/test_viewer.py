@@ -318,6 +318,18 @@ def test_boxes_do_not_overlap(viewer: Viewer) -> None:
         assert one[2] <= other[0] or one[3] <= other[1] or other[3] <= one[1]
 
 
+def test_what_reads_stands_below(viewer: Viewer) -> None:
+    viewer.open(transformer())
+    viewer.stage(1)
+    viewer.toggle("model.layers.0")
+    parts = (
+        f'[data-group="model.layers.0.{name}"]' for name in ("norm", "q+k+v site", "attn", "mlp")
+    )
+    boxes = [viewer.box(f"{part} > .body") for part in parts]
+    for above, below in pairwise([*boxes, viewer.box('[data-node="add_0"]')]):
+        assert above[3] < below[1]
+
+
 def test_hostile_names_stay_text(viewer: Viewer) -> None:
     viewer.open(one_node(HOSTILE, HOSTILE, HOSTILE))
     assert viewer.text("#model") == HOSTILE
