@@ -14,8 +14,18 @@ class Graph:
         self._stage = stage
         self._before = before
 
-    def add(self, name: str, operator: str, module: str, reads: list[str], **more: object) -> str:
+    def add(
+        self,
+        name: str,
+        operator: str,
+        module: str,
+        reads: list[str],
+        made_from: str = "",
+        **more: object,
+    ) -> str:
+        """A node; without ``made_from`` it was put behind what it reads."""
         earlier = self._before.get(name)
+        origin = (made_from,) if made_from else tuple(one for one in reads if one in self._before)
         node = Node(
             name=name,
             operator=operator,
@@ -23,7 +33,7 @@ class Graph:
             sources=tuple(Source(one, 0, f"x{i}") for i, one in enumerate(reads)),
             outputs=(KIND,),
             made_by=earlier.made_by if earlier else self._stage,
-            made_from=earlier.made_from if earlier else tuple(reads),
+            made_from=earlier.made_from if earlier else origin,
             flops=1000.0 * len(name),
             bytes=64.0 * len(operator),
             **more,  # type: ignore[arg-type]
@@ -91,7 +101,8 @@ def _layer(graph: Graph, i: int, x: str, depth: int, rotations: int, fused: bool
         tensors = (("weight", f"{module}.weight", "f32[64, 64]"),)
         bits = "w4a4" if fused else ""
         more = {"role": role, "site": site, "linear": module, "tensors": tensors, "bits": bits}
-        linears.append(graph.add(name, kind, module, [y], **more))
+        origin = f"linear_{role}_{i}" if fused else ""
+        linears.append(graph.add(name, kind, module, [y], origin, **more))
     y = graph.add(f"attention_{i}", "aten.scaled_dot_product_attention", f"{at}.attn", linears)
     for j in range(depth):
         y = graph.add(f"mul_{i}_{j}", "aten.mul", f"{at}.mlp", [y])

@@ -22,16 +22,17 @@ export function groupPanel(app, path) {
   const names = (set) => group.all.filter((n) => set.has(n.name)).map((n) => n.name);
   return [
     heading("group", group.path, changeTag(groupChange(group)), close),
-    make(
-      "p",
-      { class: "actions" },
+    !group.gone &&
       make(
-        "button",
-        { type: "button", click: () => app.toggle(group) },
-        app.isExpanded(group) ? "Collapse" : "Expand",
+        "p",
+        { class: "actions" },
+        make(
+          "button",
+          { type: "button", click: () => app.toggle(group) },
+          app.isExpanded(group) ? "Collapse" : "Expand",
+        ),
+        make("button", { type: "button", click: () => app.toggle(group, true) }, "Expand all inside"),
       ),
-      make("button", { type: "button", click: () => app.toggle(group, true) }, "Expand all inside"),
-    ),
     facts([
       ["nodes", [whole(group.all.length), " ", ...changeCounts(sums)]],
       ["FLOPs", flopsText(sums.flops)],

@@ -101,7 +101,7 @@ function constant([argument, name, kind]) {
 function provenance(app, stage, node) {
   const made = madeIn(app.recording, stage.index, node.name);
   const where = link(app.recording.stages[made].text, () => app.go(made, node.name));
-  const origins = node.madeFrom.map((name) => nodeLink(app, name, Math.max(0, made - 1)));
+  const origins = made > 0 ? node.madeFrom.map((name) => nodeLink(app, name, made - 1)) : [];
   return section(
     "Provenance",
     make(

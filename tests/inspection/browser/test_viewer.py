@@ -123,10 +123,22 @@ def test_the_panel_tells_where_a_node_comes_from(viewer: Viewer) -> None:
         "49.2 kB → 12.3 kB",
     ):
         assert part in panel
-    viewer.run(
-        "[...document.querySelectorAll('#panel .link')].find(b => b.textContent === 'norm_1').click()"
-    )
+    viewer.press_link("norm_1")
     assert viewer.text("#panel h2") == "norm_1"
+
+
+def test_provenance_leads_to_the_stage_before(viewer: Viewer) -> None:
+    viewer.open(transformer(layers=2))
+    viewer.search("quantized_q_1")
+    assert "Made by fuse from:linear_q_1" in viewer.text("#panel")
+    viewer.press_link("linear_q_1")
+    assert viewer.text("#panel h2") == "linear_q_1"
+    assert viewer.text("#stage-name") == "insert-0"
+    assert "There since capture." in viewer.text("#panel")
+    assert "Changed by insert-0" in viewer.text("#panel")
+    viewer.press_link("capture")
+    assert viewer.text("#stage-name") == "capture"
+    assert viewer.text("#panel h2") == "linear_q_1"
 
 
 def test_a_group_sums_what_is_in_it(viewer: Viewer) -> None:

@@ -108,6 +108,14 @@ class Viewer:
         across, down = int(width * (part - 0.5)), int(12 - height / 2)
         ActionChains(self.driver).move_to_element_with_offset(box, across, down).click().perform()
 
+    def press_link(self, text: str) -> None:
+        """Clicks the panel's first link with a text."""
+        script = (
+            "[...document.querySelectorAll('#panel .link')]"
+            ".find(b => b.textContent === arguments[0]).click()"
+        )
+        self.run(script, text)
+
     def touch(self, kind: str, *points: tuple[int, int]) -> None:
         """Fingers at points of the screen."""
         fingers = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(points)]
