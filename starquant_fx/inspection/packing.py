@@ -1,4 +1,4 @@
-"""A recording in few JSON values: strings once, nodes once, and stages as numbers of nodes. ``viewer/data.js`` reads it."""
+"""A recording in few JSON values: strings once, nodes once, stages as numbers of nodes; ``viewer/data.js`` reads it."""
 
 from __future__ import annotations
 

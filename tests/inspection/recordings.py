@@ -14,8 +14,18 @@ class Graph:
         self._stage = stage
         self._before = before
 
-    def add(self, name: str, operator: str, module: str, reads: list[str], **more: object) -> str:
+    def add(
+        self,
+        name: str,
+        operator: str,
+        module: str,
+        reads: list[str],
+        made_from: str = "",
+        **more: object,
+    ) -> str:
+        """A node; without ``made_from`` it was put behind what it reads."""
         earlier = self._before.get(name)
+        origin = (made_from,) if made_from else tuple(one for one in reads if one in self._before)
         node = Node(
             name=name,
             operator=operator,
@@ -23,7 +33,7 @@ class Graph:
             sources=tuple(Source(one, 0, f"x{i}") for i, one in enumerate(reads)),
             outputs=(KIND,),
             made_by=earlier.made_by if earlier else self._stage,
-            made_from=earlier.made_from if earlier else tuple(reads),
+            made_from=earlier.made_from if earlier else origin,
             flops=1000.0 * len(name),
             bytes=64.0 * len(operator),
             **more,  # type: ignore[arg-type]
@@ -50,7 +60,7 @@ def transformer(layers: int = 6, stages: int = 3, depth: int = 1, model: str = "
         preserves = "" if i == 0 else "numerically"
         notes = (f"{layers} layers",) if i else ()
         made.append(Stage(name, name, preserves, 0.1 * i, notes, graph.nodes))
-    sites = {site.name: site for i in range(layers) for site in _sites(i)}
+    sites = {site.name: site for site in map(_site, range(layers))}
     return Recording(model, "by-hand", "1x64", tuple(made), sites, "0.0")
 
 
@@ -91,29 +101,28 @@ def _layer(graph: Graph, i: int, x: str, depth: int, rotations: int, fused: bool
         tensors = (("weight", f"{module}.weight", "f32[64, 64]"),)
         bits = "w4a4" if fused else ""
         more = {"role": role, "site": site, "linear": module, "tensors": tensors, "bits": bits}
-        linears.append(graph.add(name, kind, module, [y], **more))
+        origin = f"linear_{role}_{i}" if fused else ""
+        linears.append(graph.add(name, kind, module, [y], origin, **more))
     y = graph.add(f"attention_{i}", "aten.scaled_dot_product_attention", f"{at}.attn", linears)
     for j in range(depth):
         y = graph.add(f"mul_{i}_{j}", "aten.mul", f"{at}.mlp", [y])
     return graph.add(f"add_{i}", "aten.add", at, [x, y])
 
 
-def _sites(i: int) -> list[SiteFacts]:
+def _site(i: int) -> SiteFacts:
     linears = tuple(f"model.layers.{i}.attn.{role}" for role in "qkv")
-    sizes = {"bytes_before": 49152, "bytes_after": 12288, "flops": 3000.0}
-    measured = {"error": 0.001 * (i + 1), "leakage": 0.01}
-    return [
-        SiteFacts(
-            linears[0],
-            linears,
-            ("q", "k", "v"),
-            64,
-            (64, 64, 64),
-            "w4a4",
-            "",
-            "kronecker 8x8",
-            2,
-            **measured,
-            **sizes,
-        )  # type: ignore[arg-type]
-    ]
+    return SiteFacts(
+        name=linears[0],
+        linears=linears,
+        roles=("q", "k", "v"),
+        features=64,
+        outputs=(64, 64, 64),
+        bits="w4a4",
+        transform="kronecker 8x8",
+        gates=2,
+        error=0.001 * (i + 1),
+        leakage=0.01,
+        bytes_before=49152,
+        bytes_after=12288,
+        flops=3000.0,
+    )

@@ -3,7 +3,9 @@
 /** The JSON values of base64 text of gzip. */
 export async function unpacked(base64) {
   if (typeof DecompressionStream === "undefined") {
-    throw new Error("This browser cannot unpack the recording. Use one of 2023 or later: Chrome 80, Firefox 113 or Safari 16.4.");
+    throw new Error(
+      "This browser cannot unpack the recording. Use one of 2023 or later: Chrome 80, Firefox 113 or Safari 16.4.",
+    );
   }
   const bytes = Uint8Array.from(atob(base64.trim()), (c) => c.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));

@@ -1,8 +1,8 @@
 // The picture: a layout as SVG.
 
 import { clipped, plural, shape, shortOperator, textWidth, whole } from "./text.js";
-import { edgeTitle } from "./edges.js";
 import { groupChange } from "./groups.js";
+import { at, edgeLabel, edgeShape, portShape, text, title } from "./lines.js";
 
 /** Draws a layout.
 
@@ -22,19 +22,14 @@ function contents(layout, scene) {
   ];
 }
 
-const BOXES = { node: nodeShape, group: groupShape, open: openShape, ghost: ghostShape, more: moreShape, port: portShape };
-
-function at(box) {
-  return `translate(${box.x} ${box.y})`;
-}
-
-function text(x, y, name, content, more = {}) {
-  return shape("text", { x, y, class: name, ...more }, content);
-}
-
-function title(content) {
-  return shape("title", {}, content);
-}
+const BOXES = {
+  node: nodeShape,
+  group: groupShape,
+  open: openShape,
+  ghost: ghostShape,
+  more: moreShape,
+  port: portShape,
+};
 
 function frame(box, name, heat) {
   const rect = shape("rect", { class: name, width: box.width, height: box.height, rx: 7 });
@@ -78,7 +73,11 @@ function nodeShape(box, scene) {
   const label = `${node.operator} ${node.name}${change ? `, ${change}` : ""}`;
   const hooks = { "data-node": node.name, "data-change": change || null };
   return boxed(
-    box, `node ${own} ${heat ? "hot" : ""}`, hooks, label, scene,
+    box,
+    `node ${own} ${heat ? "hot" : ""}`,
+    hooks,
+    label,
+    scene,
     title(`${node.name}\n${node.operator}\n${node.outputs.join(", ")}`),
     frame(box, "body", heat),
     own && shape("rect", { class: "stripe", x: 0, y: 7, width: 3, height: box.height - 14, rx: 1.5 }),
@@ -93,8 +92,10 @@ function nodeShape(box, scene) {
 function mark(box, change) {
   const sign = { added: "+", changed: "~", removed: "−" }[change];
   return shape(
-    "g", { class: `mark ${change}`, transform: `translate(${box.width - 8} 0)` },
-    shape("circle", { r: 7 }), text(0, 4, "sign", sign),
+    "g",
+    { class: `mark ${change}`, transform: `translate(${box.width - 8} 0)` },
+    shape("circle", { r: 7 }),
+    text(0, 4, "sign", sign),
   );
 }
 
@@ -112,14 +113,20 @@ function groupShape(box, scene) {
   const count = whole(group.all.length);
   const value = scene.heat?.text(group);
   return boxed(
-    box, `group ${heat ? "hot" : ""}`, groupHooks(group, change), groupLabel(group, "collapsed"), scene,
+    box,
+    `group ${heat ? "hot" : ""}`,
+    groupHooks(group, change, false),
+    groupLabel(group, "collapsed"),
+    scene,
     title(groupTitle(group)),
     shape("rect", { class: "behind", x: 3, y: 3, width: box.width, height: box.height, rx: 7 }),
     frame(box, "body", heat),
     toggle(group, 7, 5, "▸", scene, heat),
     inked(text(26, 19, "name", clipped(group.label, box.width - 44 - textWidth(count, 11), 13, 600)), heat),
     inked(text(box.width - 10, 19, "small end", count), heat),
-    value ? inked(text(11, 36, "small", value), heat) : (badges(group, 11, 36) ?? text(11, 36, "small", clipped(operators(group), box.width - 20, 11))),
+    value
+      ? inked(text(11, 36, "small", value), heat)
+      : (badges(group, 11, 36) ?? text(11, 36, "small", clipped(operators(group), box.width - 20, 11))),
     box.note && inked(text(11, 53, "small", box.note), heat),
   );
 }
@@ -129,8 +136,8 @@ function operators(group) {
   return [...new Set(group.all.map((n) => shortOperator(n.operator)))].slice(0, 8).join(", ");
 }
 
-function groupHooks(group, change) {
-  return { "data-group": group.path, "data-change": change || null };
+function groupHooks(group, change, isOpen) {
+  return { "data-group": group.path, "data-change": change || null, "aria-expanded": String(isOpen) };
 }
 
 function groupLabel(group, how) {
@@ -148,7 +155,8 @@ function toggle(group, x, y, sign, scene, heat) {
     scene.actions.toggle(group);
   };
   return shape(
-    "g", { class: "toggle", transform: `translate(${x} ${y})`, click: press },
+    "g",
+    { class: "toggle", transform: `translate(${x} ${y})`, click: press },
     title(sign === "▸" ? "Expand" : "Collapse"),
     shape("rect", { x: -7, y: -5, width: 30, height: 28, class: "target" }),
     inked(text(8, 14, "chevron", sign), heat),
@@ -157,10 +165,16 @@ function toggle(group, x, y, sign, scene, heat) {
 
 function badges(group, x, y, name = "") {
   const { added, changed, removed } = group.sums;
-  const parts = [["added", "+", added], ["changed", "~", changed], ["removed", "−", removed]];
+  const parts = [
+    ["added", "+", added],
+    ["changed", "~", changed],
+    ["removed", "−", removed],
+  ];
   const spans = parts
     .filter(([, , n]) => n)
-    .map(([kind, sign, n], i) => shape("tspan", { class: `count ${kind}`, dx: i ? 7 : 0 }, `${sign}${whole(n)}`));
+    .map(([kind, sign, n], i) =>
+      shape("tspan", { class: `count ${kind}`, dx: i ? 7 : 0 }, `${sign}${whole(n)}`),
+    );
   return spans.length ? shape("text", { x, y, class: `small badges ${name}` }, ...spans) : null;
 }
 
@@ -168,7 +182,11 @@ function openShape(box, scene) {
   const { item: group, inside } = box;
   const heat = scene.heat?.text(group);
   return boxed(
-    box, "open", groupHooks(group, groupChange(group)), groupLabel(group, "expanded"), scene,
+    box,
+    "open",
+    groupHooks(group, groupChange(group), true),
+    groupLabel(group, "expanded"),
+    scene,
     title(groupTitle(group)),
     frame(box, "body"),
     shape("line", { class: "rule", x1: 1, x2: box.width - 1, y1: inside.top, y2: inside.top }),
@@ -187,7 +205,11 @@ function ghostShape(box, scene) {
   const name = isNode ? item.name : item.label;
   const above = isNode ? shortOperator(item.operator) : plural(item.sums.removed, "node");
   return boxed(
-    box, "ghost", { ...hooks, "data-change": "removed" }, `${name}, removed`, scene,
+    box,
+    "ghost",
+    { ...hooks, "data-change": "removed" },
+    `${name}, removed`,
+    scene,
     title(`removed by ${scene.stage.text}\n${isNode ? `${item.name}\n${item.operator}` : item.path}`),
     frame(box, "body"),
     text(11, 15, "name", clipped(isNode ? above : name, box.width - 20, 12, 600)),
@@ -198,57 +220,12 @@ function ghostShape(box, scene) {
 
 function moreShape(box, scene) {
   return boxed(
-    box, "ghost", {}, `${box.label} removed nodes`, scene,
-    frame(box, "body"), text(11, 22, "small", `− ${box.label}`),
+    box,
+    "ghost",
+    {},
+    `${box.label} removed nodes`,
+    scene,
+    frame(box, "body"),
+    text(11, 22, "small", `− ${box.label}`),
   );
-}
-
-function portShape(box, scene) {
-  const { port, label } = box;
-  const inward = port.side === "in";
-  const names = port.names.slice(0, 12).join("\n");
-  const press = (event) => {
-    event.stopPropagation();
-    scene.actions.jump(port.names[0]);
-  };
-  return shape(
-    "g",
-    { class: `port ${port.side}`, transform: at(box), click: press, "data-key": box.key, role: "button", "aria-label": `${inward ? "from" : "to"} ${label}`, tabindex: -1 },
-    title(`${inward ? "from" : "to"}\n${names}`),
-    shape("rect", { width: box.width, height: box.height, rx: 11 }),
-    text(12, 15, "small", inward ? `↓ ${box.text}` : `→ ${box.text}`),
-  );
-}
-
-function edgeShape(edge, scene) {
-  const path = edge.straight ? angular(edge.points) : smooth(edge.points);
-  const press = (event) => {
-    event.stopPropagation();
-    scene.actions.edge(edge);
-  };
-  return shape(
-    "g", { class: "edge", "data-from": edge.from, "data-to": edge.to, click: press },
-    shape("path", { class: "wide", d: path }, title(edgeTitle(scene.stage, edge))),
-    shape("path", { class: edge.tensors.length > 1 ? "line many" : "line", d: path, "marker-end": "url(#arrow)" }),
-  );
-}
-
-function edgeLabel(edge) {
-  return text(edge.at.x, edge.at.y + 3.5, "kind", edge.text);
-}
-
-function angular(points) {
-  return points.map(({ x, y }, i) => `${i ? "L" : "M"}${x} ${y}`).join("");
-}
-
-/** A curve through the middles of a line's parts, straight at both ends. */
-function smooth(points) {
-  if (points.length < 3) return angular(points);
-  const middle = (a, b) => `${(a.x + b.x) / 2} ${(a.y + b.y) / 2}`;
-  let path = `M${points[0].x} ${points[0].y}`;
-  for (let i = 1; i < points.length - 1; i += 1) {
-    const end = i === points.length - 2 ? points[i + 1] : null;
-    path += `Q${points[i].x} ${points[i].y} ${end ? `${end.x} ${end.y}` : middle(points[i], points[i + 1])}`;
-  }
-  return path;
 }

@@ -2,8 +2,9 @@
 
 import { keyOf } from "./groups.js";
 
-/** A source that more items read than this is written on its readers instead of drawn as edges. */
-export const MANY_READERS = 4;
+/** A source that more items read is written on its readers instead of drawn as edges: one outside the group, or an
+    item of it, whose edges say more. */
+const MANY_READERS = { outside: 4, item: 12 };
 /** So many different sources from outside have a port of their own; more come as one port for each group. */
 const MANY_PORTS = 10;
 
@@ -56,7 +57,7 @@ function withoutMany(edges, ports) {
   }
   const notes = new Map();
   for (const [key, list] of from) {
-    if (list.length <= MANY_READERS) continue;
+    if (list.length <= (ports.has(key) ? MANY_READERS.outside : MANY_READERS.item)) continue;
     for (const edge of list) {
       edges.delete(edge.key);
       if (!notes.has(edge.to)) notes.set(edge.to, []);

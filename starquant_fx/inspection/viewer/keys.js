@@ -69,6 +69,8 @@ export function bindKeys(app) {
   for (const [id, press] of Object.entries(buttons)) byId(id).addEventListener("click", press);
   byId("stage-slider").addEventListener("input", (event) => app.show(Number(event.target.value)));
   byId("heat").addEventListener("change", (event) => app.setHeat(event.target.value));
-  const rows = HELP.map(([key, what]) => make("tr", {}, make("td", {}, make("kbd", {}, key)), make("td", {}, what)));
+  const rows = HELP.map(([key, what]) =>
+    make("tr", {}, make("td", {}, make("kbd", {}, key)), make("td", {}, what)),
+  );
   byId("help-keys").replaceChildren(...rows);
 }

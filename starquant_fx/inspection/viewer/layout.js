@@ -1,27 +1,16 @@
 // Where things stand: every expanded group is laid out on its own, so that each layout is small.
 
 import { clipped, shortOperator, textWidth, whole } from "./text.js";
-import { edgesWithin, edgeType } from "./edges.js";
+import { edgesWithin } from "./edges.js";
 import { isGroup, keyOf } from "./groups.js";
+import { folded, longChain } from "./chains.js";
+import { layered } from "./layers.js";
 
 const PAD = 16;
 const HEADER = 30;
 const NOTE = 15;
-/** Chains of at least so many groups are folded into rows. */
-const LONG_CHAIN = 5;
-const GAP = { x: 26, y: 30 };
-/** More edges than this within a group are drawn without their types. */
-const MOST_LABELS = 120;
 /** Removed nodes that a group shows; its panel lists all. */
-export const MOST_GHOSTS = 12;
-
-const shapes = new Map();
-let columns = [8, 7, 6, 5];
-
-/** Numbers of columns that chains may be folded into, the preferred first. */
-export function setColumns(numbers) {
-  columns = numbers;
-}
+const MOST_GHOSTS = 12;
 
 /** Lays out a group and what is expanded in it.
 
@@ -100,7 +89,8 @@ function portBox(tree, group, port) {
   let label = port.names[0];
   if (port.names.length > 1) {
     const near = new Set(port.names.map((name) => nearOutside(tree, group, name)));
-    label = near.size === 1 ? [...near][0] : `${port.names.length} ${port.side === "in" ? "sources" : "readers"}`;
+    label =
+      near.size === 1 ? [...near][0] : `${port.names.length} ${port.side === "in" ? "sources" : "readers"}`;
     if (port.key === `i:${outer.key}`) label = `${port.names.length} of ${outer.label || "the model"}`;
   } else if (port.side === "out") {
     label = nearOutside(tree, group, label);
@@ -142,113 +132,6 @@ function ghosts(group, most) {
     put({ key: `m:${group.path}`, kind: "more", label, item: group, width: 90 });
   }
   return { boxes, width, height: boxes.length ? y + 36 : 0 };
-}
-
-/** The boxes in order where they are a long chain of groups, each reading only the one before; or null. */
-function longChain(boxes, edges) {
-  const groups = boxes.filter((b) => b.kind === "group" || b.kind === "open");
-  if (groups.length < LONG_CHAIN || boxes.some((b) => b.kind === "node")) return null;
-  const at = new Map(groups.map((b, i) => [b.key, i]));
-  const isNext = ({ from, to }) => !at.has(from) || !at.has(to) || at.get(to) === at.get(from) + 1;
-  return edges.every(isNext) ? groups : null;
-}
-
-/** Rows of a chain; an expanded group has a row of its own. */
-function folded(chain, boxes, edges) {
-  const most = bestColumns(chain.length);
-  const rows = [];
-  const ports = (side) => boxes.filter((b) => b.port?.side === side);
-  if (ports("in").length) rows.push(ports("in"));
-  let row = null;
-  const width = Math.max(...chain.map((b) => (b.kind === "open" ? 0 : b.width)));
-  for (const box of chain) {
-    if (box.kind !== "open") box.width = width;
-    if (box.kind === "open") rows.push([box]);
-    else if (row && row.length < most && rows.at(-1) === row) row.push(box);
-    else rows.push((row = [box]));
-  }
-  if (ports("out").length) rows.push(ports("out"));
-  let [right, y] = [0, 0];
-  for (const one of rows) {
-    let x = 0;
-    const height = Math.max(...one.map((b) => b.height));
-    for (const box of one) {
-      Object.assign(box, { x, y: y + (height - box.height) / 2 });
-      x += box.width + GAP.x;
-    }
-    right = Math.max(right, x - GAP.x);
-    y += height + GAP.y;
-  }
-  const known = new Map(boxes.map((b) => [b.key, b]));
-  const lines = edges.map((e) => ({ ...e, points: step(known.get(e.from), known.get(e.to)), straight: true }));
-  return { width: right, height: Math.max(0, y - GAP.y), edges: lines };
-}
-
-/** The number of columns that leaves the fewest places empty. */
-function bestColumns(count) {
-  const gaps = (c) => (c - (count % c)) % c;
-  return columns.reduce((best, c) => (gaps(c) < gaps(best) ? c : best));
-}
-
-/** A line to the right within a row, or down and back to the start of the next. */
-function step(a, b) {
-  const middle = (box) => box.y + box.height / 2;
-  if (a.y < b.y + b.height && b.y < a.y + a.height && a.x < b.x) {
-    return [{ x: a.x + a.width, y: middle(a) }, { x: b.x, y: middle(b) }];
-  }
-  const [from, to] = [a.x + a.width / 2, b.x + Math.min(b.width / 2, 60)];
-  const half = b.y - GAP.y / 2;
-  return [{ x: from, y: a.y + a.height }, { x: from, y: half }, { x: to, y: half }, { x: to, y: b.y }];
-}
-
-/** Boxes in layers, by dagre. Groups of the same shape, such as the layers of a model, are laid out once. */
-function layered(stage, boxes, edges) {
-  const labelled = edges.length <= MOST_LABELS;
-  const told = new Set();
-  const labels = edges.map((edge) => {
-    const text = labelled ? edgeType(stage, edge) : "";
-    const key = `${edge.from} ${text}`;
-    if (told.has(key)) return "";
-    told.add(key);
-    return text.length > 34 ? "" : text;
-  });
-  const number = new Map(boxes.map((b, i) => [b.key, i]));
-  const sizes = boxes.map((b) => [b.width, b.height]);
-  const lines = edges.map((e, i) => {
-    const width = labels[i] ? Math.ceil(textWidth(labels[i], 10) / 10) * 10 + 8 : 0;
-    return [number.get(e.from), number.get(e.to), width];
-  });
-  const key = JSON.stringify([sizes, lines]);
-  if (!shapes.has(key)) {
-    if (shapes.size > 500) shapes.clear();
-    shapes.set(key, dagreLayout(sizes, lines));
-  }
-  const { width, height, places, paths } = shapes.get(key);
-  boxes.forEach((box, i) => Object.assign(box, places[i]));
-  const drawn = edges.map((edge, i) => ({ ...edge, ...paths[i], text: labels[i] }));
-  return { width, height, edges: drawn };
-}
-
-/* global dagre */
-function dagreLayout(sizes, lines) {
-  if (!sizes.length) return { width: 0, height: 0, places: [], paths: [] };
-  const graph = new dagre.graphlib.Graph();
-  const ranker = sizes.length > 300 ? "longest-path" : "network-simplex";
-  graph.setGraph({ rankdir: "TB", nodesep: 24, edgesep: 14, ranksep: 34, ranker });
-  sizes.forEach(([width, height], i) => graph.setNode(String(i), { width, height }));
-  for (const [from, to, width] of lines) {
-    graph.setEdge(String(from), String(to), { width, height: width ? 12 : 0, labelpos: "c" });
-  }
-  dagre.layout(graph);
-  const places = sizes.map(([width, height], i) => {
-    const { x, y } = graph.node(String(i));
-    return { x: x - width / 2, y: y - height / 2 };
-  });
-  const paths = lines.map(([from, to, width]) => {
-    const { points, x, y } = graph.edge(String(from), String(to));
-    return { points, at: width ? { x, y } : null };
-  });
-  return { width: graph.graph().width, height: graph.graph().height, places, paths };
 }
 
 /** Absolute places of all boxes by key. */

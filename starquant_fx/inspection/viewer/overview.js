@@ -2,7 +2,7 @@
 
 import { byId, flopsText, make, plural, secondsText, whole } from "./text.js";
 import { changeCounts, facts, heading, section } from "./parts.js";
-import { siteTable } from "./panel.js";
+import { siteTable } from "./group_panel.js";
 
 const PRESERVES = {
   bitwise: "keeps the function bitwise",
@@ -31,7 +31,8 @@ export function showStage(app) {
   const told = [
     make("span", {}, plural(stage.nodes.size, "node")),
     make("span", { id: "stage-changes" }, ...counts(stage)),
-    stage.preserves && make("span", { class: `preserves ${stage.preserves}` }, PRESERVES[stage.preserves] ?? stage.preserves),
+    stage.preserves &&
+      make("span", { class: `preserves ${stage.preserves}` }, PRESERVES[stage.preserves] ?? stage.preserves),
     stage.seconds > 0 && make("span", { class: "seconds" }, secondsText(stage.seconds)),
     flops > 0 && make("span", { class: "cost" }, flopsText(flops)),
   ];
@@ -50,8 +51,15 @@ export function overviewPanel(app) {
       ["package", recording.version],
       ["sites", sites.length > 0 && `${sites.filter((s) => s.bits).length} of ${sites.length} quantized`],
     ]),
-    stage.notes.length > 0 && section(`Notes of ${stage.name}`, make("ul", { class: "notes" }, ...stage.notes.map((n) => make("li", {}, n)))),
-    section("Stages", make("ol", { class: "stages" }, ...recording.stages.map((s) => make("li", {}, stageRow(app, s))))),
+    stage.notes.length > 0 &&
+      section(
+        `Notes of ${stage.name}`,
+        make("ul", { class: "notes" }, ...stage.notes.map((n) => make("li", {}, n))),
+      ),
+    section(
+      "Stages",
+      make("ol", { class: "stages" }, ...recording.stages.map((s) => make("li", {}, stageRow(app, s)))),
+    ),
     sites.length > 0 && section("Sites", siteTable(app, sites)),
   ];
 }
@@ -69,8 +77,18 @@ function stageRow(app, stage) {
     },
     make("span", { class: "title" }, stage.name),
     make("span", { class: "badges" }, ...counts(stage)),
-    make("span", { class: "below" },
-      [plural(stage.nodes.size, "node"), stage.preserves && (stage.preserves === "not" ? "changes the function" : stage.preserves), stage.seconds > 0 && secondsText(stage.seconds), stage.notes.length > 0 && plural(stage.notes.length, "note")].filter(Boolean).join(" · ")),
+    make(
+      "span",
+      { class: "below" },
+      [
+        plural(stage.nodes.size, "node"),
+        stage.preserves && (stage.preserves === "not" ? "changes the function" : stage.preserves),
+        stage.seconds > 0 && secondsText(stage.seconds),
+        stage.notes.length > 0 && plural(stage.notes.length, "note"),
+      ]
+        .filter(Boolean)
+        .join(" · "),
+    ),
   );
 }
 
@@ -79,8 +97,14 @@ export function showLegend(app) {
   const legend = byId("legend");
   const heat = app.heat;
   if (!heat) {
-    const kinds = [["added", "+", "added"], ["changed", "~", "changed"], ["removed", "−", "removed"]];
-    const parts = kinds.map(([kind, sign, word]) => make("span", { class: `key ${kind}` }, make("i", {}, sign), word));
+    const kinds = [
+      ["added", "+", "added"],
+      ["changed", "~", "changed"],
+      ["removed", "−", "removed"],
+    ];
+    const parts = kinds.map(([kind, sign, word]) =>
+      make("span", { class: `key ${kind}` }, make("i", {}, sign), word),
+    );
     const hint = app.stage.index ? `by ${app.stage.name}` : "by a stage's pass";
     legend.replaceChildren(make("p", {}, ...parts), make("p", { class: "muted" }, hint));
     return;
@@ -90,13 +114,21 @@ export function showLegend(app) {
     Object.assign(swatch.style, { background: fill, color: ink });
     return swatch;
   });
-  const scale = marks.length ? make("p", { class: "scale" }, ...marks) : make("p", { class: "muted" }, heat.none);
-  legend.replaceChildren(make("p", {}, make("b", {}, heat.title), make("span", { class: "muted" }, ` ${heat.groups}`)), scale);
+  const scale = marks.length
+    ? make("p", { class: "scale" }, ...marks)
+    : make("p", { class: "muted" }, heat.none);
+  legend.replaceChildren(
+    make("p", {}, make("b", {}, heat.title), make("span", { class: "muted" }, ` ${heat.groups}`)),
+    scale,
+  );
 }
 
 /** How many nodes and groups are drawn. */
 export function showDrawn(app) {
   const boxes = [...app.places.values()].map((p) => p.box.kind);
   const drawn = boxes.filter((k) => k === "node").length;
-  byId("graph").setAttribute("aria-label", `Graph after ${app.stage.name}: ${whole(drawn)} of ${plural(app.stage.nodes.size, "node")} shown one by one`);
+  byId("graph").setAttribute(
+    "aria-label",
+    `Graph after ${app.stage.name}: ${whole(drawn)} of ${plural(app.stage.nodes.size, "node")} shown one by one`,
+  );
 }

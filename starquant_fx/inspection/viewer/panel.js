@@ -1,9 +1,8 @@
-// The side panel for what is selected: a node, a group or an edge.
+// The side panel for what is selected: a node or an edge.
 
-import { breakable, bytesText, errorText, flopsText, make, plural, sqnrText, whole } from "./text.js";
+import { breakable, bytesText, errorText, flopsText, make, plural, sqnrText } from "./text.js";
 import { madeIn, nearestStage, siteOf } from "./data.js";
-import { groupChange } from "./groups.js";
-import { changeCounts, changeTag, facts, heading, link, list, nodeLink, section } from "./parts.js";
+import { changeTag, facts, heading, link, list, nodeLink, section } from "./parts.js";
 
 /** What the panel shows of a node by name, in this stage or in one that has it. */
 export function nodePanel(app, name) {
@@ -13,11 +12,22 @@ export function nodePanel(app, name) {
   let from = stage;
   const missing = [];
   if (!node) {
-    from = stage.changes.removed.has(name) ? stage.before : recording.stages[nearestStage(recording, stage.index, name)];
+    from = stage.changes.removed.has(name)
+      ? stage.before
+      : recording.stages[nearestStage(recording, stage.index, name)];
     if (!from) return [heading("node", name, null, close), make("p", {}, "No stage has this node.")];
     node = from.nodes.get(name);
     const why = from === stage.before ? `Removed by ${stage.text}.` : `Not in the stage ${stage.name}.`;
-    missing.push(make("p", { class: "notice" }, why, " Shown as in ", link(from.name, () => app.go(from.index, name)), "."));
+    missing.push(
+      make(
+        "p",
+        { class: "notice" },
+        why,
+        " Shown as in ",
+        link(from.name, () => app.go(from.index, name)),
+        ".",
+      ),
+    );
   }
   const site = siteOf(recording, node);
   return [
@@ -37,7 +47,8 @@ export function nodePanel(app, name) {
     inputs(app, from, node),
     readers(app, from, node),
     node.tensors.length > 0 && section("Constants", list(node.tensors.map(constant))),
-    node.arguments.length > 0 && section("Arguments", facts(node.arguments.map(([k, v]) => [k || "value", make("code", {}, v)]))),
+    node.arguments.length > 0 &&
+      section("Arguments", facts(node.arguments.map(([k, v]) => [k || "value", make("code", {}, v)]))),
     provenance(app, from, node),
     difference(app, node),
     site && sitePart(app, site),
@@ -49,7 +60,13 @@ function inputs(app, stage, node) {
   const items = node.sources.map(({ node: source, output, argument }) => {
     const kinds = stage.nodes.get(source)?.outputs ?? [];
     const which = kinds.length > 1 ? `[${output}]` : "";
-    return [make("span", { class: "argument" }, argument), " ", nodeLink(app, source, stage.index), which, make("code", { class: "type" }, kinds[output] ?? "")];
+    return [
+      make("span", { class: "argument" }, argument),
+      " ",
+      nodeLink(app, source, stage.index),
+      which,
+      make("code", { class: "type" }, kinds[output] ?? ""),
+    ];
   });
   return section("Inputs", list(items.map(row)));
 }
@@ -59,7 +76,10 @@ function readers(app, stage, node) {
   if (!found.length) return null;
   const items = found.map(({ node: reader, output, argument }) => {
     const which = node.outputs.length > 1 ? ` reads [${output}]` : "";
-    return [nodeLink(app, reader, stage.index), make("span", { class: "argument" }, argument && ` as ${argument}`, which)];
+    return [
+      nodeLink(app, reader, stage.index),
+      make("span", { class: "argument" }, argument && ` as ${argument}`, which),
+    ];
   });
   return section(`Readers (${found.length})`, list(items.map(row)));
 }
@@ -69,17 +89,29 @@ function row(parts) {
 }
 
 function constant([argument, name, kind]) {
-  return row([make("span", { class: "argument" }, argument), " ", ...breakable(name), make("code", { class: "type" }, kind)]);
+  return row([
+    make("span", { class: "argument" }, argument),
+    " ",
+    ...breakable(name),
+    make("code", { class: "type" }, kind),
+  ]);
 }
 
 /** Which pass made a node, and from what; those are nodes of the stage before. */
 function provenance(app, stage, node) {
   const made = madeIn(app.recording, stage.index, node.name);
   const where = link(app.recording.stages[made].text, () => app.go(made, node.name));
-  const origins = node.madeFrom.map((name) => nodeLink(app, name, Math.max(0, made - 1)));
+  const origins = made > 0 ? node.madeFrom.map((name) => nodeLink(app, name, made - 1)) : [];
   return section(
     "Provenance",
-    make("p", {}, made > 0 ? "Made by " : "There since ", where, node.madeBy !== app.recording.stages[made].name && node.madeBy !== "capture" ? ` (${node.madeBy})` : "", origins.length ? " from:" : "."),
+    make(
+      "p",
+      {},
+      made > 0 ? "Made by " : "There since ",
+      where,
+      node.madeBy !== app.recording.stages[made].name && node.madeBy !== "capture" ? ` (${node.madeBy})` : "",
+      origins.length ? " from:" : ".",
+    ),
     origins.length > 0 && list(origins),
   );
 }
@@ -91,7 +123,10 @@ function difference(app, node) {
   const old = stage.before.nodes.get(node.name);
   const pairs = Object.keys(node)
     .filter((field) => JSON.stringify(node[field]) !== JSON.stringify(old[field]))
-    .map((field) => [FIELDS[field] ?? field, make("span", { class: "diff" }, make("del", {}, told(old[field])), make("ins", {}, told(node[field])))]);
+    .map((field) => [
+      FIELDS[field] ?? field,
+      make("span", { class: "diff" }, make("del", {}, told(old[field])), make("ins", {}, told(node[field]))),
+    ]);
   return section(`Changed by ${stage.name}`, facts(pairs));
 }
 
@@ -99,7 +134,8 @@ const FIELDS = { sources: "inputs", tensors: "constants", madeBy: "made by", mad
 
 function told(value) {
   if (!Array.isArray(value)) return value === "" || value == null ? "–" : String(value);
-  const one = (v) => (Array.isArray(v) ? v.filter(Boolean).join(" ") : typeof v === "object" ? `${v.argument}=${v.node}` : v);
+  const one = (v) =>
+    Array.isArray(v) ? v.filter(Boolean).join(" ") : typeof v === "object" ? `${v.argument}=${v.node}` : v;
   return value.map(one).join(", ") || "–";
 }
 
@@ -110,7 +146,11 @@ function sitePart(app, site) {
     "Site",
     facts([
       ["name", link(site.name, () => app.jumpGroup(site.name))],
-      ["linears", site.linears.length > 1 && site.roles.map((role, i) => `${role} ${site.features}→${site.outputs[i]}`).join(", ")],
+      [
+        "linears",
+        site.linears.length > 1 &&
+          site.roles.map((role, i) => `${role} ${site.features}→${site.outputs[i]}`).join(", "),
+      ],
       ["size", site.linears.length === 1 && `${site.features} → ${site.outputs[0]}`],
       ["bits", site.bits || "full precision"],
       ["reason", site.reason],
@@ -125,72 +165,17 @@ function sitePart(app, site) {
   );
 }
 
-/** What the panel shows of a group. */
-export function groupPanel(app, path) {
-  const close = () => app.select(null);
-  const group = app.tree.byPath.get(path);
-  if (!group) {
-    return [heading("group", path, null, close), make("p", { class: "notice" }, `The stage ${app.stage.name} has no such group.`)];
-  }
-  const { sums } = group;
-  const operators = new Map();
-  for (const node of group.all) operators.set(node.operator, (operators.get(node.operator) ?? 0) + 1);
-  const sorted = [...operators].sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1));
-  const { added, changed } = app.stage.changes;
-  const names = (set) => group.all.filter((n) => set.has(n.name)).map((n) => n.name);
-  return [
-    heading("group", group.path, changeTag(groupChange(group)), close),
-    make("p", { class: "actions" },
-      make("button", { type: "button", click: () => app.toggle(group) }, app.isExpanded(group) ? "Collapse" : "Expand"),
-      make("button", { type: "button", click: () => app.toggle(group, true) }, "Expand all inside"),
-    ),
-    facts([
-      ["nodes", [whole(group.all.length), " ", ...changeCounts(sums)]],
-      ["FLOPs", flopsText(sums.flops)],
-      ["bytes", bytesText(sums.bytes)],
-      ["largest error", sums.error != null && `${errorText(sums.error)} (SQNR ${sqnrText(sums.error)})`],
-    ]),
-    changeList(app, "Added", names(added)),
-    changeList(app, "Changed", names(changed)),
-    changeList(app, "Removed", group.allRemoved.map((n) => n.name)),
-    section("Operators", make("table", {}, ...sorted.map(([name, n]) => make("tr", {}, make("td", {}, make("code", {}, name)), make("td", { class: "number" }, whole(n)))))),
-    sums.sites.size > 0 && section(plural(sums.sites.size, "site"), siteTable(app, [...sums.sites])),
-  ];
-}
-
-function changeList(app, title, names) {
-  if (!names.length) return null;
-  const parts = list(names.map((name) => link(name, () => app.go(app.stage.index, name))));
-  return make("details", {}, make("summary", {}, `${title} (${whole(names.length)})`), parts);
-}
-
-/** Sites as rows, the largest errors first. */
-export function siteTable(app, sites) {
-  const isMeasured = sites.some((s) => s.error != null);
-  const sorted = isMeasured ? [...sites].sort((a, b) => (b.error ?? -1) - (a.error ?? -1)) : sites;
-  const head = ["site", "bits", isMeasured ? "SQNR" : "bytes"];
-  const rows = sorted.map((site) =>
-    make("tr", {},
-      make("td", {}, link(site.name.split(".").slice(-3).join("."), () => app.jumpSite(site), site.name)),
-      make("td", {}, site.bits || "full"),
-      make("td", { class: "number" }, isMeasured ? (site.error == null ? "–" : sqnrText(site.error)) : bytesText(site.bytes_after)),
-    ),
-  );
-  const body = make("tbody", {}, ...rows.slice(0, 12));
-  const table = make("table", {}, make("thead", {}, make("tr", {}, ...head.map((h, i) => make("th", { class: i === 2 ? "number" : null }, h)))), body);
-  if (rows.length <= 12) return table;
-  const more = make("p", {}, link(`show ${rows.length - 12} more`, () => {
-    body.append(...rows.slice(12));
-    more.remove();
-  }));
-  return make("div", {}, table, more);
-}
-
 /** What the panel shows of an edge: all tensors that flow along it. */
 export function edgePanel(app, edge) {
   const items = edge.tensors.map(({ source, output, argument, reader }) => {
     const node = app.stage.nodes.get(source);
-    return row([nodeLink(app, source), " → ", nodeLink(app, reader), make("span", { class: "argument" }, argument && ` as ${argument}`), make("code", { class: "type" }, node?.outputs[output] ?? "")]);
+    return row([
+      nodeLink(app, source),
+      " → ",
+      nodeLink(app, reader),
+      make("span", { class: "argument" }, argument && ` as ${argument}`),
+      make("code", { class: "type" }, node?.outputs[output] ?? ""),
+    ]);
   });
   return [heading("edge", plural(items.length, "tensor"), null, () => app.select(null)), list(items, 40)];
 }

@@ -50,7 +50,13 @@ export function changeCounts({ added, changed, removed }) {
   ];
   return parts
     .filter(([, , n]) => n)
-    .map(([kind, sign, n, word]) => make("span", { class: `count ${kind}`, title: plural(n, `node ${word}`, `nodes ${word}`) }, `${sign}${n.toLocaleString("en-US")}`));
+    .map(([kind, sign, n, word]) =>
+      make(
+        "span",
+        { class: `count ${kind}`, title: plural(n, `node ${word}`, `nodes ${word}`) },
+        `${sign}${n.toLocaleString("en-US")}`,
+      ),
+    );
 }
 
 export function changeTag(change) {
@@ -59,8 +65,14 @@ export function changeTag(change) {
 
 export function heading(kind, title, more, close) {
   return make(
-    "header", { class: "heading" },
+    "header",
+    { class: "heading" },
     make("div", {}, make("p", { class: "kind" }, kind, " ", more), make("h2", {}, ...breakable(title))),
-    close && make("button", { class: "icon", type: "button", "aria-label": "Close", title: "Close (Esc)", click: close }, "×"),
+    close &&
+      make(
+        "button",
+        { class: "icon", type: "button", "aria-label": "Close", title: "Close (Esc)", click: close },
+        "×",
+      ),
   );
 }

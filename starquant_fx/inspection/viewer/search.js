@@ -16,7 +16,10 @@ function indexOf(app, stage) {
   if (!indexed.has(stage)) {
     const nodes = [...stage.nodes.values()].map((node) => ({ stage, node, text: haystack(node) }));
     const groups = [...app.treeOf(stage).groups()].filter((g) => g.parent);
-    indexed.set(stage, [...nodes, ...groups.map((group) => ({ stage, group, text: group.path.toLowerCase() }))]);
+    indexed.set(stage, [
+      ...nodes,
+      ...groups.map((group) => ({ stage, group, text: group.path.toLowerCase() })),
+    ]);
   }
   return indexed.get(stage);
 }
@@ -40,7 +43,10 @@ function searchIn(index, words) {
     return name === words[0] ? 0 : name.startsWith(words[0]) ? 1 : name.endsWith(words[0]) ? 2 : 3;
   };
   const found = index.filter(({ text }) => words.every((word) => text.includes(word)));
-  return found.map((one) => [rank(one), one]).sort((a, b) => a[0] - b[0]).map(([, one]) => one);
+  return found
+    .map((one) => [rank(one), one])
+    .sort((a, b) => a[0] - b[0])
+    .map(([, one]) => one);
 }
 
 /** Binds the field and its list of results. */
@@ -76,9 +82,13 @@ export function bindSearch(app) {
     at = 0;
     const rows = found.slice(0, MOST).map((one, i) => resultRow(one, i, () => choose(i)));
     const more = found.length - rows.length;
-    if (more > 0) rows.push(make("div", { class: "muted", role: "presentation" }, `and ${more} more; type more words`));
-    const none = found.length ? `not in ${app.stage.name}, but in ${found[0].stage.name}:` : "nothing found in any stage";
-    if (found[0]?.stage !== app.stage) rows.unshift(make("div", { class: "muted", role: "presentation" }, none));
+    if (more > 0)
+      rows.push(make("div", { class: "muted", role: "presentation" }, `and ${more} more; type more words`));
+    const none = found.length
+      ? `not in ${app.stage.name}, but in ${found[0].stage.name}:`
+      : "nothing found in any stage";
+    if (found[0]?.stage !== app.stage)
+      rows.unshift(make("div", { class: "muted", role: "presentation" }, none));
     results.replaceChildren(...rows);
     results.hidden = field.value.trim() === "";
     field.setAttribute("aria-expanded", String(!results.hidden));
@@ -109,8 +119,13 @@ function resultRow({ node, group }, i, choose) {
     choose();
   };
   return make(
-    "div", { role: "option", id: `result-${i}`, "aria-selected": "false", mousedown: press },
+    "div",
+    { role: "option", id: `result-${i}`, "aria-selected": "false", mousedown: press },
     make("span", { class: "title" }, node ? node.name : group.path),
-    make("span", { class: "muted" }, node ? `${node.operator}${node.module ? ` in ${node.module}` : ""}` : `group of ${group.all.length}`),
+    make(
+      "span",
+      { class: "muted" },
+      node ? `${node.operator}${node.module ? ` in ${node.module}` : ""}` : `group of ${group.all.length}`,
+    ),
   );
 }

@@ -59,7 +59,12 @@ export function bytesText(number) {
 
 export function flopsText(number) {
   const units = ["", "k", "M", "G", "T", "P"];
-  return number == null ? "not counted" : prefixed(number, units.map((u) => `${u}FLOP`));
+  return number == null
+    ? "not counted"
+    : prefixed(
+        number,
+        units.map((u) => `${u}FLOP`),
+      );
 }
 
 export function errorText(number) {

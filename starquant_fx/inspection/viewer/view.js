@@ -14,7 +14,8 @@ export class View {
     svg.addEventListener("wheel", (e) => this.wheel(e), { passive: false });
     svg.addEventListener("pointerdown", (e) => this.down(e));
     svg.addEventListener("pointermove", (e) => this.move(e));
-    for (const end of ["pointerup", "pointercancel", "pointerleave"]) svg.addEventListener(end, (e) => this.up(e));
+    for (const end of ["pointerup", "pointercancel", "pointerleave"])
+      svg.addEventListener(end, (e) => this.up(e));
     // the click at the end of a drag selects nothing
     svg.addEventListener("click", (e) => this.dragged && e.stopImmediatePropagation(), true);
   }
@@ -74,7 +75,8 @@ export class View {
   reach({ x, y, width, height }, margin = 24) {
     const size = this.size;
     const start = this.onScreen({ x, y });
-    const beyond = (from, length, room) => Math.max(0, Math.min(from + length * this.zoom + margin - room, from - margin));
+    const beyond = (from, length, room) =>
+      Math.max(0, Math.min(from + length * this.zoom + margin - room, from - margin));
     this.x -= beyond(start.x, width, size.width);
     this.y -= beyond(start.y, height, size.height);
     this.apply();

@@ -96,8 +96,8 @@ def test_stages_color_what_their_pass_did(viewer: Viewer) -> None:
 
 def test_counts_of_changes_are_shown(viewer: Viewer) -> None:
     viewer.open(transformer(layers=2))
-    assert viewer.text("#stage-changes") == "+6~4−8"
-    assert viewer.text(f"{LAYER} .badges") == "+3~2−4"
+    assert viewer.text("#stage-changes") == "+6~2−8"
+    assert viewer.text(f"{LAYER} .badges") == "+3~1−4"
     assert viewer.text('[data-stage="insert-0"] .badges') == "+2~6"
 
 
@@ -123,10 +123,22 @@ def test_the_panel_tells_where_a_node_comes_from(viewer: Viewer) -> None:
         "49.2 kB → 12.3 kB",
     ):
         assert part in panel
-    viewer.run(
-        "[...document.querySelectorAll('#panel .link')].find(b => b.textContent === 'norm_1').click()"
-    )
+    viewer.press_link("norm_1")
     assert viewer.text("#panel h2") == "norm_1"
+
+
+def test_provenance_leads_to_the_stage_before(viewer: Viewer) -> None:
+    viewer.open(transformer(layers=2))
+    viewer.search("quantized_q_1")
+    assert "Made by fuse from:linear_q_1" in viewer.text("#panel")
+    viewer.press_link("linear_q_1")
+    assert viewer.text("#panel h2") == "linear_q_1"
+    assert viewer.text("#stage-name") == "insert-0"
+    assert "There since capture." in viewer.text("#panel")
+    assert "Changed by insert-0" in viewer.text("#panel")
+    viewer.press_link("capture")
+    assert viewer.text("#stage-name") == "capture"
+    assert viewer.text("#panel h2") == "linear_q_1"
 
 
 def test_a_group_sums_what_is_in_it(viewer: Viewer) -> None:
@@ -219,6 +231,76 @@ def test_a_drag_moves_and_selects_nothing(viewer: Viewer) -> None:
     assert viewer.text("#panel .kind").strip() == "recording"
 
 
+def test_the_wheel_zooms_at_the_pointer(viewer: Viewer) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
+
+    viewer.open(transformer())
+    before = viewer.box(f"{LAYER} > .body")
+    origin = ScrollOrigin.from_element(viewer.find(f"{LAYER} > .body"))
+    ActionChains(viewer.driver).scroll_from_origin(origin, 0, -300).perform()
+    after = viewer.box(f"{LAYER} > .body")
+    assert after[2] - after[0] > 1.3 * (before[2] - before[0])
+    assert abs(sum(after[::2]) - sum(before[::2])) < 6
+    assert abs(sum(after[1::2]) - sum(before[1::2])) < 6
+
+
+def test_two_fingers_zoom(viewer: Viewer) -> None:
+    viewer.open(transformer())
+    before = viewer.box(f"{LAYER} > .body")
+    viewer.touch("touchStart", (300, 400), (500, 400))
+    viewer.touch("touchMove", (280, 400), (520, 400))
+    viewer.touch("touchMove", (200, 400), (600, 400))
+    viewer.touch("touchEnd")
+    after = viewer.box(f"{LAYER} > .body")
+    assert (after[2] - after[0]) / (before[2] - before[0]) == pytest.approx(2, rel=0.1)
+    assert viewer.text("#panel .kind").strip() == "recording"
+
+
+def test_an_edge_tells_what_flows_along_it(viewer: Viewer) -> None:
+    viewer.open(transformer())
+    edge = '.edge[data-from="g:model.layers.0"][data-to="g:model.layers.1"]'
+    assert "add_0 → norm_1.x0: f32[B, L, 64]" in viewer.text(f"{edge} title")
+    viewer.run(f"document.querySelector('{edge} .wide').dispatchEvent(new Event('click'))")
+    viewer.run(f"document.querySelector('{edge}').dispatchEvent(new Event('click'))")
+    assert viewer.text("#panel h2") == "2 tensors"
+    assert "near" in (viewer.find(edge).get_attribute("class") or "")
+
+
+def test_a_port_leads_to_the_node_outside(viewer: Viewer) -> None:
+    viewer.open(transformer())
+    viewer.toggle("model.layers.1")
+    viewer.find(f"{LAYER.replace('0', '1')} > .port.in").click()
+    assert viewer.text("#panel h2") == "add_0"
+
+
+def test_a_source_of_all_layers_is_told_once(viewer: Viewer) -> None:
+    viewer.open(transformer())
+    viewer.stage(1)
+    assert "all parts read state" in viewer.text('[data-group="model.layers"]')
+    assert viewer.count('.edge[data-from="i:state"][data-to^="g:model.layers."]') == 0
+
+
+def test_removed_nodes_are_ghosts_and_tell_who_removed_them(viewer: Viewer) -> None:
+    viewer.open(transformer(layers=2))
+    viewer.search("quantized_q_0")
+    viewer.find('[data-node="linear_q_0"]').click()
+    assert viewer.text("#panel h2") == "linear_q_0"
+    assert "Removed by fuse." in viewer.text("#panel .notice")
+    assert viewer.text("#stage-name") == "fuse"
+
+
+def test_an_old_browser_is_told_what_it_needs(viewer: Viewer) -> None:
+    script = {"source": "delete window.DecompressionStream"}
+    added = viewer.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", script)
+    try:
+        viewer.load(transformer())
+        viewer.wait("return document.documentElement.dataset.ready === 'failed'")
+        assert "cannot unpack" in viewer.text("#loading")
+    finally:
+        viewer.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+
+
 def test_dark_and_light(viewer: Viewer) -> None:
     viewer.prefer("dark")
     viewer.open(transformer())
@@ -246,6 +328,18 @@ def test_boxes_do_not_overlap(viewer: Viewer) -> None:
     boxes = sorted(viewer.box(f'[data-group="model.layers.{i}"] > .body') for i in range(6))
     for one, other in pairwise(boxes):
         assert one[2] <= other[0] or one[3] <= other[1] or other[3] <= one[1]
+
+
+def test_what_reads_stands_below(viewer: Viewer) -> None:
+    viewer.open(transformer())
+    viewer.stage(1)
+    viewer.toggle("model.layers.0")
+    parts = (
+        f'[data-group="model.layers.0.{name}"]' for name in ("norm", "q+k+v site", "attn", "mlp")
+    )
+    boxes = [viewer.box(f"{part} > .body") for part in parts]
+    for above, below in pairwise([*boxes, viewer.box('[data-node="add_0"]')]):
+        assert above[3] < below[1]
 
 
 def test_hostile_names_stay_text(viewer: Viewer) -> None:

@@ -42,11 +42,15 @@ class Viewer:
 
     def open(self, recording: Recording) -> None:
         """Opens a recording's page from a file, and waits until it is ready."""
+        self.load(recording)
+        self.wait("return document.documentElement.dataset.ready === 'true'")
+
+    def load(self, recording: Recording) -> None:
+        """Opens a recording's page without waiting."""
         path = self._folder / "page.html"
         path.write_text(to_html(recording), encoding="utf-8")
         self.complaints()
         self.driver.get(path.as_uri())
-        self.wait("return document.documentElement.dataset.ready === 'true'")
 
     def wait(self, script: str, seconds: float = 20) -> None:
         from selenium.webdriver.support.ui import WebDriverWait
@@ -103,6 +107,20 @@ class Viewer:
         width, height = box.size["width"], box.size["height"]
         across, down = int(width * (part - 0.5)), int(12 - height / 2)
         ActionChains(self.driver).move_to_element_with_offset(box, across, down).click().perform()
+
+    def press_link(self, text: str) -> None:
+        """Clicks the panel's first link with a text."""
+        script = (
+            "[...document.querySelectorAll('#panel .link')]"
+            ".find(b => b.textContent === arguments[0]).click()"
+        )
+        self.run(script, text)
+
+    def touch(self, kind: str, *points: tuple[int, int]) -> None:
+        """Fingers at points of the screen."""
+        fingers = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(points)]
+        told = {"type": kind, "touchPoints": fingers}
+        self.driver.execute_cdp_cmd("Input.dispatchTouchEvent", told)
 
     def search(self, text: str) -> None:
         """Types into the field and presses Enter."""
