@@ -65,7 +65,8 @@ def inspect_command(
         str, typer.Option("--chip", help="Whose time the critical path is predicted on.")
     ] = "H200",
     every: Annotated[
-        bool, typer.Option("--all", help="Show every layer and node: alike ones are not folded.")
+        bool,
+        typer.Option("--all", help="Show or draw every layer and node: alike ones are not folded."),
     ] = False,
     tokens: Annotated[
         str, typer.Option("--tokens", help="The forward that is counted: sequences x tokens.")
@@ -127,7 +128,7 @@ def inspect_command(
 
     console = Console()
     views = Views(stage, diff, site, sites or sort is not None, sort, passes, analysis, chip, every)
-    files = Files(json_file, html, dot, svg, module, figure, overlays, stage, force)
+    files = Files(json_file, html, dot, svg, module, figure, overlays, stage, every, force)
     source = Source(
         model, config, recording, recipe, tokens, layers, target, calibration, cache, seed
     )

@@ -23,6 +23,7 @@ class Files:
     figure: Path | None
     overlays: Path | None
     stage: str | None
+    every: bool
     force: bool
 
     @property
@@ -69,11 +70,13 @@ class Files:
             return drawing.svg(text) if path.suffix == ".svg" else text
 
         stage = recording.last if self.stage is None else recording.stage(self.stage)
+        part = self.module or ""
+        depth = None if self.every else drawing.fitting_depth(stage, part)
         contents: list[tuple[Path | None, Callable[[Path], bytes | str]]] = [
             (self.json_file, lambda _: collection.to_json(recording)),
             (self.html, lambda _: page.to_html(recording)),
-            (self.dot, lambda _: drawing.dot(stage, part=self.module or "")),
-            (self.svg, lambda path: drawn(path, drawing.dot(stage, part=self.module or ""))),
+            (self.dot, lambda _: drawing.dot(stage, part=part, depth=depth)),
+            (self.svg, lambda path: drawn(path, drawing.dot(stage, part=part, depth=depth))),
             (self.figure, lambda path: drawn(path, drawing.before_after(recording))),
         ]
         for path, content in contents:

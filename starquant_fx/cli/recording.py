@@ -78,7 +78,8 @@ class Source:
                     hint="leave the option out",
                 )
         parse_shape(self.tokens)
-        self._recipe()
+        if self.file is None:  # a recording is looked at without torch
+            self._recipe()
 
     def recording(self) -> Any:
         """Records, or reads.
@@ -87,14 +88,15 @@ class Source:
             StarQuantError: It cannot be done.
         """
         from starquant_fx.cost.shapes import parse_shape
-        from starquant_fx.evaluation.corpus import calibration_texts
         from starquant_fx.inspection.collection import read_recording
-        from starquant_fx.inspection.record import record_compilation, record_config
         from starquant_fx.progress import working
 
         if self.file is not None:
             with working(f"reading {self.file}"):
                 return read_recording(self.file)
+        from starquant_fx.evaluation.corpus import calibration_texts
+        from starquant_fx.inspection.record import record_compilation, record_config
+
         shape = parse_shape(self.tokens)
         if self.config is not None:
             with working(f"tracing {self.config} and running {self._recipe().name}"):

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import sympy
 
-from starquant_fx.cost.calls import ELEMENTWISE, ZERO, Call, numel, size, tokens, unit
+from starquant_fx.cost.calls import (
+    ZERO,
+    Call,
+    numel,
+    size,
+    tokens,
+    unit,
+)
+from starquant_fx.cost.units import ELEMENTWISE
 from starquant_fx.cost.work import Kind, Work, formula, summed
 
 NORM, SOFTMAX = 4, 5

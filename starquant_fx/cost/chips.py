@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from starquant_fx.cost.calls import BF16, ELEMENTWISE, FP32, INT8
+from starquant_fx.cost.units import BF16, ELEMENTWISE, FP32, INT8
 from starquant_fx.errors import InputError, nearest
 
 

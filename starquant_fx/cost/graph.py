@@ -13,9 +13,6 @@ from torch import Tensor, fx
 
 from starquant_fx.cost import aten, cpu_operators, reference_operators, tile_operators
 from starquant_fx.cost.calls import (
-    BATCH,
-    LENGTH,
-    ROWS,
     ZERO,
     Call,
     bound,
@@ -26,6 +23,7 @@ from starquant_fx.cost.calls import (
 from starquant_fx.cost.calls import tensors as tensors_in
 from starquant_fx.cost.fusion import fused_kernels, source_of
 from starquant_fx.cost.places import Place, places
+from starquant_fx.cost.units import BATCH, LENGTH, ROWS
 from starquant_fx.cost.work import Kind, Scratch, Work, work_of
 from starquant_fx.program import Site
 

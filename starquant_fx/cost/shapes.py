@@ -8,7 +8,7 @@ import re
 
 import sympy
 
-from starquant_fx.cost.calls import BATCH, LENGTH, ROWS
+from starquant_fx.cost.units import BATCH, LENGTH, ROWS
 from starquant_fx.errors import InputError
 
 

@@ -10,12 +10,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from starquant_fx.cost.calls import UNITS
 from starquant_fx.cost.chips import Chip
 from starquant_fx.cost.graph import GraphCost
 from starquant_fx.cost.roofline import Prediction, peak_activations, predict, rows_by
 from starquant_fx.cost.shapes import Shape
 from starquant_fx.cost.subject import Costs
+from starquant_fx.cost.units import UNITS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,15 @@ read once, whatever the tiles: what is read again comes from the cache.
 from __future__ import annotations
 
 from starquant_fx.cost.aten import NORM
-from starquant_fx.cost.calls import ELEMENTWISE, ZERO, Call, numel, size, stored, tokens, unit
+from starquant_fx.cost.calls import (
+    ZERO,
+    Call,
+    numel,
+    size,
+    stored,
+    tokens,
+    unit,
+)
 from starquant_fx.cost.cpu_operators import ACTIVATED
 from starquant_fx.cost.reference_operators import (
     EPILOGUE,
@@ -17,6 +25,7 @@ from starquant_fx.cost.reference_operators import (
     rotation,
 )
 from starquant_fx.cost.tile_scratch import head_choices, prepared, split_product
+from starquant_fx.cost.units import ELEMENTWISE
 from starquant_fx.cost.work import Kind, Work, formula, summed
 
 

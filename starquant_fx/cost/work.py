@@ -8,7 +8,12 @@ from collections.abc import Callable, Mapping
 
 import sympy
 
-from starquant_fx.cost.calls import ELEMENTWISE, Call, numel, tensors
+from starquant_fx.cost.calls import (
+    Call,
+    numel,
+    tensors,
+)
+from starquant_fx.cost.units import ELEMENTWISE
 
 
 class Kind(enum.Enum):

@@ -7,8 +7,8 @@ from typing import Any
 
 import networkx as nx
 
-from starquant_fx.cost.calls import BF16, ELEMENTWISE, FP32, INT8
 from starquant_fx.cost.chips import Chip, chip_named
+from starquant_fx.cost.units import BF16, ELEMENTWISE, FP32, INT8
 from starquant_fx.inspection.kinds import PRODUCTS, Kind, graph, kinds
 from starquant_fx.inspection.recording import Node, Stage
 from starquant_fx.inspection.sizes import element, is_float

@@ -163,5 +163,6 @@ def _bits(
         return read if re.fullmatch(r"(w\d+)?(a\d+)?", read) else ""
     bits = given.get("weight_bits", given.get("bits"))
     if isinstance(bits, int):
-        return f"{'w' if 'weight' in operator else 'a'}{bits}"
+        of_weight = "weight" in operator or "of" in known
+        return f"{'w' if of_weight else 'a'}{bits}"
     return before[0] if "dequantize" in operator and before else ""

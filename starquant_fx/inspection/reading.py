@@ -11,7 +11,11 @@ import sympy
 import torch
 from torch import Tensor, fx
 
-from starquant_fx.cost.calls import BATCH, LENGTH, operator_name, size
+from starquant_fx.cost.calls import (
+    operator_name,
+    size,
+)
+from starquant_fx.cost.units import BATCH, LENGTH
 from starquant_fx.inspection.recording import Source
 from starquant_fx.program import Program
 

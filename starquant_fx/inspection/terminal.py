@@ -125,7 +125,7 @@ def sites(recording: Recording, sort: str = "") -> RenderableType:
     if sort:
         found.sort(key=SORTS[sort])
     columns = [
-        Column("site", least=16),
+        Column("site", least=28),
         Column("roles", rank=1, least=7),
         Column("bits", least=5),
         Column("error"),

@@ -135,6 +135,7 @@ def _loaded(name: str, layers: int | None) -> nn.Module:
             where="--layers",
             expected=f"a model of type {' or '.join(ARCHITECTURES)}",
             got=name,
+            hint="leave --layers out",
         )
     model, _ = from_pretrained(name, dtype=torch.bfloat16)
     twin = skeleton(model).eval()

@@ -13,10 +13,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from starquant_fx import operators
-from starquant_fx.cost.calls import BF16, ELEMENTWISE, FP32, INT8, UNITS, operator_name
+from starquant_fx.cost.calls import (
+    operator_name,
+)
 from starquant_fx.cost.cpu_operators import TABLES
 from starquant_fx.cost.graph import cost_of
 from starquant_fx.cost.shapes import Shape, at
+from starquant_fx.cost.units import BF16, ELEMENTWISE, FP32, INT8, UNITS
 from starquant_fx.cost.work import FORMULAS
 from starquant_fx.kernels import cpu
 from tests.cost.costed import small, work

@@ -11,11 +11,11 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from starquant_fx.capture import capture
-from starquant_fx.cost.calls import BATCH, BF16, INT8, LENGTH, ROWS, UNITS
 from starquant_fx.cost.chips import CHIPS, chip_named
 from starquant_fx.cost.graph import GraphCost, cost_of
 from starquant_fx.cost.roofline import GROUPS, peak_activations, predict, rows_by
 from starquant_fx.cost.shapes import Shape, at, parse_shape
+from starquant_fx.cost.units import BATCH, BF16, INT8, LENGTH, ROWS, UNITS
 from starquant_fx.errors import InputError
 from starquant_fx.kernels import cpu
 from starquant_fx.models.weightless import fake_model

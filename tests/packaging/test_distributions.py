@@ -46,7 +46,7 @@ def wheel_names(folder: Path) -> list[str]:
 
 
 def expected_contents(root: Path) -> set[str]:
-    """Sources of the four folders, tables of tiles, the shipped models and texts, as paths in the wheel."""
+    """Sources of the four folders, tables of tiles, the shipped models, texts and page, as paths in the wheel."""
     found = {"starquant_fx/py.typed"}
     for folder in ("kernels", "lowering", "passes"):
         for path in (root / folder).rglob("*"):
@@ -54,7 +54,11 @@ def expected_contents(root: Path) -> set[str]:
                 found.add(f"starquant_fx/{path.relative_to(root).as_posix()}")
     for path in (root / "starquant_fx").rglob("*"):
         relative = path.relative_to(root)
-        shipped = path.suffix == ".py" or relative.parts[1] == "data" or "pretrained" in path.parts
+        shipped = (
+            path.suffix == ".py"
+            or relative.parts[1] == "data"
+            or {"pretrained", "viewer"} & {*path.parts}
+        )
         if path.is_file() and shipped and "__pycache__" not in path.parts:
             found.add(relative.as_posix())
     return found

@@ -16,6 +16,7 @@ ENTRY_POINTS = {
     "starquant_fx.compiled",
     "starquant_fx.cost",
     "starquant_fx.export",
+    "starquant_fx.inspection",
     "starquant_fx.integrations",
     "starquant_fx.methods",
     "starquant_fx.recipes",
