@@ -37,7 +37,9 @@ def summary(rows: Sequence[OnnxRow]) -> Summary:
     failed = [row for row in rows if row.reason]
     found["failed"] = len(failed)
     integers = [row for row in rows if _flavour(row) == "integer" and row.block_linears]
-    worst = max(integers, key=lambda row: row.float_fallbacks or 0, default=None)
+    worst = max(
+        integers, key=lambda row: (row.float_fallbacks or 0, row.block_linears), default=None
+    )
     found["float_fallbacks"] = None if worst is None else worst.float_fallbacks
     found["block_linears"] = None if worst is None else worst.block_linears
     errors = [row.max_rel_error for row in rows if row.max_rel_error is not None]
