@@ -208,7 +208,8 @@ class CompiledModel(nn.Module):
 
         Args:
             path: The folder.
-            **options: As ``starquant_fx.export_onnx``: ``flavour``, ``head``, ``opset``, ``attention_mask``, ...
+            **options: As ``starquant_fx.export_onnx``: ``flavour`` (or ``flavor``), ``head``, ``opset``,
+                ``attention_mask``, ``tokenizer``, ``samples``, ``sampler_defaults``, ``verify``, ``force``.
 
         Returns:
             What was written and found.

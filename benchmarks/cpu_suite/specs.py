@@ -63,6 +63,7 @@ MODELS = {
     one.name: one
     for one in (
         ModelSpec("llada-tiny", 6, 256, 4, 640, vocab=4096, shipped=True),
+        ModelSpec("dream-tiny", 6, 256, 4, 640, vocab=4096, shipped=True),
         ModelSpec("12x1024", 12, 1024, 16, 3072),
         ModelSpec("2x4096", 2, 4096, 32, 12288),
         ModelSpec("2x128", 2, 128, 2, 384, vocab=512),

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cpu_suite.options import threads
 from cpu_suite.specs import Place, model_folder, models, shapes
 from cpu_suite.variants import LOGITS
 from onnx_suite.measuring import Task
 from onnx_suite.rows import OnnxRow
-from onnx_suite.summaries import goals, summary
+from onnx_suite.summaries import SIDES, goals, summary
 from onnx_suite.tables import goals_table, tables
 from onnx_suite.variants import EXPORTS, QUICK, chosen
 from starquant_fx.errors import InputError, exit_code
@@ -36,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--models", default=MODELS, help=f"of cpu.py; default: {MODELS}")
+    top.add_argument("--models", help=f"of cpu.py; default: {MODELS}, if quick {','.join(QUICK)}")
     top.add_argument("--tokens", default=SHAPE, help=f"shapes SEQUENCESxTOKENS; default: {SHAPE}")
     top.add_argument("--recipes", help=f"separated by commas; default: {', '.join(EXPORTS)}")
     top.add_argument("--threads", default="1", help="threads of a forward")
@@ -76,11 +78,23 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json is not None:
         values = {
             "summary": summary(rows),
+            "variants": {key: name for name, key in SIDES},
             "goals": goals(rows),
             "rows": [row.to_dict() for row in rows],
             "wall_seconds": wall,
         }
-        write_atomically(arguments.json, json.dumps(values, indent=2) + "\n")
+        write_atomically(
+            arguments.json, json.dumps(_plain(values), indent=2, allow_nan=False) + "\n"
+        )
+
+
+def _plain(value: Any) -> Any:
+    """JSON's values; what is not finite is null."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class _Tasks:
@@ -128,4 +142,6 @@ def _checked(arguments: argparse.Namespace) -> _Tasks:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
     arguments = parser().parse_args(argv)
+    if arguments.models is None:
+        arguments.models = ",".join(QUICK) if arguments.quick else MODELS
     return exit_code(lambda: run(arguments))

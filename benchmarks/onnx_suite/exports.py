@@ -54,7 +54,7 @@ def compiled_model(place: Place, what: Export) -> CompiledModel:
 
 def verified(found: Verification) -> dict[str, Any]:
     """What a verification says: errors under both sets of session options, and how the blocks' linears run."""
-    linears = [linear for linear in found.linears if BLOCK in linear.name]
+    linears = [linear for linear in found.linears if BLOCK.search(linear.name)]
     return {
         **{f"max_rel_error_{name}": found.error(name) for name in OPTIONS},
         "max_rel_error": found.error(),

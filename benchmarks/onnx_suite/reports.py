@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from cpu_suite.specs import Place
 from starquant_fx.errors import StarQuantError, cause
 from starquant_fx.files import write_atomically
 
-BLOCK = "blocks."
+BLOCK = re.compile(r"\.(blocks|layers)\.\d")
 """Stands in the names of linears of blocks."""
 
 

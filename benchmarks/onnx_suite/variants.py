@@ -91,10 +91,8 @@ EXPORTS = {
 }
 """All that is measured, by label."""
 QUICK: dict[str, tuple[Export, ...]] = {
-    "llada-tiny": (
-        export("rtn-w8a8", CHECKED),
-        export("star-w8a8", CHECKED, short=True),
-    ),
+    "llada-tiny": (export("star-w8a8", CHECKED, short=True),),
+    "dream-tiny": (export("rtn-w8a8", CHECKED),),
     "12x1024": (
         export("rtn-w8a8", ("integer",), checked=False),
         export("rtn-w8a8" + HEAD8, ("integer",)),

@@ -104,8 +104,7 @@ class Integer:
         if more.state_bias is None and more.kept is None:
             wider = self._with_zero_point(c, q, weight)
             if wider is not None:
-                y = self._product(c, q, weight, *wider)
-                return y if more.bias is None else e("Add", y, more.bias)
+                return _plus_bias(c, self._product(c, q, weight, *wider), more.bias)
         y = self._product(c, q, weight, q.codes, weight.codes)
         columns = [e("Neg", e("Mul", q.grid.zero, q.grid.scale))]
         rows = [
@@ -159,6 +158,18 @@ class Integer:
             weight.codes.dtype,
         )
         return e("Concat", q.codes, zero, axis=-1), wider
+
+
+def _plus_bias(c: Context, y: ir.Value, bias: ir.Value | None) -> ir.Value:
+    """``y + bias`` [n], written ``y - (-bias)``.
+
+    onnxruntime takes a constant that is added to an integer product for the bias of its fused kernel, and then
+    multiplies it by the scales of the tokens as well.
+    """
+    if bias is None:
+        return y
+    negated = c.derived(bias, f"{bias.name}_negated", lambda t: -t, c.shape(bias))
+    return c.emit("Sub", y, negated)
 
 
 def _most(weight: Weight) -> int:

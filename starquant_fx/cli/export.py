@@ -18,10 +18,10 @@ from starquant_fx.cli.options import (
 from starquant_fx.errors import InputError
 
 RECIPE = "star-w8a8"
-SAMPLES, LENGTH = 2, 48
+SAMPLES, LENGTH = 3, 48
 """Real sequences to verify on, and tokens of each at most."""
 CHARACTERS = 8
-"""Of a text for each of those tokens: enough for two sequences, and few enough for the tokenizer."""
+"""Of a text for each of those tokens: enough for the sequences, and few enough for the tokenizer."""
 
 
 def export_command(
@@ -43,6 +43,7 @@ def export_command(
         str,
         typer.Option(
             "--flavour",
+            "--flavor",
             "-f",
             help="integer: products of bytes, fast in onnxruntime; qdq: QuantizeLinear and DequantizeLinear, right in "
             "every runtime; nbits: only weights are quantized.",
@@ -131,6 +132,8 @@ def export_command(
     if json_file is not None:
         write_atomically(json_file, json.dumps(report.to_dict(), indent=1))
         console.print(f"wrote {json_file}")
+    if report.verification is not None and report.verification.doubts(report.flavour):
+        raise typer.Exit(1)
 
 
 def _recipe(recipe: str | None, artifact: Path | None, seed: int) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from starquant_fx.export.build import HEADS, Built, Form, build, reference_of
 from starquant_fx.export.checks import (
     check_arguments,
     check_compiled,
+    check_sampler_defaults,
     check_samples,
     tokenizer_file,
     vocabulary,
@@ -69,8 +71,10 @@ def export_onnx(
     attention_mask: bool = False,
     tokenizer: Any = None,
     samples: Tensor | None = None,
+    sampler_defaults: Mapping[str, Any] | None = None,
     verify: bool = True,
     force: bool = False,
+    flavor: str | None = None,
 ) -> ExportReport:
     """Writes a folder with an ONNX model, what is to be known about it, and its tokenizer.
 
@@ -87,9 +91,11 @@ def export_onnx(
         attention_mask: Whether prompts may be padded: the model then takes a mask at every call.
         tokenizer: Of the model, to be written beside it.
         samples: Real tokens [N, L] to verify on, besides random ones.
+        sampler_defaults: Arguments of the model's sampler that the runtime takes where a caller gives none.
         verify: Whether to compare the written model with the reference target and to look at what onnxruntime runs;
             it takes the memory of the weights in float32.
         force: Whether an export that is there is replaced.
+        flavor: The same as ``flavour``.
 
     Returns:
         What was written and found.
@@ -101,13 +107,15 @@ def export_onnx(
     """
     began = time.perf_counter()
     check_compiled(compiled)
+    flavour = flavour if flavor is None else flavor
+    defaults = check_sampler_defaults(sampler_defaults, is_shifted(compiled))
     check_arguments(flavour, head, opset, verify)
     form = Form(flavour, head, opset, arguments.flag("attention_mask", attention_mask))
     samples, text = check_samples(samples, compiled), tokenizer_file(tokenizer)
     folder = check_folder(path, arguments.flag("force", force))
     built = build(compiled, form)
     with replacing_folder(folder) as temporary:
-        write(temporary, built.model, _metadata(compiled, built), text)
+        write(temporary, built.model, _metadata(compiled, built, defaults), text)
         seconds = time.perf_counter() - began
         sizes = {file.name: file.stat().st_size for file in sorted(temporary.iterdir())}
         found = _verified(temporary / MODEL, compiled, built, samples) if verify else None
@@ -128,7 +136,7 @@ def _verified(
     return check_export(path, built, reference_of(built, compiled.tensors()), list(calls))
 
 
-def _metadata(compiled: CompiledModel, built: Built) -> Metadata:
+def _metadata(compiled: CompiledModel, built: Built, defaults: dict[str, Any]) -> Metadata:
     form = built.form
     return Metadata(
         flavour=form.flavour,
@@ -144,7 +152,7 @@ def _metadata(compiled: CompiledModel, built: Built) -> Metadata:
         inputs=tuple(built.inputs),
         outputs=HEADS[form.head],
         sampler="dream" if is_shifted(compiled) else "llada",
-        sampler_defaults={},
+        sampler_defaults=defaults,
         files={},
     )
 

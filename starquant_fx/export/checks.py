@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import onnx
@@ -12,6 +13,8 @@ from starquant_fx.errors import InputError, LoweringError, nearest
 from starquant_fx.export.build import HEADS
 from starquant_fx.lowering.onnx.flavours import FLAVOURS
 from starquant_fx.model_facts import check_ids, maximum_length, vocabulary_size
+from starquant_fx.runtime.dream import dream_generate
+from starquant_fx.runtime.llada import llada_generate
 from starquant_fx.runtime.providers import onnxruntime
 from starquant_fx.sampling import arguments
 
@@ -66,6 +69,34 @@ def check_arguments(flavour: object, head: object, opset: object, verify: object
         )
     if arguments.flag("verify", verify):
         _need_onnxruntime()
+
+
+def check_sampler_defaults(given: object, dream: bool) -> dict[str, Any]:
+    """Returns arguments of a sampler as JSON takes them.
+
+    Args:
+        given: By name, or None.
+        dream: Whether the sampler is Dream's.
+
+    Raises:
+        InputError: The sampler has no such argument, or a value is none for JSON.
+    """
+    if given is None:
+        return {}
+    plain = isinstance(given, Mapping) and all(
+        isinstance(value, str | int | float | bool | None) for value in given.values()
+    )
+    if not isinstance(given, Mapping) or not plain:
+        raise InputError(
+            "the defaults of the sampler are not usable",
+            where="sampler_defaults",
+            expected="numbers, texts or flags by the names of the sampler's arguments, or None",
+            got=repr(given),
+            hint="for example sampler_defaults={'temperature': 0.2}",
+        )
+    names = arguments.names_of(dream_generate if dream else llada_generate)
+    arguments.check_names(given, [name for name in names if name != "generator"])
+    return dict(given)
 
 
 def check_samples(samples: object, compiled: CompiledModel) -> Tensor | None:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from starquant_fx.export.api import ExportReport
 from starquant_fx.export.kernels import NBITS
-from starquant_fx.export.verify import OPTIONS, Comparison, Verification
+from starquant_fx.export.verify import OPTIONS, Verification
 from starquant_fx.runtime.metadata import TOKENIZER
 
 MEGABYTE = 1e6
@@ -33,7 +33,7 @@ def sheet(report: ExportReport) -> RenderableType:
     if TOKENIZER not in report.bytes:
         lines.append(Text(f"  no {TOKENIZER}: the runtime takes token ids, no text"))
     if report.verification is None:
-        lines.append(Text("  not verified: --no-verify was given", style="yellow"))
+        lines.append(Text("  not verified: verification was turned off", style="yellow"))
     else:
         lines += [Text(""), *_found(report, report.verification)]
     return Group(*lines)
@@ -47,7 +47,16 @@ def _found(report: ExportReport, found: Verification) -> list[RenderableType]:
         ),
         _table(found),
     ]
-    if any(linear.kernel == NBITS for linear in found.linears):
+    doubts = found.doubts(report.flavour)
+    if doubts:
+        lines.append(
+            Text(
+                "warning: the export does not seem to compute what the reference does; do not use it",
+                style="bold red",
+            )
+        )
+        lines += [Text(f"  {doubt}", style="red") for doubt in doubts]
+    elif any(linear.kernel == NBITS for linear in found.linears):
         lines.append(
             _note(
                 "note: by default onnxruntime may quantize activations, too; strict options "
@@ -57,7 +66,7 @@ def _found(report: ExportReport, found: Verification) -> list[RenderableType]:
     elif found.error() > EXACT:
         lines.append(
             _note(
-                "note: such errors can come from activations on the tie between two codes: float32 "
+                "note: some calls differ by what activations on the tie between two codes make: float32 "
                 "sums in another order round them the other way, and later layers amplify it"
             )
         )
@@ -69,12 +78,10 @@ def _table(found: Verification) -> Table:
     for column in ("states, batch x length", *OPTIONS, "same tokens"):
         left = column.startswith("states")
         table.add_column(column, justify="left" if left else "right", no_wrap=not left)
-    by_case: dict[str, dict[str, Comparison]] = collections.defaultdict(dict)
-    for one in found.comparisons:
-        by_case[one.case][one.options] = one
-    for case, runs in by_case.items():
-        errors = [f"{runs[name].error:.1e}" for name in OPTIONS]
-        table.add_row(case, *errors, f"{runs['default'].agreement:.1%}")
+    runs = [[c for c in found.comparisons if c.options == name] for name in OPTIONS]
+    for same in zip(*runs, strict=True):
+        errors = [f"{one.error:.1e}" for one in same]
+        table.add_row(same[0].case, *errors, f"{same[0].agreement:.1%}")
     return table
 
 
@@ -90,17 +97,12 @@ def _kernels(flavour: str, found: Verification) -> list[Text]:
         lines.append(
             _note(
                 f"warning: all {len(slow)} run in floating point: the portable flavour says what is "
-                "computed, --flavour integer makes onnxruntime do it in integers"
+                "computed; other flavours are for speed: integer, or nbits where only weights are quantized"
             )
         )
     elif slow:
-        names = ", ".join(linear.name for linear in slow[:4])
-        more = f" and {len(slow) - 4} more" if len(slow) > 4 else ""
-        lines.append(
-            _note(
-                f"warning: {len(slow)} of {len(found.linears)} run in floating point: {names}{more}"
-            )
-        )
+        lines.append(_note(f"warning: {len(slow)} of {len(found.linears)} run in floating point:"))
+        lines += [_note(f"  {linear.name} ({linear.kernel})") for linear in slow]
     return lines
 
 

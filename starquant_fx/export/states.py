@@ -44,7 +44,7 @@ def cases(
         vocabulary: Token ids lie below.
         mask_token_id: None = the token state is an input.
         longest: Length of a sequence at most; None = any.
-        samples: Real tokens [N, L] to mask as well; None = random ones only.
+        samples: Real tokens [N, L] to mask as well, together and the first alone; None = random ones only.
     """
     source = torch.Generator().manual_seed(0)
     for batch, length in SHAPES:
@@ -53,8 +53,11 @@ def cases(
             ids = torch.randint(0, vocabulary, (batch, length), generator=source)
             ids[ids == mask_token_id] = 0 if mask_token_id != 0 else 1
             yield _case(f"random, {kind}", ids, share, names, mask_token_id, source)
-    for row in () if samples is None else samples.split(1):
-        yield _case("text, mixed", row, KINDS["mixed"], names, mask_token_id, source)
+    if samples is not None:
+        for kind, share in KINDS.items():
+            yield _case(f"text, {kind}", samples, share, names, mask_token_id, source)
+        if len(samples) > 1:
+            yield _case("text, mixed", samples[:1], KINDS["mixed"], names, mask_token_id, source)
 
 
 def _case(

@@ -101,10 +101,22 @@ def test_the_summary_is_of_the_random_model_and_of_the_largest_error() -> None:
     assert found["integer_float_head_vs_fp32"] is None
     assert (found["float_fallbacks"], found["block_linears"]) == (3, 84)
     assert found["max_rel_error"] == 0.03
+    assert found["failed"] == 0
+
+
+def test_a_summary_hides_no_failure() -> None:
+    right = row(INTEGER, 0.1, max_rel_error=0.02, block_linears=84, float_fallbacks=0)
+    failed = row("star-w8a8, integer", None, reason="no memory")
+    for rows in ([right, failed], [right, row("rtn-w8a8, qdq", max_rel_error=math.inf)]):
+        assert summary(rows)["max_rel_error"] is None
+    found = summary([right, failed])
+    assert (found["failed"], found["float_fallbacks"]) == (1, None)
+    assert summary([right, row("rtn-w8a8, nbits", None, reason="no")])["max_rel_error"] == 0.02
 
 
 def test_an_empty_summary_says_that_nothing_was_measured() -> None:
-    assert set(summary([]).values()) == {None}
+    assert set(summary([]).values()) == {None, 0}
+    assert summary([])["failed"] == 0
     assert {goal["measured"] for goal in goals([])} == {None}
 
 

@@ -16,6 +16,7 @@ import torch
 from onnx import numpy_helper
 from rich.console import Console
 
+import starquant_fx
 from starquant_fx.errors import LoweringError
 from starquant_fx.export import api, verify
 from starquant_fx.export.api import ExportReport, export_onnx
@@ -64,10 +65,11 @@ def test_every_kind_of_state_is_compared_under_both_options(tmp_path: Path) -> N
     found = found_in(exported(tmp_path, samples=samples))
     names = [c.case for c in found.comparisons if c.options == "default"]
     assert names == [c.case for c in found.comparisons if c.options == "strict"]
-    assert len(names) == len(SHAPES) * len(KINDS) + 2
+    assert len(names) == len(SHAPES) * len(KINDS) + len(KINDS) + 1
     for kind in KINDS:
         assert {f"random, {kind}, {b} x {n}" for b, n in SHAPES} <= set(names)
-    assert names[-2:] == ["text, mixed, 1 x 9"] * 2
+    text = [f"text, {kind}, 2 x 9" for kind in KINDS]
+    assert names[-4:] == [*text, "text, mixed, 1 x 9"]
     assert found.error() == max(found.error("default"), found.error("strict"))
     assert found.error() < 0.1
     assert found.agreement > 0.9
@@ -127,9 +129,8 @@ def test_linears_in_floating_point_are_warned_of(tmp_path: Path) -> None:
         for i, linear in enumerate(found.linears)
     )
     other = dataclasses.replace(report, verification=dataclasses.replace(found, linears=some))
-    assert f"warning: 1 of {LINEARS} run in floating point: {some[0].name}" in " ".join(
-        printed(other).split()
-    )
+    text = " ".join(printed(other).split())
+    assert f"warning: 1 of {LINEARS} run in floating point: {some[0].name} (MatMul)" in text
 
 
 def test_what_onnxruntime_does_to_activations_of_16_bits_is_noted(tmp_path: Path) -> None:
@@ -141,7 +142,7 @@ def test_what_was_not_verified_says_so(tmp_path: Path) -> None:
     report = exported(tmp_path, verify=False)
     assert report.verification is None
     assert report.to_dict()["verification"] is None
-    assert "not verified: --no-verify was given" in printed(report)
+    assert "not verified: verification was turned off" in printed(report)
 
 
 def doubled(path: Path) -> None:
@@ -165,10 +166,18 @@ def missing(path: Path) -> None:
 def test_a_wrong_weight_is_seen_in_every_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert found_in(exported(tmp_path, force=True)).doubts("integer") == ()
     spoiled(monkeypatch, doubled)
-    found = found_in(exported(tmp_path))
+    report = exported(tmp_path, force=True)
+    found = found_in(report)
     assert min(c.error for c in found.comparisons) > 0.05
     assert found.agreement < 1
+    assert [text.partition(":")[0] for text in found.doubts("integer")] == [
+        *("default options", "strict options")
+    ]
+    text = " ".join(printed(report).split())
+    assert "does not seem to compute what the reference does" in text
+    assert "note:" not in text
 
 
 def test_nan_is_an_infinite_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,6 +185,7 @@ def test_nan_is_an_infinite_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     report = exported(tmp_path)
     assert found_in(report).error() == math.inf
     assert "inf" in printed(report)
+    assert any("error inf" in text for text in found_in(report).doubts("integer"))
     values = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert values["verification"]["error_default"] is None
 
@@ -244,3 +254,30 @@ def test_the_checker_is_given_the_path(tmp_path: Path, monkeypatch: pytest.Monke
     ((path, options),) = seen
     assert Path(path).name == MODEL, "a model above two gigabytes can be checked by path only"
     assert options == {"full_check": True}
+
+
+def test_weights_alone_are_judged_under_strict_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = found_in(exported(tmp_path, "nbits"))
+    assert found.error("default") > verify.EXACT, "onnxruntime quantizes activations"
+    assert found.doubts("nbits") == ()
+    spoiled(monkeypatch, doubled)
+    (doubt,) = found_in(exported(tmp_path, "nbits", force=True)).doubts("nbits")
+    assert doubt.startswith("strict options: error")
+
+
+@pytest.mark.parametrize("flavour", ["integer", "qdq"])
+def test_linears_with_a_bias_and_no_states_are_right(flavour: str, tmp_path: Path) -> None:
+    """A constant that is added to a wide integer product is scaled by onnxruntime's fused kernel."""
+    one = starquant_fx.compile(
+        starquant_fx.from_pretrained("dream-tiny")[0],
+        "rtn-w8a8",
+        calibration=torch.randint(5, 500, (2, 16)),
+        target="reference",
+    )
+    report = export_onnx(one, tmp_path / "a", flavor=flavour, head="row-logits")
+    found = found_in(report)
+    assert found.doubts(flavour) == ()
+    assert min(c.typical for c in found.comparisons) < 1e-5
+    assert found.agreement > 0.9

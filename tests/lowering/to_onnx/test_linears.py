@@ -119,8 +119,9 @@ def test_codes_of_four_bits_are_stored_packed() -> None:
     assert len(weight.tobytes()) == weight.nbytes
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-def test_zero_points_are_channels_of_a_wide_linear(bits: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("bits", [4, 6, 8])
+def test_zero_points_are_channels_of_a_wide_linear(bits: int, biased: bool, tmp_path: Path) -> None:
     source = torch.Generator().manual_seed(bits)
     half = 2 ** (bits - 1)
     codes = torch.randint(-half, half, (OUTPUTS, 512), generator=source).to(torch.int8)
@@ -128,18 +129,22 @@ def test_zero_points_are_channels_of_a_wide_linear(bits: int, tmp_path: Path) ->
         "packed": reference.pack(codes, bits),
         "weight_scale": torch.rand(OUTPUTS, generator=source),
         "column_sum": codes.sum(-1, dtype=torch.int32),
+        "bias": 100 * torch.randn(OUTPUTS, generator=source),
     }
 
     def call(x: Tensor, **held: Tensor) -> Tensor:
         quantized = op("quantize_activation")(x, 8, False, None)
-        none = (None, None, None)
-        return op("quantized_linear")(*quantized, *held.values(), bits, *none, torch.float32)
+        weight = (held["packed"], held["weight_scale"], held["column_sum"], bits)
+        added = (held["bias"] if biased else None, None, None)
+        return op("quantized_linear")(*quantized, *weight, *added, torch.float32)
 
     module, x = Calls(call, **tensors), torch.randn(2, 3, 512, generator=source) + 1
     model = exported(module, {"x": x}, ["y"], "integer")
     wide = model.graph.initializers["site.weight_and_zero"].const_value
     assert wide is not None
     assert not wide.numpy().astype(int).sum(0).any(), "column sums are taken off"
+    largest = {4: 7, 6: 63, 8: 127}[bits]
+    assert abs(wide.numpy().astype(int)[512:]).max() <= largest
     kinds = [node.op_type for node in model.graph]
     assert "MatMul" not in kinds
     assert close(run(model, {"x": x}, tmp_path)[0], module(x))
