@@ -22,7 +22,7 @@ class Row:
         seconds: Of every timed forward.
         bf16_seconds: Median of the faster bf16 variant in the same rounds.
         limit_seconds: Median of the int8 limit in the same rounds.
-        load_seconds: From the request to build until everything is loaded, libraries included.
+        load_seconds: From the request to build until everything is loaded, without the import of libraries.
         first_seconds: Of the first forward of this shape, in which compiled variants compile.
         weight_bytes: Of the blocks' linears with scales and transforms.
         peak_bytes: Most resident memory of the process up to this shape; None where the process had run the logits of

@@ -27,7 +27,7 @@ class Variant:
         options: Handed on to both.
         size: Most memory of its process, in units of the float32 model, roughly.
         prepared: Whether its module's ``prepare`` must run before.
-        needs: Packages that must be installed.
+        needs: Packages that must be installed; the first is what runs it.
         exported: Whether it is prepared from an export that its module's variants share, and that depends on which
             logits are wanted.
     """

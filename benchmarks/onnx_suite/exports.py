@@ -13,6 +13,7 @@ from onnx_suite.variants import CHECKED, Export, folder
 from starquant_fx.compiled import CompiledModel
 from starquant_fx.evaluation import excerpt
 from starquant_fx.export.api import export_onnx
+from starquant_fx.export.kernels import UNKNOWN
 from starquant_fx.export.verify import OPTIONS, Verification
 
 
@@ -55,11 +56,12 @@ def compiled_model(place: Place, what: Export) -> CompiledModel:
 def verified(found: Verification) -> dict[str, Any]:
     """What a verification says: errors under both sets of session options, and how the blocks' linears run."""
     linears = [linear for linear in found.linears if BLOCK.search(linear.name)]
+    known = not any(linear.kernel == UNKNOWN for linear in linears)
     return {
         **{f"max_rel_error_{name}": found.error(name) for name in OPTIONS},
         "max_rel_error": found.error(),
         "agreement": found.agreement,
         "kernels": {linear.name: linear.kernel for linear in found.linears},
         "block_linears": len(linears),
-        "float_fallbacks": sum(not linear.packed for linear in linears),
+        "float_fallbacks": sum(not linear.packed for linear in linears) if known else None,
     }

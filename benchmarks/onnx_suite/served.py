@@ -13,7 +13,8 @@ from cpu_suite.specs import ModelSpec, Place, Shape
 from onnx_suite import reports
 from onnx_suite.variants import Session
 from starquant_fx.errors import StarQuantError
-from starquant_fx.runtime.metadata import MODEL
+from starquant_fx.runtime import load
+from starquant_fx.runtime.metadata import METADATA, MODEL
 from starquant_fx.runtime.providers import onnxruntime
 from starquant_fx.runtime.session import session_options
 
@@ -21,17 +22,23 @@ from starquant_fx.runtime.session import session_options
 def open_session(place: Place, name: str) -> Any:
     """A session of an export on the CPU, with the options of our runtime for all variants alike.
 
+    Our exports are loaded as users load them, the SHA-256 of all files included; other models have none.
+
     Raises:
         StarQuantError: There is no such export; it says why.
     """
     reason = reports.read(place, name).get("reason")
     if reason:
         raise StarQuantError(reason)
+    folder = reports.export_folder(place, name)
+    if (folder / METADATA).exists():
+        return load(folder, threads=place.threads).session
     options = session_options(place.threads, strict=False)
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    path = reports.export_folder(place, name) / MODEL
-    return onnxruntime().InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return onnxruntime().InferenceSession(
+        folder / MODEL, options, providers=["CPUExecutionProvider"]
+    )
 
 
 class SessionServed:

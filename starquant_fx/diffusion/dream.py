@@ -100,7 +100,7 @@ def dream_generate(
     Raises:
         InputError: An argument does not fit.
     """
-    arguments.integer("steps", steps, 1)
+    steps = arguments.integer("steps", steps, 1)
     arguments.choice("alg", alg, CONFIDENCE_OF)
     eps = arguments.number("eps", eps, 0.0, 1.0, open_high=True)
     alg_temp = None if alg_temp is None else arguments.number("alg_temp", alg_temp, 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
+import logging
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
+from starquant_fx.errors import cause
 from starquant_fx.runtime.providers import onnxruntime
 from starquant_fx.runtime.session import session_options
 
@@ -22,6 +24,8 @@ INTEGER = frozenset(
 """Kernels that multiply integers."""
 NBITS = "MatMulNBits"
 """The kernel that reads packed weights and quantizes activations as it likes, unless told otherwise."""
+UNKNOWN = "unknown: no profile could be made"
+"""In place of a kernel where nothing could be looked at."""
 PRODUCTS = INTEGER | {NBITS, "MatMul", "FusedMatMul", "Gemm"}
 BETWEEN = frozenset(["DequantizeLinear", "Cast", "Transpose"])
 """What may stand between a weight and its product."""
@@ -33,7 +37,7 @@ class LinearKernel:
 
     Attributes:
         name: Of the linear.
-        kernel: Name of onnxruntime's operator; ``?`` if it was not found.
+        kernel: Name of onnxruntime's operator; ``?`` if it was not found, ``UNKNOWN`` if nothing was looked at.
         provider: That ran it; ``?`` if the profile does not say.
         microseconds: Of its product in the profiled run.
     """
@@ -50,8 +54,8 @@ class LinearKernel:
 
     @property
     def packed(self) -> bool:
-        """Whether the weight is multiplied from its codes, or integers are."""
-        return self.integer or self.kernel == NBITS
+        """Whether the weight is multiplied from its codes, or integers are; also where nothing was looked at."""
+        return self.integer or self.kernel in (NBITS, UNKNOWN)
 
 
 def linear_kernels(
@@ -59,8 +63,11 @@ def linear_kernels(
 ) -> list[LinearKernel]:
     """Reads it from the graph that onnxruntime made of a model, and from a profile of one run.
 
+    Both are written beside the model, for a moment: its weights once more. Where that fails, as on a full disk, the
+    model is none the worse; a warning is logged and the kernels are ``UNKNOWN``.
+
     Args:
-        path: The ONNX file.
+        path: The ONNX file, which runs.
         linears: Names of the quantized linears.
         feeds: Inputs of the run.
         threads: Of the run; None = onnxruntime's choice.
@@ -68,7 +75,26 @@ def linear_kernels(
     Returns:
         A row for every linear, in order.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    try:
+        optimized, ran = _profiled(path, feeds, threads)
+    except Exception as error:  # also of a graph or profile that was cut short
+        text = "what onnxruntime runs the linears as is not known: no profile could be made: %s"
+        logging.getLogger("starquant_fx").warning(text, cause(error))
+        return [LinearKernel(name, UNKNOWN, "?", 0) for name in linears]
+    readers = collections.defaultdict(list)
+    for node in optimized.graph.node:
+        for name in node.input:
+            readers[name].append(node)
+    return [_kernel(name, readers, ran) for name in linears]
+
+
+def _profiled(
+    path: Path, feeds: Mapping[str, NDArray[Any]], threads: int | None
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """The graph that onnxruntime makes, and what it says of each node that ran."""
+    with tempfile.TemporaryDirectory(
+        dir=path.parent, prefix=".kernels.", ignore_cleanup_errors=True
+    ) as folder:
         options = session_options(threads, strict=False)
         options.log_severity_level = 3
         options.enable_profiling = True
@@ -87,11 +113,7 @@ def linear_kernels(
         for event in events
         if event.get("cat") == "Node" and str(event.get("name", "")).endswith("_kernel_time")
     }
-    readers = collections.defaultdict(list)
-    for node in optimized.graph.node:
-        for name in node.input:
-            readers[name].append(node)
-    return [_kernel(name, readers, ran) for name in linears]
+    return optimized, ran
 
 
 def _kernel(

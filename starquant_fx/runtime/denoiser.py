@@ -17,7 +17,7 @@ from starquant_fx.runtime.inputs import Ids, check_ids, check_whole
 from starquant_fx.runtime.metadata import Metadata
 from starquant_fx.runtime.session import run
 from starquant_fx.runtime.stepping import StepCallback, greedy
-from starquant_fx.runtime.text import read_tokenizer
+from starquant_fx.runtime.text import check_text, read_tokenizer
 
 Floats = NDArray[np.float32]
 
@@ -169,15 +169,23 @@ class OnnxDenoiser:
         return read_tokenizer(self.folder)
 
     def encode(self, text: str) -> Ids:
-        """Token ids [1, L] of a text, without special tokens around it."""
-        ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+        """Token ids [1, L] of a text, without special tokens around it; an InputError if it is no text."""
+        ids = self.tokenizer.encode(check_text(text), add_special_tokens=False).ids
         return np.array([ids], np.int64)
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
-        """The text of token ids [L], or of [1, L], without special tokens."""
-        flat = np.asarray(ids)
+        """The text of token ids [L], or of [1, L], without special tokens; an InputError if they are none.
+
+        Of no ids it is the empty text.
+        """
+        try:
+            flat = np.asarray(ids)
+        except ValueError:  # rows of several lengths
+            flat = np.empty(len(ids), object)
         if flat.ndim == 2 and len(flat) == 1:
             flat = flat[0]
+        if flat.shape == (0,):
+            flat = flat.astype(np.int64)  # numpy takes an empty list for one of floats
         flat = check_whole("ids", flat, (-1,), self.metadata.vocab_size, "the ids of one text")
         return str(self.tokenizer.decode(flat.tolist(), skip_special_tokens=True))
 

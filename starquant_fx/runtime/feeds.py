@@ -87,7 +87,7 @@ class Feeds:
         batch, length = ids.shape
         shape = self._shapes.get("attention_mask")
         if shape is None:
-            if value is not None and not (isinstance(value, np.ndarray) and bool(value.all())):
+            if value is not None and not _keeps_all(value, ids):
                 hint = "export with a mask, or call it with rows of one length without padding"
                 raise _not_taken("attention_mask", hint)
             return None
@@ -130,6 +130,13 @@ class Feeds:
                 got=str(list(value.shape)),
                 hint="call it with that shape, or export it with dynamic sizes",
             )
+
+
+def _keeps_all(value: Any, ids: Ids) -> bool:
+    """Whether a mask, [B, L] or [B, 1, L, L], pads nothing; an InputError if it is none."""
+    batch, length = ids.shape
+    whole = isinstance(value, np.ndarray) and value.shape == (batch, 1, length, length)
+    return bool(check_padding(value, value.shape if whole else ids.shape).all())
 
 
 def _not_taken(name: str, hint: str) -> InputError:

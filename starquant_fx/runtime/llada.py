@@ -83,6 +83,7 @@ def llada_generate(
         InputError: An argument does not fit.
     """
     blocks, steps_per_block = llada_schedule(steps, gen_length, block_length)
+    gen_length, block_length = int(gen_length), int(block_length)  # numpy's may be narrow
     temperature = arguments.number("temperature", temperature, 0.0)
     cfg_scale = arguments.number("cfg_scale", cfg_scale, 0.0)
     arguments.choice("remasking", remasking, REMASKING)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from starquant_fx.errors import InputError
+from starquant_fx.runtime.contained import check_contained
 from starquant_fx.runtime.denoiser import OnnxDenoiser
 from starquant_fx.runtime.external_data import check_external_files
 from starquant_fx.runtime.integrity import check_files
@@ -31,12 +32,13 @@ def load(
     Args:
         folder: The exported folder.
         providers: onnxruntime's execution providers, the preferred first; "cuda" is short for "CUDAExecutionProvider".
-        provider_options: onnxruntime's options, one mapping for each provider.
+        provider_options: onnxruntime's options, one mapping for each provider. Its CPU provider has none, and ignores
+            without a message whatever it is given.
         threads: Threads within an operator; None = onnxruntime decides.
         strict: Compute what the file says, whatever is faster: onnxruntime does not quantize activations that the file
             leaves in float32, and drops no quantizer.
-        check: Compare the SHA-256 of all files with those of the export. Without it the model is still refused if it
-            names files outside of its own.
+        check: Compare the SHA-256 of all files with those of the export. Without it the folder is still refused if the
+            model names files outside of its own, or a file is a link that leads out of the folder.
 
     Returns:
         The model.
@@ -57,6 +59,7 @@ def load(
     check_provider_options(provider_options, names)
     path = Path(folder)
     metadata = read_metadata(path)
+    check_contained(path, metadata.files)
     if arguments.flag("check", check):
         check_files(path, metadata)
     check_external_files(path / MODEL, set(metadata.files) - {MODEL})

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from starquant_fx.errors import CheckpointError, cause
+from starquant_fx.runtime.contained import check_contained
 
 METADATA, TOKENIZER = "starquant.json", "tokenizer.json"
 MODEL, DATA = "model.onnx", "model.onnx.data"
@@ -91,18 +92,16 @@ def read_metadata(folder: Path) -> Metadata:
         CheckpointError: The folder is no export, is of a version that is not known, or a key does not fit.
     """
     path = folder / METADATA
-    if not path.is_file():
+    absent = _absent(folder)
+    if absent is not None:
         raise CheckpointError(
             "this is no exported folder",
             where=str(folder),
             expected=f"a folder with {METADATA} and {MODEL}",
-            got="a file"
-            if folder.is_file()
-            else "no such folder"
-            if not folder.is_dir()
-            else f"no {METADATA}",
+            got=absent,
             hint="name the folder itself, as it was exported",
         )
+    check_contained(folder, [METADATA])
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -122,6 +121,18 @@ def read_metadata(folder: Path) -> Metadata:
         hint = "update starquant-fx, or export the model again with this version"
         raise _wrong(path, "version", str(VERSION), keys.get("version"), hint)
     return _Keys(path, keys).metadata()
+
+
+def _absent(folder: Path) -> str | None:
+    """What is there instead of a folder with metadata; None if it is one."""
+    try:
+        if (folder / METADATA).is_file():
+            return None
+        if folder.is_dir():
+            return f"no {METADATA}"
+        return "a file" if folder.is_file() else "no such folder"
+    except (OSError, ValueError) as error:  # a name that the system does not take
+        return cause(error)
 
 
 def _wrong(path: Path, key: str, expected: str, got: object, hint: str) -> CheckpointError:

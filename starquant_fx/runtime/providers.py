@@ -57,7 +57,8 @@ def check_providers(names: Sequence[str]) -> list[str]:
     available: list[str] = library.get_available_providers()
     by_name = {name.lower(): name for name in known}
     by_name |= {name.removesuffix(SUFFIX).lower(): name for name in known}
-    if isinstance(names, str) or not names or not all(isinstance(name, str) for name in names):
+    listed = isinstance(names, Sequence) and not isinstance(names, str)
+    if not listed or not names or not all(isinstance(name, str) for name in names):
         raise _refusal(
             "there is no execution provider to run with",
             "a list of names",
@@ -95,7 +96,10 @@ def check_providers(names: Sequence[str]) -> list[str]:
 def check_provider_options(
     options: Sequence[Mapping[str, Any]] | None, providers: Sequence[str]
 ) -> list[dict[str, str]]:
-    """Returns onnxruntime's options of every provider; raises an InputError if there is not one mapping for each."""
+    """Returns onnxruntime's options of every provider; raises an InputError if there is not one mapping for each.
+
+    Names and values are the provider's to check: the CPU's ignores them all, and does not say so.
+    """
     if options is None:
         return [{} for _ in providers]
     whole = isinstance(options, Sequence) and all(isinstance(each, Mapping) for each in options)

@@ -8,6 +8,7 @@ from typing import Any
 
 from starquant_fx.errors import CheckpointError, StarQuantError, cause
 from starquant_fx.runtime.metadata import MODEL, Metadata
+from starquant_fx.runtime.processor import lacks_vnni
 from starquant_fx.runtime.providers import (
     check_provider_options,
     check_providers,
@@ -23,10 +24,25 @@ STRICT = {
     "session.disable_double_qdq_remover": "1",
 }
 """Session options under which onnxruntime computes what the file says."""
+EXACT_BYTES = {"session.x64quantprecision": "1"}
+"""On x86 without VNNI onnxruntime's products of uint8 and int8 may saturate, unless it makes both unsigned.
+
+Elsewhere they are exact, this is slower, and in other flavours than "integer" it has broken scales of channels.
+"""
+MOST_THREADS = 1 << 13
+"""As many processors as Linux is built for at most; onnxruntime would try to start any number."""
 
 
-def session_options(threads: int | None, strict: bool) -> Any:
-    """``onnxruntime.SessionOptions``; arguments as ``load`` takes them.
+def session_options(threads: int | None, strict: bool, flavour: str | None = None) -> Any:
+    """``onnxruntime.SessionOptions``.
+
+    Args:
+        threads: As ``load`` takes it.
+        strict: As there.
+        flavour: Of the export; None = not known.
+
+    Returns:
+        The options.
 
     Raises:
         InputError: An argument does not fit.
@@ -35,8 +51,10 @@ def session_options(threads: int | None, strict: bool) -> Any:
     # With one block for all of a run's buffers attention's products and softmax are slower.
     options.enable_mem_pattern = False
     if threads is not None:
-        options.intra_op_num_threads = arguments.integer("threads", threads, 1)
+        options.intra_op_num_threads = arguments.integer("threads", threads, 1, MOST_THREADS)
     for key, value in STRICT.items() if arguments.flag("strict", strict) else ():
+        options.add_session_config_entry(key, value)
+    for key, value in EXACT_BYTES.items() if flavour == "integer" and lacks_vnni() else ():
         options.add_session_config_entry(key, value)
     return options
 
@@ -70,7 +88,7 @@ def open_session(
     library = onnxruntime()
     names = check_providers(providers)
     own = check_provider_options(provider_options, names)
-    options = session_options(threads, strict)
+    options = session_options(threads, strict, metadata.flavour)
     path = str(folder / MODEL)
     try:
         session = library.InferenceSession(path, options, names, own, enable_fallback=0)

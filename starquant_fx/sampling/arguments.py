@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import numbers
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -13,17 +14,26 @@ from starquant_fx.errors import InputError, nearest
 DEFAULT = "leave the argument out for its default"
 
 
-def integer(name: str, value: Any, minimum: int) -> int:
-    """Returns ``value`` if it is an integer of at least ``minimum``, else raises an InputError."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+def integer(name: str, value: Any, minimum: int, maximum: int | None = None) -> int:
+    """Returns an integer, numpy's too, as int; an InputError if it is none, or outside of the limits.
+
+    Args:
+        name: The argument's name.
+        value: What the caller gave.
+        minimum: Smallest value.
+        maximum: Largest value; None = any.
+    """
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or value < minimum or (maximum is not None and value > maximum):
+        most = "" if maximum is None else f" and at most {maximum}"
         raise InputError(
             f"{name} is not usable",
             where=name,
-            expected=f"an integer, at least {minimum}",
+            expected=f"an integer, at least {minimum}{most}",
             got=repr(value),
             hint=DEFAULT,
         )
-    return value
+    return int(value)
 
 
 def number(
@@ -35,7 +45,7 @@ def number(
     open_low: bool = False,
     open_high: bool = False,
 ) -> float:
-    """Returns ``value`` as a finite float within the limits, else raises an InputError.
+    """Returns a number, numpy's too, as a finite float within the limits, else raises an InputError.
 
     Args:
         name: The argument's name.
@@ -45,9 +55,9 @@ def number(
         open_low: ``low`` itself is excluded.
         open_high: ``high`` itself is excluded.
     """
-    usable = isinstance(value, int | float) and not isinstance(value, bool)
-    usable = usable and low <= value <= high and not math.isinf(value)
-    if not usable or (open_low and value == low) or (open_high and value == high):
+    found = _finite(value)
+    inside = found is not None and low <= found <= high
+    if found is None or not inside or (open_low and found == low) or (open_high and found == high):
         left = "(" if open_low else "["
         right = ")" if open_high or math.isinf(high) else "]"
         raise InputError(
@@ -57,7 +67,18 @@ def number(
             got=repr(value),
             hint=DEFAULT,
         )
-    return float(value)
+    return found
+
+
+def _finite(value: Any) -> float | None:
+    """A number as float; None if it is none, or none that a float holds."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return None
+    try:
+        found = float(value)
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None
 
 
 def flag(name: str, value: Any) -> bool:
@@ -105,11 +126,11 @@ def token_id(model: object, name: str, value: Any, key: str, published: int | No
     """
     config = getattr(model, "config", None)
     size = vocabulary_size(model)
-    found = value if value is not None else getattr(config, key, None)
+    found: Any = value if value is not None else getattr(config, key, None)
     if found is None and published is not None and size is not None and published < size:
         found = published
-    inside = isinstance(found, int) and found >= 0 and (size is None or found < size)
-    if not inside or isinstance(found, bool):
+    whole = isinstance(found, numbers.Integral) and not isinstance(found, bool)
+    if not whole or found < 0 or (size is not None and found >= size):
         raise InputError(
             f"no usable {name}",
             where=name,
@@ -117,7 +138,7 @@ def token_id(model: object, name: str, value: Any, key: str, published: int | No
             got=repr(found),
             hint=f"give {name}=... or set model.config.{key}",
         )
-    return int(found)  # type: ignore[arg-type]
+    return int(found)
 
 
 def names_of(sampler: Callable[..., Any]) -> list[str]:

@@ -19,9 +19,9 @@ DEFAULT_NEW_TOKENS = 20
 
 def llada_schedule(steps: int, gen_length: int, block_length: int) -> tuple[int, int]:
     """Returns (blocks, steps per block) of LLaDA's sampler; raises an InputError if the numbers do not divide."""
-    arguments.integer("steps", steps, 1)
-    arguments.integer("gen_length", gen_length, 1)
-    arguments.integer("block_length", block_length, 1)
+    steps = arguments.integer("steps", steps, 1)
+    gen_length = arguments.integer("gen_length", gen_length, 1)
+    block_length = arguments.integer("block_length", block_length, 1)
     blocks, rest = divmod(gen_length, block_length)
     if rest:
         raise InputError(

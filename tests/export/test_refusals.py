@@ -81,7 +81,8 @@ def test_what_is_no_compiled_model(tmp_path: Path) -> None:
 
 PLACES = (
     *("a file", "below a file", "no parent", "another model", "a loop", "too long", "zero"),
-    *("the root", "a number", "nothing", "an ONNX file"),
+    *("the root", "a number", "nothing", "bytes", "an ONNX file", "another's metadata"),
+    *("broken metadata", "a folder of a file's name"),
 )
 
 
@@ -91,6 +92,12 @@ def places(root: Path) -> dict[str, tuple[Any, str]]:
     (root / "other").mkdir()
     (root / "other" / "model.onnx").write_text("mine")
     (root / "loop").symlink_to(root / "loop")
+    for name, content in (("foreign", '{"a": 1}'), ("broken", "{")):
+        (root / name).mkdir()
+        (root / name / "starquant.json").write_text(content)
+        (root / name / "model.onnx").write_text("mine")
+    (root / "nested" / "model.onnx").mkdir(parents=True)
+    (root / "nested" / "starquant.json").write_text('{"format": "starquant-onnx"}')
     return {
         "a file": (root / "file", "got: a file"),
         "below a file": (root / "file" / "a", "Not a directory"),
@@ -100,9 +107,13 @@ def places(root: Path) -> dict[str, tuple[Any, str]]:
         "too long": (root / ("a" * 300), "File name too long"),
         "zero": (f"{root}/a\0b", "null byte"),
         "the root": ("/", "cannot be written here"),
-        "a number": (3, "an export is a folder, not a file"),
-        "nothing": (None, "an export is a folder, not a file"),
-        "an ONNX file": (root / "llada.onnx", "the model in it is model.onnx"),
+        "a number": (3, "expected: a str or a pathlib.Path"),
+        "nothing": (None, "got: None"),
+        "bytes": (b"x", "do: name the folder"),
+        "an ONNX file": (root / "llada.onnx", "leave the ending .onnx out"),
+        "another's metadata": (root / "foreign", "got: a folder with model.onnx, starquant.json"),
+        "broken metadata": (root / "broken", "got: a folder with model.onnx, starquant.json"),
+        "a folder of a file's name": (root / "nested", "got: a folder with model.onnx"),
     }
 
 
@@ -117,6 +128,22 @@ def test_places(place: str, force: bool, tmp_path: Path) -> None:
     assert message in str(caught.value)
     assert sorted(tmp_path.rglob("*")) == before
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no file system without new folders")
+def test_a_file_system_that_takes_no_folders_is_named() -> None:
+    with pytest.raises(CheckpointError) as caught:
+        check_folder("/proc/x", force=False)
+    assert str(caught.value.got).startswith("'/proc' takes no new folders (FileNotFoundError")
+
+
+def test_a_mount_point_with_an_export_cannot_be_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "starquant.json").write_text('{"format": "starquant-onnx"}')
+    monkeypatch.setattr(Path, "is_mount", lambda self: self == tmp_path)
+    with pytest.raises(CheckpointError, match="a mount point with an export"):
+        check_folder(tmp_path, force=True)
 
 
 def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,6 +92,7 @@ def test_a_text_is_continued_and_read(tmp_path: Path) -> None:
     assert ids[:, :3].tolist() == [[1, 2, 3]]
     assert loaded.decode(ids).startswith("one two three")
     assert loaded.decode(ids[0]) == loaded.decode(ids)
+    assert loaded.decode([]) == loaded.decode(ids[:, :0]) == loaded.decode(ids[0, :0]) == ""
     assert loaded.tokenizer.token_to_id("[MASK]") == MASK
     (tmp_path / "tokenizer.json").unlink()
     other = runtime.load(tmp_path, check=False)
@@ -146,6 +147,14 @@ def test_without_a_mask_padding_is_refused(tmp_path: Path, kind: str) -> None:
         assert loaded.generate(IDS, mask, **GENERATION[kind]).tolist() == expected.tolist()
     with pytest.raises(InputError, match="takes no attention_mask"):
         loaded.generate(IDS, KEEP, **GENERATION[kind])
+    whole = np.ones((2, 1, 5, 5), bool)
+    assert np.array_equal(loaded(IDS, whole), loaded(IDS))
+    with pytest.raises(InputError, match="takes no attention_mask"):
+        loaded(IDS, ~whole)
+    for mask in (np.ones((7, 7)), np.ones((2, 1, 5, 4), bool), np.full((2, 5), "1"), KEEP.tolist()):
+        with pytest.raises(InputError, match="attention mask") as caught:
+            loaded(IDS, mask)
+        assert caught.value.where == "attention_mask"
 
 
 BAD_CALLS: list[tuple[dict[str, Any], str]] = [
@@ -159,6 +168,8 @@ BAD_CALLS: list[tuple[dict[str, Any], str]] = [
     ({"input_ids": np.zeros((0, 3), int)}, "the prompt is empty"),
     ({"attention_mask": KEEP[:, :4]}, "an array of shape [2, 5]"),
     ({"attention_mask": KEEP * 2}, "other values than 0 and 1"),
+    ({"attention_mask": KEEP.astype(str)}, "got: shape [2, 5], <U"),
+    ({"attention_mask": np.full((2, 5), None)}, "got: shape [2, 5], object"),
     ({"position_ids": IDS}, "takes no position_ids"),
     ({"token_state": IDS}, "takes no token_state"),
 ]
@@ -255,6 +266,47 @@ def test_bad_prompts_are_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError) as caught:
             loaded.generate(prompt, mask, **GENERATION["llada"])
         assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [5, None, b"one", ["one"], "one \ud800", "\udfff"])
+def test_what_is_no_text_has_no_tokens(tmp_path: Path, text: Any) -> None:
+    loaded = runtime.load(write_export(tmp_path, ArrayDenoiser()))
+    calls: list[Callable[[Any], Any]] = [loaded.encode]
+    calls += [loaded.generate] if isinstance(text, str) else []
+    for call in calls:
+        with pytest.raises(InputError, match=r"no text|not Unicode"):
+            call(text)
+
+
+@pytest.mark.parametrize(
+    "ids", [[[1], [1, 2]], [[1], [2]], None, "one", [None], [2**70], [1.0], {1}, [[[]]], [-1]]
+)
+def test_what_is_no_ids_has_no_text(tmp_path: Path, ids: Any) -> None:
+    loaded = runtime.load(write_export(tmp_path, ArrayDenoiser()))
+    with pytest.raises(InputError, match="ids"):
+        loaded.decode(ids)
+
+
+@pytest.mark.parametrize("kind", ["llada", "Dream"])
+def test_numbers_of_numpy_are_numbers(tmp_path: Path, kind: str) -> None:
+    loaded = runtime.load(write_export(tmp_path, ArrayDenoiser(kind)), threads=np.int64(1))  # type: ignore[arg-type]
+    plain = {**GENERATION[kind], "seed": 3, "temperature": 0.5}
+    plain["mask_id" if kind == "llada" else "mask_token_id"] = MASK
+    given: dict[str, Any] = {n: np.uint8(v) if isinstance(v, int) else v for n, v in plain.items()}
+    given["temperature"] = np.float32(0.5)
+    expected = loaded.generate(IDS, **plain)
+    assert loaded.generate(IDS, **given).tolist() == expected.tolist()
+    bad: list[tuple[str, Any]] = [
+        ("temperature", 10**400),
+        ("temperature", np.float32("nan")),
+        ("temperature", np.bool_(True)),
+        ("steps", np.bool_(True)),
+        ("steps", np.float32(4)),
+        ("seed", np.int64(-1)),
+    ]
+    for name, value in bad:
+        with pytest.raises(InputError, match=f"{name} is not usable"):
+            loaded.generate(IDS, **{**plain, name: value})
 
 
 def test_tokens_only_has_no_logits(tmp_path: Path) -> None:

@@ -42,6 +42,8 @@ def refused(**options: Any) -> InputError:
         ({"providers": []}, "no execution provider"),
         ({"providers": "cpu"}, "a list of names"),
         ({"providers": [None]}, "a list of names"),
+        ({"providers": 5}, "got: 5"),
+        ({"providers": {"cpu"}}, "a list of names"),
         ({"provider_options": [{}, {}]}, "a list of 1"),
         ({"provider_options": {"device_id": 1}}, "do not fit the providers"),
     ],
@@ -85,7 +87,7 @@ def test_options_reach_the_session(tmp_path: Path) -> None:
     assert own.intra_op_num_threads == 1
     key = "session.qdq_matmulnbits_accuracy_level"
     assert own.get_session_config_entry(key) == "1"
-    bad: dict[str, Any] = {"threads": 0, "strict": 1, "check": None}
-    for name, value in bad.items():
+    bad: list[tuple[str, Any]] = [("threads", 0), ("threads", 2**31), ("strict", 1)]
+    for name, value in [*bad, ("check", None)]:
         with pytest.raises(InputError, match=f"{name} is not usable"):
             runtime.load(folder, **{name: value})

@@ -1,0 +1,106 @@
+"""Hidden folders that exports are written in, and what is left of one whose process was killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+if sys.platform != "win32":
+    import fcntl
+
+from starquant_fx.runtime.metadata import FORMAT
+
+MARKER = "unfinished"
+CONTENT = f"{FORMAT}: an export is being written here\n"
+NEW, OLD = "new", "old"
+"""Names in a workplace: the export that is written, and the one that it takes the place of."""
+
+
+def hidden(folder: Path, name: str) -> Path:
+    """A new hidden name in a folder, for what will be called ``name``."""
+    return folder / f".{name}.{secrets.token_hex(4)}"
+
+
+@contextlib.contextmanager
+def workplace(folder: Path, name: str) -> Iterator[Path]:
+    """Makes a hidden folder with an empty folder ``NEW`` in it, and removes it at the end.
+
+    While its process lives, a lock on its marker keeps ``remove_remains`` of other processes away.
+
+    Args:
+        folder: Where.
+        name: Of the export.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    place = hidden(folder, name)
+    try:
+        place.mkdir()
+        with (place / MARKER).open("w", encoding="utf-8") as stream:
+            _locked(stream)
+            stream.write(CONTENT)  # a marker without it is not one yet: there is no lock
+            stream.flush()
+            (place / NEW).mkdir()
+            yield place
+    finally:
+        _discard(place)
+
+
+def remove_remains(path: Path) -> None:
+    """Removes the workplaces of exports to a folder whose processes were killed, and nothing else.
+
+    A workplace has a hidden name made of the folder's, a marker with our text that nobody has locked, and nothing that
+    is not ours beside it. An export that was just to be replaced goes back. Without locks (Windows, some network file
+    systems) nobody knows whether a process lives, and nothing is removed.
+
+    Args:
+        path: The export's folder, absolute.
+    """
+    pattern = re.compile(re.escape(f".{path.name}.") + "[0-9a-f]{8}")
+    for folder in (path.parent, path):
+        with contextlib.suppress(OSError):
+            for place in sorted(folder.iterdir()):
+                if pattern.fullmatch(place.name) and place.is_dir() and not place.is_symlink():
+                    with contextlib.suppress(OSError):
+                        _remove(place, path)
+
+
+def _remove(place: Path, path: Path) -> None:
+    held = {file.name for file in place.iterdir()}
+    marker = place / MARKER
+    if not held <= {MARKER, NEW, OLD} or marker.is_symlink() or not marker.is_file():
+        return
+    with marker.open("r+", encoding="utf-8") as stream:
+        if not _locked(stream) or stream.read(len(CONTENT) + 1) != CONTENT:
+            return
+        if {NEW, OLD} <= held:
+            if os.path.lexists(path):
+                return
+            (place / OLD).rename(path)
+    _discard(place)
+
+
+def _locked(stream: IO[str]) -> bool:
+    """Locks an open file until it is closed; whether that could be done."""
+    if sys.platform == "win32":
+        return False
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _discard(place: Path) -> None:
+    """Removes a workplace, its marker last."""
+    for name in (NEW, OLD):
+        shutil.rmtree(place / name, ignore_errors=True)
+    shutil.rmtree(place, ignore_errors=True)
