@@ -14,6 +14,13 @@ from starquant_fx.errors import InputError, nearest
 DEFAULT = "leave the argument out for its default"
 
 
+def as_integer(value: object) -> int | None:
+    """An integer, numpy's too, as int; None if it is none."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        return None
+    return int(value)
+
+
 def integer(name: str, value: Any, minimum: int, maximum: int | None = None) -> int:
     """Returns an integer, numpy's too, as int; an InputError if it is none, or outside of the limits.
 
@@ -23,8 +30,8 @@ def integer(name: str, value: Any, minimum: int, maximum: int | None = None) -> 
         minimum: Smallest value.
         maximum: Largest value; None = any.
     """
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or value < minimum or (maximum is not None and value > maximum):
+    whole = as_integer(value)
+    if whole is None or whole < minimum or (maximum is not None and whole > maximum):
         most = "" if maximum is None else f" and at most {maximum}"
         raise InputError(
             f"{name} is not usable",
@@ -33,7 +40,7 @@ def integer(name: str, value: Any, minimum: int, maximum: int | None = None) -> 
             got=repr(value),
             hint=DEFAULT,
         )
-    return int(value)
+    return whole
 
 
 def number(
@@ -129,8 +136,8 @@ def token_id(model: object, name: str, value: Any, key: str, published: int | No
     found: Any = value if value is not None else getattr(config, key, None)
     if found is None and published is not None and size is not None and published < size:
         found = published
-    whole = isinstance(found, numbers.Integral) and not isinstance(found, bool)
-    if not whole or found < 0 or (size is not None and found >= size):
+    whole = as_integer(found)
+    if whole is None or whole < 0 or (size is not None and whole >= size):
         raise InputError(
             f"no usable {name}",
             where=name,
@@ -138,7 +145,7 @@ def token_id(model: object, name: str, value: Any, key: str, published: int | No
             got=repr(found),
             hint=f"give {name}=... or set model.config.{key}",
         )
-    return int(found)
+    return whole
 
 
 def names_of(sampler: Callable[..., Any]) -> list[str]:

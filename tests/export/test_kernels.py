@@ -55,7 +55,9 @@ def full_disk(*arguments: Any, **options: Any) -> Any:
 
 
 def broken(*arguments: Any, **options: Any) -> Any:
-    raise onnxruntime.capi.onnxruntime_pybind11_state.Fail("write: no space")
+    raise onnxruntime.capi.onnxruntime_pybind11_state.Fail(  # pyright: ignore[reportAttributeAccessIssue]
+        "write: no space"
+    )
 
 
 @pytest.mark.parametrize("fault", ["folder", "session", "graph"])
