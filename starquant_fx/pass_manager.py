@@ -171,10 +171,10 @@ class _CachedFakeProp(FakeTensorProp):
         self._known = program.fake_values
 
     def run_node(self, n: fx.Node) -> object:
-        if n.op not in ("get_attr", "placeholder", "call_function"):
+        if n.op == "output":
             return super().run_node(n)
-        if n.op == "call_function":
-            key = (n.target, _key(n.args), _key(n.kwargs))
+        if n.op not in ("get_attr", "placeholder"):
+            key = (n.op, n.target, _key(n.args), _key(n.kwargs))
             if key not in self._known:
                 super().run_node(n)
                 self._known[key] = self._shared(n.meta["val"])

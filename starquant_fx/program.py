@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import operator
-import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,9 @@ PROVENANCE = "starquant"
 """Key under ``node.meta["custom"]`` that survives re-export."""
 CONSTANTS = "starquant"
 """First part of the qualified name of every tensor that a pass made."""
+SITES = "_starquant_sites"
+"""Attribute of a graph: nodes that were noted as parts of a site, by its name. Passes ask for them too often to go
+through the graph; kept at the graph they go with it."""
 ADDED_PARTS = ("state_bias", "low_rank")
 """Parts of a site that add to the result of a linear."""
 LINEAR = torch.ops.aten.linear.default
@@ -293,25 +295,21 @@ def note(node: fx.Node, **entries: Any) -> None:
     custom = dict(node.meta.get("custom", {}))
     custom[PROVENANCE] = {**custom.get(PROVENANCE, {}), **entries}
     node.meta["custom"] = custom
-    if "site" in entries and node.graph in _OF_SITES:
-        _OF_SITES[node.graph].setdefault(entries["site"], []).append(node)
-
-
-_OF_SITES: weakref.WeakKeyDictionary[fx.Graph, dict[str, list[fx.Node]]] = (
-    weakref.WeakKeyDictionary()
-)
-"""Nodes that were noted as parts of a site, by its name: passes ask for them too often to go through the graph."""
+    known = getattr(node.graph, SITES, None)
+    if "site" in entries and known is not None:
+        known.setdefault(entries["site"], []).append(node)
 
 
 def _nodes_of_site(graph: fx.Graph, name: str) -> list[fx.Node]:
     """Nodes that are noted as parts of a site now, in graph order."""
-    if graph not in _OF_SITES:
-        found: dict[str, list[fx.Node]] = {}
+    known: dict[str, list[fx.Node]] | None = getattr(graph, SITES, None)
+    if known is None:
+        known = {}
         for node in graph.nodes:
             if "site" in facts(node):
-                found.setdefault(facts(node)["site"], []).append(node)
-        _OF_SITES[graph] = found
-    noted = dict.fromkeys(_OF_SITES[graph].get(name, ()))
+                known.setdefault(facts(node)["site"], []).append(node)
+        setattr(graph, SITES, known)
+    noted = dict.fromkeys(known.get(name, ()))
     return sorted(n for n in noted if not n._erased and facts(n).get("site") == name)
 
 

@@ -9,12 +9,16 @@ from typing import Any
 from torch import fx
 
 from starquant_fx.cost.calls import bound, operator_name
+from starquant_fx.cost.places import Place, places
 from starquant_fx.cost.shapes import Shape
 from starquant_fx.inspection.counting import Counter
 from starquant_fx.inspection.reading import Read, Reader
 from starquant_fx.inspection.recording import Node, Source
+from starquant_fx.pass_manager import CAPTURED
 from starquant_fx.program import Program, Site, facts
 
+LOWER = "lower"
+"""The stage that a target makes, and who made its nodes."""
 ENDS = {"placeholder": "input", "output": "output"}
 
 
@@ -30,6 +34,7 @@ class Describer:
         self._reader = Reader(program)
         self._counter = Counter(shape, self._reader.rename)
         self._known: dict[fx.Node, tuple[tuple[Any, ...], Node]] = {}
+        self._places: Mapping[fx.Node, Place] = {}
 
     def nodes(
         self, module: fx.GraphModule, program: Program, before: Mapping[str, Node], stage: str
@@ -46,6 +51,8 @@ class Describer:
             By name, in order. A node that did not change is the object that it was.
         """
         found: dict[str, Node] = {}
+        if stage == LOWER:  # targets note nothing on what they make
+            self._places = places(list(module.graph.nodes), program.sites)
         for node in module.graph.nodes:
             if self._reader.is_shown(node):
                 found[node.name] = self._described(node, program, found, before, stage)
@@ -85,12 +92,13 @@ class Describer:
         if node.op != "placeholder":
             given = {"": node.args[0]} if node.op == "output" else bound(node)
         read = self._reader.read(given)
-        known, earlier = facts(node), before.get(node.name)
-        site = program.sites.get(str(known.get("site", "")))
         operator = ENDS.get(node.op) or operator_name(node.target)
+        old = before.get(node.name)
+        earlier = old if old is not None and old.operator == operator else None
+        known = self._facts(node, operator, earlier, old, program)
+        site = program.sites.get(str(known.get("site", "")))
         outputs = self._reader.outputs(node)
         counted = self._counter.count(node, outputs, read, found)
-        maker = "lower" if stage == "lower" and earlier is None else "capture"
         return Node(
             name=node.name,
             operator=operator,
@@ -103,12 +111,35 @@ class Describer:
             site="" if site is None else site.name,
             part=str(known.get("part", "")),
             linear=str(known.get("of", "")),
-            made_by=str(known.get("by", maker)),
+            made_by=str(known.get("by", CAPTURED)),
             made_from=_origin(known, earlier, read, before),
             bits=_bits(operator, given, known, site, read.sources, found),
             flops=counted and counted[0],
             bytes=counted and counted[1],
         )
+
+    def _facts(
+        self,
+        node: fx.Node,
+        operator: str,
+        earlier: Node | None,
+        old: Node | None,
+        program: Program,
+    ) -> dict[str, Any]:
+        """What passes noted on a node; of one that a target made where it belongs, and the node whose name it took."""
+        known, place = facts(node), self._places.get(node)
+        if place is None or earlier is not None:
+            return known
+        made: dict[str, Any] = {"by": LOWER, "made_from": () if old is None else (old.name,)}
+        if place.site:
+            product = "linear" in operator
+            linears = dict(
+                zip(program.sites[place.site].roles, program.sites[place.site].linears, strict=True)
+            )
+            made |= {"site": place.site, "part": "quantized_linear" if product else ""}
+            made |= {"role": place.role} if product else {}
+            made |= {"of": linears[place.role]} if product and place.role in linears else {}
+        return made
 
 
 def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
@@ -155,7 +186,7 @@ def _bits(
     found: Mapping[str, Node],
 ) -> str:
     """For example ``a4`` of a quantizer, ``w4`` of a weight, ``w4a4`` of a product of both."""
-    if "quantized_linear" in operator and site is not None:
+    if known.get("part") == "quantized_linear" and site is not None:
         return str(site.options)
     before = [found[s.node].bits for s in sources if s.node in found]
     if known.get("part") == "linear":

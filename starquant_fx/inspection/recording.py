@@ -185,7 +185,8 @@ class Recording:
         """A site by its name, by that of one of its linears, or by the end of either.
 
         ``layers.3.o_proj`` also stands for ``model.layers.3.self_attn.o_proj``: its parts must come in this order, the
-        last one at the end.
+        last one at the end. Where nothing is called so, a last part such as ``o_proj`` or ``o`` is a role, and of the
+        others only numbers count: ``layers.3.o_proj`` is LLaDA's ``blocks.3.attn_out``.
 
         Raises:
             InputError: There is none, or more than one; the nearest names are offered.
@@ -196,6 +197,7 @@ class Recording:
             return exact
         parts = name.split(".")
         found = [linear for linear in known if _ends_like(linear.split("."), parts)]
+        found = found or [linear for linear in known if _has_role(known[linear], linear, parts)]
         sites = {known[linear].name: known[linear] for linear in found}
         if len(sites) == 1:
             return next(iter(sites.values()))
@@ -214,6 +216,14 @@ def _ends_like(whole: list[str], parts: list[str]) -> bool:
         return False
     remaining: Iterator[str] = iter(whole[:-1])
     return all(part in remaining for part in parts[:-1])
+
+
+def _has_role(site: SiteFacts, linear: str, parts: list[str]) -> bool:
+    """Whether parts end in a linear's role and have its numbers, such as that of its layer."""
+    role = site.roles[site.linears.index(linear)]
+    numbers = [part for part in parts[:-1] if part.isdecimal()]
+    own = [part for part in linear.split(".") if part.isdecimal()]
+    return bool(numbers) and parts[-1] in (role, f"{role}_proj") and numbers == own
 
 
 def _nearest_site(name: str, known: list[str]) -> str:

@@ -86,7 +86,7 @@ def fake_model(name: str, layers: int | None = None) -> nn.Module:
         config = read_config(folder)
     architecture = ARCHITECTURES.get(config["model_type"])
     if architecture is None:
-        return _loaded(name, layers)
+        return _masked_lm(folder, config, layers)
     values = dict(config) if layers is None else {**config, architecture.depth: layers}
     if name.lower() in known:
         sizes: Any = architecture.config(**values)
@@ -116,6 +116,14 @@ def _config_folder(name: str) -> Path:
         return locate(name)
     if HUB_ID.fullmatch(name):
         return locate(name, files=(CONFIG_FILE,))
+    if path.is_file():
+        raise InputError(
+            "this file is no model's configuration",
+            where=name,
+            expected=f"a file that is called {CONFIG_FILE}, or its folder",
+            got=path.name,
+            hint=f"rename the file to {CONFIG_FILE}",
+        )
     raise InputError(
         f"there is no model {name!r}",
         where="MODEL",
@@ -125,19 +133,16 @@ def _config_folder(name: str) -> Path:
     )
 
 
-def _loaded(name: str, layers: int | None) -> nn.Module:
-    """A model of transformers', which holds buffers that a capture needs: loaded, then without its weights."""
-    from starquant_fx.models.loading import from_pretrained
+def _masked_lm(folder: Path, published: dict[str, Any], layers: int | None) -> nn.Module:
+    """A model of transformers', built with random weights for the buffers that a capture needs, then without them."""
+    from starquant_fx.models.masked_lm import masked_lm_class, set_mask_token
+    from starquant_fx.models.tokenizer import load_tokenizer
 
+    sizes, kind = masked_lm_class(folder, published)
     if layers is not None:
-        raise InputError(
-            "the layers of this model cannot be chosen",
-            where="--layers",
-            expected=f"a model of type {' or '.join(ARCHITECTURES)}",
-            got=name,
-            hint="leave --layers out",
-        )
-    model, _ = from_pretrained(name, dtype=torch.bfloat16)
-    twin = skeleton(model).eval()
-    twin.config = model.config
+        sizes.num_hidden_layers = layers
+    built = kind._from_config(sizes, attn_implementation="sdpa", dtype=torch.bfloat16).eval()
+    set_mask_token(built, load_tokenizer(folder, published["model_type"]), folder)
+    twin = skeleton(built)
+    twin.config = built.config
     return twin

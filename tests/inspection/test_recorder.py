@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from pathlib import Path
 
 import pytest
 from torch import fx
+from transformers import BertConfig
 
 from starquant_fx.cost.shapes import Shape
+from starquant_fx.errors import InputError
 from starquant_fx.inspection.record import record_config
 from starquant_fx.inspection.recorder import Recorder
 from starquant_fx.inspection.recording import Recording
@@ -125,10 +128,49 @@ def test_sizes_are_written_with_b_and_l_and_several_results_are_counted() -> Non
     assert set(readers) == {0, 1, 2}
 
 
-def test_a_configuration_is_enough() -> None:
-    found = record_config("llada-tiny", get_recipe("rtn-w4a4"), layers=2, target="cpu")
-    assert found.names[0] == "capture"
-    assert found.names[-1] == "lower"
-    assert found.last.text == "lower{target=cpu}"
-    assert all(site.error is None for site in found.sites.values())
-    assert any(n.made_by == "lower" for n in found.last.nodes.values())
+@pytest.mark.parametrize("recipe", ["rtn-w4a8", "star-w4a4"])
+@pytest.mark.parametrize("target", ["cpu", "triton", "reference"])
+def test_what_a_target_makes_belongs_to_its_sites(target: str, recipe: str) -> None:
+    chosen = get_recipe(recipe)
+    found = record_config("llada-tiny", chosen, layers=1, target=target)
+    plain = record_config("llada-tiny", chosen, layers=1)
+    assert (found.names[0], found.names[-1]) == ("capture", "lower")
+    assert found.last.text == f"lower{{target={target}}}"
+    before = found.stages[-2].nodes
+    for name, site in found.sites.items():
+        assert site.error is None
+        if not site.bits:
+            continue
+        own = [n for n in found.last.nodes.values() if n.site == name]
+        products = [n for n in own if n.part == "quantized_linear"]
+        assert {n.bits for n in products} == {site.bits}
+        assert "+".join(site.roles) == "+".join(n.role for n in products)
+        assert 0.8 < site.flops / plain.sites[name].flops < 1.2
+        assert 0.9 < site.bytes_after / plain.sites[name].bytes_after < 1.5
+    for node in found.last.nodes.values():
+        earlier = before.get(node.name)
+        if node.made_by != "lower":
+            assert earlier is not None
+            assert earlier.operator == node.operator
+        elif earlier is not None:
+            assert node.made_from == (node.name,)
+    assert target == "reference" or any(n.made_by == "lower" for n in found.last.nodes.values())
+
+
+def test_a_configuration_of_another_architecture_needs_no_weights(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "vocab_size": 99}
+    BertConfig(architectures=["BertForMaskedLM"], **sizes).save_pretrained(tmp_path)
+    found = record_config(str(tmp_path / "config.json"), get_recipe("rtn-w4a4"), layers=2)
+    assert sum(1 for site in found.sites.values() if site.bits) == 9  # and the dense one before the head
+    (tmp_path / "config.json").rename(tmp_path / "my.json")
+    with pytest.raises(InputError, match="no model's configuration"):
+        record_config(str(tmp_path / "my.json"), get_recipe("rtn-w4a4"))
+
+
+def test_sites_are_found_by_layer_and_role() -> None:
+    found, _ = recorded("llada", "rtn-w8a8")
+    for text in ("layers.1.o_proj", "1.o", "model.layers.1.self_attn.o_proj"):
+        assert found.site(text).name.endswith("blocks.1.attn_out")
+    assert found.site("2.gate_proj").name.endswith("blocks.2.ff_proj")
+    with pytest.raises(InputError):
+        found.site("layers.9.o_proj")
