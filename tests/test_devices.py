@@ -108,7 +108,7 @@ def values(program: Program) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     "recipe",
     [
-        "star-w4a4",
+        pytest.param("star-w4a4", marks=pytest.mark.slow),
         "star-paper-w4a4",
         "duquant-w4a4",
         "smoothquant+clip-w4a8",

@@ -3,7 +3,7 @@
 
 ``starquant-fx inspect llada-tiny --json r.json && python tools/inspection_pictures.py r.json docs/pictures``
 
-Needs Chromium with chromedriver, selenium (the extra ``dev``) and Graphviz.
+Needs Chromium with chromedriver, selenium (the extra ``figures``) and Graphviz.
 """
 
 from __future__ import annotations

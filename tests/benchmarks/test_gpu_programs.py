@@ -69,7 +69,14 @@ def test_a_random_model_is_one_draw_with_logits_near_one(subject: Subject) -> No
     assert len(blocks(again)) == spec.layers
 
 
-@pytest.mark.parametrize("recipe", ["star-w4a4", "star-w8a8", "star+embed8-w4a4[role:head=w8a8]"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param("star-w4a4", marks=pytest.mark.slow),
+        pytest.param("star-w8a8", marks=pytest.mark.slow),
+        "star+embed8-w4a4[role:head=w8a8]",
+    ],
+)
 def test_a_random_program_runs_and_agrees_with_itself_at_rows(
     subject: Subject, recipe: str
 ) -> None:

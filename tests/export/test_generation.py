@@ -39,7 +39,10 @@ def prompts(kind: str, batch: int) -> torch.Tensor:
             DREAM | {"alg": "entropy"},
             marks=pytest.mark.slow,
         ),
-        ("dream", "rtn-w8a8", DREAM_TOKENS, DREAM | {"alg": "maskgit_plus"}),
+        pytest.param(
+            *("dream", "rtn-w8a8", DREAM_TOKENS, DREAM | {"alg": "maskgit_plus"}),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_tokens(

@@ -161,7 +161,9 @@ def test_a_configuration_of_another_architecture_needs_no_weights(tmp_path: Path
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "vocab_size": 99}
     BertConfig(architectures=["BertForMaskedLM"], **sizes).save_pretrained(tmp_path)
     found = record_config(str(tmp_path / "config.json"), get_recipe("rtn-w4a4"), layers=2)
-    assert sum(1 for site in found.sites.values() if site.bits) == 9  # and the dense one before the head
+    assert (
+        sum(1 for site in found.sites.values() if site.bits) == 9
+    )  # and the dense one before the head
     (tmp_path / "config.json").rename(tmp_path / "my.json")
     with pytest.raises(InputError, match="no model's configuration"):
         record_config(str(tmp_path / "my.json"), get_recipe("rtn-w4a4"))

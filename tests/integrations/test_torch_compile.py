@@ -85,6 +85,7 @@ def test_same_codes_and_logits_as_compile(kind: str) -> None:
     assert not got.logits.requires_grad
 
 
+@pytest.mark.slow
 def test_other_shapes_use_the_same_codes() -> None:
     run = through_torch(model("odd"), recipe=recipe("odd"), calibration=calibration("odd"))
     for shape in ((2, 9), (7, 7), (2, 13), (1, 5)):

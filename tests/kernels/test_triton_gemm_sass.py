@@ -55,7 +55,9 @@ def check(chip: int, kernels: list[dict[str, Any]]) -> None:
             assert all("S8.S8" in found for found in integer), name
 
 
-@pytest.mark.parametrize("chip", PRODUCTS)
+@pytest.mark.parametrize(
+    "chip", [pytest.param(chip, marks=[pytest.mark.slow] * (chip in (80, 86))) for chip in PRODUCTS]
+)
 def test_the_tiles_that_are_used_most(chip: int, tmp_path: Path) -> None:
     kernels = compiled(chip, cache=tmp_path)
     check(chip, kernels)

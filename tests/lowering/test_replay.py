@@ -190,6 +190,7 @@ def test_tensors_on_the_cpu_are_called_directly() -> None:
         assert torch.equal(replays(double, [torch.ones(2)]), torch.full((2,), 2.0))
 
 
+@pytest.mark.slow
 def test_a_compiled_model_replays_its_forward_its_logits_and_its_choices() -> None:
     model, tape = fresh("llada", "rtn-w8a8", target="triton"), Tape()
     model._replays = Replays(tape)
