@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import io
-import weakref
 from pathlib import Path
 from typing import Any
 
@@ -398,11 +396,3 @@ def test_a_cache_gives_the_same_model_without_fitting_again(
     second = compiled_again()
     before, after = first.program.tensors(), second.program.tensors()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
-
-
-def test_a_compiled_model_that_nobody_holds_is_gone() -> None:
-    one = fresh("odd", "rtn-w8a8")
-    kept = [weakref.ref(x) for x in (one, one.program.module, one.program.graph)]
-    del one
-    gc.collect()
-    assert [ref() for ref in kept] == [None] * 3
