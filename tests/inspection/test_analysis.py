@@ -204,6 +204,17 @@ def test_kinds_follow_a_cosine_to_the_attention() -> None:
     assert found["codes_q_proj_0"] is Kind.CODES
 
 
+def test_a_cosine_in_the_module_of_a_norm_is_part_of_the_norm() -> None:
+    nodes = [
+        Node("x", "input"),
+        Node("cos", "aten.cos", "model", (Source("x", 0, "x"),), flops=8.0),
+        Node("mul", "aten.mul", "model", (Source("cos", 0, "x"),), flops=8.0),
+        Node("norm", "aten.rms_norm", "model", (Source("mul", 0, "x"),), flops=8.0),
+    ]
+    found = kinds(Stage("s", "s", "", 0.0, (), {n.name: n for n in nodes}))
+    assert [found[n] for n in ("cos", "mul", "norm")] == [Kind.NORM] * 3
+
+
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
