@@ -7,6 +7,7 @@ import itertools
 import math
 from typing import Any
 
+from starquant_fx.inspection import difference
 from starquant_fx.inspection.recording import Node, Recording, Source, Stage
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Node))
@@ -20,7 +21,8 @@ def pack(recording: Recording) -> dict[str, Any]:
         recording: The recording.
 
     Returns:
-        ``strings``; ``nodes``, each a list of its fields in which numbers stand for strings; ``stages``, each with the
+        ``strings``; ``nodes``, each a list of its ``fields`` in which numbers stand for strings; ``compared``, those
+        fields in which a changed node differs; ``stages``, each with the
         differences between the numbers of its nodes, which are mostly 1 and compress well; and ``sites``.
     """
     packer = _Packer()
@@ -31,6 +33,7 @@ def pack(recording: Recording) -> dict[str, Any]:
         "recipe": recording.recipe,
         "tokens": recording.tokens,
         "fields": FIELDS,
+        "compared": difference.FIELDS,
         "strings": list(packer.strings),
         "nodes": packer.nodes,
         "stages": stages,

@@ -1,11 +1,14 @@
 """The viewer in a real browser."""
 
+import dataclasses
 from itertools import pairwise
 
 import pytest
 
+from starquant_fx.inspection.difference import difference
 from tests.inspection.browser.viewer import Viewer
 from tests.inspection.recordings import one_node, transformer
+from tests.inspection.test_recorder import recorded
 
 LEFT, RIGHT, UP, DOWN = "\ue012", "\ue014", "\ue013", "\ue015"
 ENTER, ESCAPE = "\ue007", "\ue00c"
@@ -99,6 +102,31 @@ def test_counts_of_changes_are_shown(viewer: Viewer) -> None:
     assert viewer.text("#stage-changes") == "+6~2−8"
     assert viewer.text(f"{LAYER} .badges") == "+3~1−4"
     assert viewer.text('[data-stage="insert-0"] .badges') == "+2~6"
+
+
+def test_every_stage_counts_the_changes_that_the_terminal_counts(viewer: Viewer) -> None:
+    recording, _ = recorded("odd", "star-w4a4")
+    viewer.open(recording)
+    changed = 0
+    for before, after in pairwise(recording.stages):
+        counts = difference(before, after).counts
+        signs = (("added", "+"), ("changed", "~"), ("removed", "\u2212"))
+        told = "".join(f"{sign}{counts[kind]}" for kind, sign in signs if counts[kind])
+        assert viewer.text(f'[data-stage="{after.name}"] .badges') == told, after.name
+        changed += counts["changed"]
+    assert changed
+    assert difference(*recording.stages[:2]).counts["changed"]
+
+
+def test_what_only_costs_more_has_not_changed(viewer: Viewer) -> None:
+    recording = transformer(layers=1, stages=2)
+    before, after = recording.stages
+    costly = {n.name: dataclasses.replace(n, flops=7.0, made_by="x") for n in before.nodes.values()}
+    stages = (before, dataclasses.replace(after, nodes=costly))
+    viewer.open(dataclasses.replace(recording, stages=stages))
+    viewer.stage(1)
+    assert viewer.text("#stage-changes") == ""
+    assert viewer.count("[data-change]") == 0
 
 
 def test_expansion_and_selection_stay_when_the_stage_changes(viewer: Viewer) -> None:
