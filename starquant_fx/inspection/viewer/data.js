@@ -143,6 +143,12 @@ export function siteOf(recording, node) {
   return node.operator.endsWith("linear") ? recording.byLinear.get(node.module) : undefined;
 }
 
+/** The error of a node's site, which stands on its products; where they are not quantized there is none. */
+export function errorOf(recording, node) {
+  const isProduct = node.operator.includes("linear") || node.part === "linear";
+  return isProduct && node.bits ? (siteOf(recording, node)?.error ?? null) : null;
+}
+
 /** The number of the stage that a node was made in, going back from one that has it. */
 export function madeIn(recording, index, name) {
   while (index > 0 && recording.stages[index - 1].nodes.has(name)) index -= 1;

@@ -205,6 +205,31 @@ def test_heat_says_where_nothing_was_measured(viewer: Viewer) -> None:
     assert "not measured" in viewer.text("#legend")
 
 
+def test_errors_stand_on_quantized_products_only(viewer: Viewer) -> None:
+    recording = transformer(layers=2)
+    viewer.open(recording)
+    assert "largest error" in panel_of(viewer, "model.layers.0")
+    viewer.heat("error")
+    assert viewer.count("#legend .swatch") > 1
+    assert viewer.count(f"{LAYER}.hot") == 1
+    viewer.search("norm_0")
+    assert viewer.count('[data-node="norm_0"].hot') == 0
+    viewer.search("quantized_q_0")
+    assert viewer.count('[data-node="quantized_q_0"].hot') == 1
+    assert viewer.count('[data-node="attention_0"].hot') == 0
+    for stage in (0, 1):
+        viewer.stage(stage)
+        assert viewer.count(".hot") == 0
+        assert "nothing is quantized" in viewer.text("#legend")
+        assert "largest error" not in panel_of(viewer, "model.layers.0")
+
+
+def panel_of(viewer: Viewer, group: str) -> str:
+    viewer.search(group)
+    assert viewer.text("#panel h2") == group
+    return viewer.text("#panel")
+
+
 def test_keys(viewer: Viewer) -> None:
     viewer.open(transformer())
     viewer.press(LEFT)
