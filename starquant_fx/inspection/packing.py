@@ -56,19 +56,19 @@ class _Packer:
             "name": stage.name,
             "text": stage.text,
             "preserves": stage.preserves,
-            "seconds": _number(stage.seconds),
+            "seconds": number(stage.seconds),
             "notes": stage.notes,
             "steps": [b - a for a, b in itertools.pairwise([0, *numbers])],
         }
 
     def _node(self, node: Node) -> int:
         # first by identity, which is fast: most nodes of a stage are the objects of the stage before
-        number = self._same.get(id(node))
-        if number is None:
-            number = self._same[id(node)] = self._equal.setdefault(node, len(self.nodes))
-            if number == len(self.nodes):
+        index = self._same.get(id(node))
+        if index is None:
+            index = self._same[id(node)] = self._equal.setdefault(node, len(self.nodes))
+            if index == len(self.nodes):
                 self.nodes.append([self._value(getattr(node, name)) for name in FIELDS])
-        return number
+        return index
 
     def _value(self, value: Any) -> Any:
         """Strings as numbers, numbers as they are, and tuples of tuples flat."""
@@ -76,7 +76,7 @@ class _Packer:
             return self.strings.setdefault(value, len(self.strings))
         if isinstance(value, tuple):
             return [one for part in value for one in self._parts(part)]
-        return _number(value)
+        return number(value)
 
     def _parts(self, part: Any) -> list[Any]:
         if isinstance(part, Source):
@@ -86,8 +86,11 @@ class _Packer:
         )
 
 
-def _number(value: float | None) -> float | int | str | None:
-    """As JSON can say it: whole numbers without a point, and as text what is not finite."""
+def number(value: float | None) -> float | str | None:
+    """A number as JSON can say it: whole ones without a point, and as text what is not finite.
+
+    ``checking.error`` and ``viewer/data.js`` read it.
+    """
     if value is None or isinstance(value, int):
         return value
     if not math.isfinite(value):
@@ -96,4 +99,4 @@ def _number(value: float | None) -> float | int | str | None:
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: _number(v) if isinstance(v, float) else v for k, v in values.items()}
+    return {k: number(v) if isinstance(v, float) else v for k, v in values.items()}

@@ -3,11 +3,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from starquant_fx.cli import main
 from starquant_fx.cli.app import app
 from starquant_fx.errors import CheckpointError, InputError, RecipeError, StarQuantError
 from starquant_fx.inspection.collection import read_recording, to_json
@@ -177,3 +180,49 @@ def test_the_tool_is_the_command(file: Path) -> None:
     assert refused.returncode == 2
     assert "Traceback" not in refused.stderr
     assert "there is no stage" in refused.stderr
+
+
+def test_a_refusal_gives_the_terminal_nothing_to_obey(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = json.loads(file.read_text())
+    values["starquant"]["model"] = "\x1b]0;mine\x07\x1b[31m\x9b1m\u202e\rx"
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(values))
+    monkeypatch.setattr(
+        sys, "argv", ["starquant-fx", "inspect", "--recording", str(path), "--stage", "x"]
+    )
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    told = capsys.readouterr().err
+    assert all(c.isprintable() or c == "\n" for c in told)
+    assert "\\x1b]0;mine\\x07" in told
+    assert len(told.splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("edit", "options"),
+    [
+        (lambda own: own["sites"][0].update(flops=10**400), ()),
+        (lambda own: own["sites"][0].update(bytes_after=10**400), ("--sites",)),
+        (lambda own: own["stages"][0].update(seconds=10**400), ("--passes",)),
+        (lambda own: own.update(tokens="9" * 5000 + "x1"), ("--analysis", "boundaries")),
+        (lambda own: own["sites"][0].update(name="9" * 5000), ("--sort", "name")),
+        (lambda own: own.update(model="\ud800"), ("--html", "a.html")),
+    ],
+)
+def test_a_damaged_recording_is_refused_whatever_is_asked(
+    file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    edit: Callable[[dict[str, Any]], None],
+    options: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = json.loads(file.read_text())
+    edit(values["starquant"])
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match="the recording cannot be read"):
+        shown("--recording", path, *options)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]

@@ -40,7 +40,9 @@ def test_a_role_and_a_site_are_a_change() -> None:
 
 def test_who_made_a_node_and_what_it_costs_is_no_change() -> None:
     before = Node("n", "aten.add", "m")
-    after = Node("n", "aten.add", "o", linear="l", made_by="x", made_from=("y",), flops=1.0, bytes=1)
+    after = Node(
+        "n", "aten.add", "o", linear="l", made_by="x", made_from=("y",), flops=1.0, bytes=1
+    )
     assert changes(before, after) == ()
 
 
