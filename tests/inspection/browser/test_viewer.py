@@ -1,14 +1,11 @@
 """The viewer in a real browser."""
 
-import dataclasses
 from itertools import pairwise
 
 import pytest
 
-from starquant_fx.inspection.difference import difference
 from tests.inspection.browser.viewer import Viewer
 from tests.inspection.recordings import one_node, transformer
-from tests.inspection.test_recorder import recorded
 
 LEFT, RIGHT, UP, DOWN = "\ue012", "\ue014", "\ue013", "\ue015"
 ENTER, ESCAPE = "\ue007", "\ue00c"
@@ -104,31 +101,6 @@ def test_counts_of_changes_are_shown(viewer: Viewer) -> None:
     assert viewer.text('[data-stage="insert-0"] .badges') == "+2~6"
 
 
-def test_every_stage_counts_the_changes_that_the_terminal_counts(viewer: Viewer) -> None:
-    recording, _ = recorded("odd", "star-w4a4")
-    viewer.open(recording)
-    changed = 0
-    for before, after in pairwise(recording.stages):
-        counts = difference(before, after).counts
-        signs = (("added", "+"), ("changed", "~"), ("removed", "\u2212"))
-        told = "".join(f"{sign}{counts[kind]}" for kind, sign in signs if counts[kind])
-        assert viewer.text(f'[data-stage="{after.name}"] .badges') == told, after.name
-        changed += counts["changed"]
-    assert changed
-    assert difference(*recording.stages[:2]).counts["changed"]
-
-
-def test_what_only_costs_more_has_not_changed(viewer: Viewer) -> None:
-    recording = transformer(layers=1, stages=2)
-    before, after = recording.stages
-    costly = {n.name: dataclasses.replace(n, flops=7.0, made_by="x") for n in before.nodes.values()}
-    stages = (before, dataclasses.replace(after, nodes=costly))
-    viewer.open(dataclasses.replace(recording, stages=stages))
-    viewer.stage(1)
-    assert viewer.text("#stage-changes") == ""
-    assert viewer.count("[data-change]") == 0
-
-
 def test_expansion_and_selection_stay_when_the_stage_changes(viewer: Viewer) -> None:
     viewer.open(transformer(layers=2))
     viewer.search("attention_1")
@@ -203,31 +175,6 @@ def test_heat_says_where_nothing_was_measured(viewer: Viewer) -> None:
     viewer.open(one_node("plain"))
     viewer.heat("error")
     assert "not measured" in viewer.text("#legend")
-
-
-def test_errors_stand_on_quantized_products_only(viewer: Viewer) -> None:
-    recording = transformer(layers=2)
-    viewer.open(recording)
-    assert "largest error" in panel_of(viewer, "model.layers.0")
-    viewer.heat("error")
-    assert viewer.count("#legend .swatch") > 1
-    assert viewer.count(f"{LAYER}.hot") == 1
-    viewer.search("norm_0")
-    assert viewer.count('[data-node="norm_0"].hot') == 0
-    viewer.search("quantized_q_0")
-    assert viewer.count('[data-node="quantized_q_0"].hot') == 1
-    assert viewer.count('[data-node="attention_0"].hot') == 0
-    for stage in (0, 1):
-        viewer.stage(stage)
-        assert viewer.count(".hot") == 0
-        assert "nothing is quantized" in viewer.text("#legend")
-        assert "largest error" not in panel_of(viewer, "model.layers.0")
-
-
-def panel_of(viewer: Viewer, group: str) -> str:
-    viewer.search(group)
-    assert viewer.text("#panel h2") == group
-    return viewer.text("#panel")
 
 
 def test_keys(viewer: Viewer) -> None:
