@@ -107,9 +107,16 @@ def exit_code(job: Callable[[], object]) -> int:
     try:
         job()
     except StarQuantError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain(str(error))}", file=sys.stderr)
         return 2
     return 0
+
+
+def plain(text: str) -> str:
+    """A text as it may be printed: control characters, which a terminal would obey, are escaped; lines are kept."""
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -11,11 +11,12 @@ def main() -> None:
 
     from starquant_fx.cli.app import app
     from starquant_fx.cli.wording import as_options
-    from starquant_fx.errors import StarQuantError
+    from starquant_fx.errors import StarQuantError, plain
 
     try:
         app()
     except StarQuantError as error:
-        text = f"error: {as_options(error)}"
+        # it may hold names out of a file
+        text = f"error: {plain(str(as_options(error)))}"
         Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)

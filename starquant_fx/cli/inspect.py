@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from starquant_fx.cli.options import CacheFolder, CalibrationFile, Seed
-from starquant_fx.cli.recording import RECIPE, Source
+from starquant_fx.cli.inspect_views import CHIP
+from starquant_fx.cli.options import CacheFolder, CalibrationFile
+from starquant_fx.cli.recording import RECIPE, SEED, TOKENS, Source
+from starquant_fx.recipe import LARGEST_SEED
 
 
 def inspect_command(
@@ -62,15 +64,22 @@ def inspect_command(
         ),
     ] = None,
     chip: Annotated[
-        str, typer.Option("--chip", help="Whose time the critical path is predicted on.")
-    ] = "H200",
+        str | None,
+        typer.Option(
+            "--chip", help=f"Whose time the critical path is predicted on. Default: {CHIP}."
+        ),
+    ] = None,
     every: Annotated[
         bool,
         typer.Option("--all", help="Show or draw every layer and node: alike ones are not folded."),
     ] = False,
     tokens: Annotated[
-        str, typer.Option("--tokens", help="The forward that is counted: sequences x tokens.")
-    ] = "1x1024",
+        str | None,
+        typer.Option(
+            "--tokens",
+            help=f"The forward that is counted: sequences x tokens. Default: {TOKENS}.",
+        ),
+    ] = None,
     layers: Annotated[
         int | None, typer.Option("--layers", min=1, help="Of --config: so many layers instead.")
     ] = None,
@@ -84,7 +93,12 @@ def inspect_command(
     ] = None,
     calibration: CalibrationFile = None,
     cache: CacheFolder = None,
-    seed: Seed = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", min=0, max=LARGEST_SEED, help=f"Seed of every draw. Default: {SEED}."
+        ),
+    ] = None,
     json_file: Annotated[
         Path | None,
         typer.Option("--json", help="Write the recording; Model Explorer opens it, too."),
@@ -108,11 +122,18 @@ def inspect_command(
             "--figure", help="Write one attention block before and after, as .svg or .dot."
         ),
     ] = None,
+    block: Annotated[
+        str | None,
+        typer.Option(
+            "--block",
+            help="Of --figure: draw the attention block in this module instead of the first.",
+        ),
+    ] = None,
     overlays: Annotated[
         Path | None,
         typer.Option(
             "--overlays",
-            help="Write error, bytes, FLOPs and bits for Model Explorer into this new folder.",
+            help="Write error, bytes, FLOPs and bits for Model Explorer into this folder.",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
@@ -128,7 +149,7 @@ def inspect_command(
 
     console = Console()
     views = Views(stage, diff, site, sites or sort is not None, sort, passes, analysis, chip, every)
-    files = Files(json_file, html, dot, svg, module, figure, overlays, stage, every, force)
+    files = Files(json_file, html, dot, svg, module, figure, block, overlays, stage, every, force)
     source = Source(
         model, config, recording, recipe, tokens, layers, target, calibration, cache, seed
     )

@@ -9,8 +9,9 @@ from typing import Any
 from starquant_fx.errors import InputError, nearest
 
 ALL = "all"
-FIRST_SITES = 12
-"""Of the summary."""
+CRITICAL_PATH = "critical-path"
+CHIP = "H200"
+"""Whose time the critical path is predicted on where none is named."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,14 +25,14 @@ class Views:
     sort: str | None
     passes: bool
     analysis: list[str] | None
-    chip: str
+    chip: str | None
     every: bool
 
     def check(self) -> None:
         """Refuses what no recording has.
 
         Raises:
-            InputError: There is no such analysis, order or chip.
+            InputError: There is no such analysis, order or chip, or a chip without the analysis that needs one.
         """
         from starquant_fx.cost.chips import chip_named
         from starquant_fx.inspection.terminal import SORTS
@@ -40,7 +41,15 @@ class Views:
             _one_of("--analysis", given, (*ANALYSES, ALL))
         if self.sort is not None:
             _one_of("--sort", self.sort, tuple(SORTS))
-        chip_named(self.chip)
+        if self.chip is not None and CRITICAL_PATH not in self._analyses():
+            raise InputError(
+                "--chip has no effect here",
+                where="--chip",
+                expected=f"--analysis {CRITICAL_PATH} beside it",
+                got=f"--chip {self.chip}",
+                hint="leave the option out, or ask for this analysis",
+            )
+        chip_named(CHIP if self.chip is None else self.chip)
 
     def check_names(self, recording: Any) -> None:
         """Refuses names that a recording lacks, before anything is written or shown.
@@ -100,7 +109,9 @@ class Views:
 def _critical_path(recording: Any, stage: Any, views: Views) -> Any:
     from starquant_fx.inspection import analysis, terminal
 
-    return terminal.critical_path(analysis.critical_path(stage, views.chip), all=views.every)
+    return terminal.critical_path(
+        analysis.critical_path(stage, CHIP if views.chip is None else views.chip), all=views.every
+    )
 
 
 def _precision(recording: Any, stage: Any, views: Views) -> Any:
@@ -122,7 +133,7 @@ def _boundaries(recording: Any, stage: Any, views: Views) -> Any:
 
 
 ANALYSES: dict[str, Callable[[Any, Any, Views], Any]] = {
-    "critical-path": _critical_path,
+    CRITICAL_PATH: _critical_path,
     "precision": _precision,
     "high-precision": _high_precision,
     "boundaries": _boundaries,

@@ -10,6 +10,8 @@ from starquant_fx.cli.options import load
 from starquant_fx.errors import InputError
 
 RECIPE = "star-w4a4"
+TOKENS = "1x1024"
+SEED = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,24 +23,24 @@ class Source:
         config: A configuration that is captured and rewritten without weights.
         file: A recording.
         recipe: Of the compilation; None = ``RECIPE``.
-        tokens: The forward that is counted.
+        tokens: The forward that is counted; None = ``TOKENS``.
         layers: How many to build of a configuration.
         target: Whose graph is the last stage of a configuration.
         calibration: As of ``compile``.
         cache: As of ``compile``.
-        seed: As of ``compile``.
+        seed: As of ``compile``; None = ``SEED``.
     """
 
     model: str | None
     config: str | None
     file: Path | None
     recipe: str | None
-    tokens: str
+    tokens: str | None
     layers: int | None
     target: str | None
     calibration: Path | None
     cache: Path | None
-    seed: int
+    seed: int | None
 
     def check(self) -> None:
         """Refuses what does not fit together, before anything is loaded.
@@ -63,6 +65,8 @@ class Source:
             )
         options: dict[str, tuple[object, tuple[str, ...]]] = {
             "--recipe": (self.recipe, ("MODEL", "--config")),
+            "--tokens": (self.tokens, ("MODEL", "--config")),
+            "--seed": (self.seed, ("MODEL", "--config")),
             "--layers": (self.layers, ("--config",)),
             "--target": (self.target, ("--config",)),
             "--calibration": (self.calibration, ("MODEL",)),
@@ -77,7 +81,7 @@ class Source:
                     got=f"{option} {value}",
                     hint="leave the option out",
                 )
-        parse_shape(self.tokens)
+        parse_shape(TOKENS if self.tokens is None else self.tokens)
         if self.file is None:  # a recording is looked at without torch
             self._recipe()
 
@@ -97,7 +101,7 @@ class Source:
         from starquant_fx.evaluation.corpus import calibration_texts
         from starquant_fx.inspection.record import record_compilation, record_config
 
-        shape = parse_shape(self.tokens)
+        shape = parse_shape(TOKENS if self.tokens is None else self.tokens)
         if self.config is not None:
             with working(f"tracing {self.config} and running {self._recipe().name}"):
                 return record_config(
@@ -124,4 +128,4 @@ class Source:
     def _recipe(self) -> Any:
         from starquant_fx.recipes import get_recipe
 
-        return get_recipe(self.recipe or RECIPE).seeded(self.seed)
+        return get_recipe(self.recipe or RECIPE).seeded(SEED if self.seed is None else self.seed)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from starquant_fx.errors import CheckpointError, cause
+from starquant_fx.inspection import checking, packing
 from starquant_fx.inspection.recording import (
     VERSION,
     Node,
@@ -25,8 +26,11 @@ from starquant_fx.inspection.recording import (
 KEY = "starquant"
 TAG = "__tensor_tag"
 """What Model Explorer shows as the name of an input."""
+PATHS = ("module", "linear")
 TEXTS = ("module", "role", "site", "part", "linear", "made_by", "bits")
 NUMBERS = ("flops", "bytes")
+BROKEN = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError)
+"""What reading a file meets that is no recording."""
 TENSOR, ARGUMENT, FROM = "tensor ", "argument ", "made_from"
 
 
@@ -57,7 +61,7 @@ def to_collection(recording: Recording) -> dict[str, Any]:
             "recipe": recording.recipe,
             "tokens": recording.tokens,
             "stages": [_plain(stage, leave="nodes") for stage in recording.stages],
-            "sites": [_plain(site) for site in recording.sites.values()],
+            "sites": [_site(site) for site in recording.sites.values()],
         },
     }
 
@@ -93,14 +97,14 @@ def read_recording(path: Path) -> Recording:
         hint = "record one with --json; a graph collection of another program cannot be read back"
         raise _refusal(path, f"a JSON object with the key {KEY!r}", "another one", hint)
     version = values[KEY].get("version")
-    if version != VERSION:
+    if type(version) is not int or version != VERSION:
         made = values[KEY].get("package")
         hint = "record it again with this version, or read it with that one"
-        got = f"{version!r}, written by version {made!r} of the package"
+        got = f"{version!r:.80}, written by version {made!r:.80} of the package"
         raise _refusal(path, f"a recording of version {VERSION}", got, hint)
     try:
         return from_collection(values)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except BROKEN as error:
         hint = "record it again"
         raise _refusal(path, "all parts of a recording", cause(error), hint) from error
 
@@ -109,7 +113,8 @@ def from_collection(values: Mapping[str, Any]) -> Recording:
     """A recording from what ``to_collection`` made.
 
     Raises:
-        KeyError, TypeError, ValueError, AttributeError, IndexError: It is none.
+        KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError: It is none, or holds what
+            ``checking`` refuses.
     """
     own, stages = values[KEY], []
     before: Mapping[str, Node] = {}
@@ -118,15 +123,18 @@ def from_collection(values: Mapping[str, Any]) -> Recording:
         for one in graph["nodes"]:
             node = _node(one)
             if node.name in nodes or any(s.node not in nodes for s in node.sources):
-                raise ValueError(f"node {node.name!r} comes twice or before what it reads")
+                raise ValueError(f"node {node.name!r:.80} comes twice or before what it reads")
+            if any(0 < len(nodes[s.node].outputs) <= s.output for s in node.sources):
+                raise ValueError(f"node {node.name!r:.80} reads an output that there is none of")
             nodes[node.name] = before[node.name] if before.get(node.name) == node else node
         before = nodes
         stages.append(_made(Stage, {**told, "nodes": nodes}))
     if not stages:
         raise ValueError("no stages")
-    sites = {one["name"]: _made(SiteFacts, one) for one in own["sites"]}
-    texts = {key: _text(own[key]) for key in ("model", "recipe", "tokens", "package")}
-    return Recording(stages=tuple(stages), sites=sites, **texts)
+    sites = _sites(own["sites"])
+    texts = {key: checking.name(own[key]) for key in ("model", "recipe", "package")}
+    tokens = checking.tokens(own["tokens"])
+    return Recording(stages=tuple(stages), sites=sites, tokens=tokens, **texts)
 
 
 def _graph_node(node: Node) -> dict[str, Any]:
@@ -169,12 +177,34 @@ def _attributes(node: Node) -> Iterator[tuple[str, str]]:
         yield f"{ARGUMENT}{name}", text
 
 
+def _site(site: SiteFacts) -> dict[str, Any]:
+    """As JSON can say it: errors of a broken site are not finite."""
+    measured = {"error": packing.number(site.error), "leakage": packing.number(site.leakage)}
+    return {**_plain(site), **measured}
+
+
+def _sites(values: Iterable[Mapping[str, Any]]) -> dict[str, SiteFacts]:
+    found: dict[str, SiteFacts] = {}
+    for one in values:
+        site: SiteFacts = _made(SiteFacts, one)
+        for path in (site.name, *site.linears):
+            checking.path(path)
+        if site.name in found or not site.linears:
+            raise ValueError(f"site {site.name!r:.80} comes twice or has no linears")
+        if not len(site.linears) == len(site.roles) == len(site.outputs):
+            raise ValueError(f"site {site.name!r:.80} has not one role and output a linear")
+        found[site.name] = site
+    return found
+
+
 def _node(values: Mapping[str, Any]) -> Node:
-    attributes = [(_text(one["key"]), _text(one["value"])) for one in values["attrs"]]
+    attributes = [
+        (checking.text(one["key"]), checking.text(one["value"])) for one in values["attrs"]
+    ]
     known = dict(attributes)
-    tags = [_text(one["attrs"][0]["value"]) for one in values["inputsMetadata"]]
+    tags = [checking.text(one["attrs"][0]["value"]) for one in values["inputsMetadata"]]
     sources = tuple(
-        Source(_text(edge["sourceNodeId"]), int(edge["sourceNodeOutputId"]), tag)
+        Source(checking.name(edge["sourceNodeId"]), checking.index(edge["sourceNodeOutputId"]), tag)
         for edge, tag in zip(values["incomingEdges"], tags, strict=True)
     )
     tensors = []
@@ -182,13 +212,17 @@ def _node(values: Mapping[str, Any]) -> Node:
         if key.startswith(TENSOR):
             name, _, kind = value.rpartition(": ")
             tensors.append((key.removeprefix(TENSOR), name, kind))
-    texts: dict[str, Any] = {key: known.get(key, "") for key in TEXTS}
-    numbers: dict[str, Any] = {key: float(known[key]) if key in known else None for key in NUMBERS}
+    texts: dict[str, Any] = {key: checking.name(known.get(key, "")) for key in TEXTS}
+    for key in PATHS:
+        checking.path(texts[key])
+    numbers: dict[str, Any] = {
+        key: checking.number(float(known[key])) if key in known else None for key in NUMBERS
+    }
     return Node(
-        name=_text(values["id"]),
-        operator=_text(values["label"]),
+        name=checking.name(values["id"]),
+        operator=checking.name(values["label"]),
         sources=sources,
-        outputs=tuple(_text(one["attrs"][0]["value"]) for one in values["outputsMetadata"]),
+        outputs=tuple(checking.text(one["attrs"][0]["value"]) for one in values["outputsMetadata"]),
         tensors=tuple(tensors),
         arguments=tuple(
             (key.removeprefix(ARGUMENT), value)
@@ -213,30 +247,25 @@ def _made(kind: type[Any], values: Mapping[str, Any]) -> Any:
     found = {}
     for name, value in values.items():
         wanted = fields[name]
-        fits = _fits(value, wanted)
-        if not fits:
-            raise TypeError(f"{kind.__name__}.{name} is {value!r:.80}, not {wanted}")
-        found[name] = tuple(value) if isinstance(value, list) else value
+        try:
+            found[name] = _read(value, wanted)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{kind.__name__}.{name}, which is {wanted}: {error}") from error
     return kind(**found)
 
 
-def _fits(value: Any, wanted: str) -> bool:
+def _read(value: Any, wanted: str) -> Any:
+    """A field's value, if it is of the annotation's type."""
     if wanted.startswith("tuple"):
-        inner = str if "str" in wanted else int
-        return isinstance(value, (list, tuple)) and all(isinstance(one, inner) for one in value)
+        if not isinstance(value, (list, tuple)):
+            raise TypeError(f"{value!r:.80} is no list")
+        one = checking.text if "str" in wanted else checking.whole
+        return tuple(map(one, value))
     if wanted.startswith("Mapping"):
-        return isinstance(value, dict)
-    if "None" in wanted and value is None:
-        return True
-    if wanted.startswith("float"):
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    return isinstance(value, {"str": str, "int": int}[wanted]) and not isinstance(value, bool)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r:.80} is no text")
-    return value
+        return value
+    if "None" in wanted:
+        return None if value is None else checking.error(value)
+    return {"str": checking.text, "int": checking.whole, "float": checking.number}[wanted](value)
 
 
 def _about(recording: Recording, stage: Stage) -> dict[str, str]:

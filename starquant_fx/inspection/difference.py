@@ -7,8 +7,14 @@ import dataclasses
 from starquant_fx.errors import InputError
 from starquant_fx.inspection.recording import Node, Recording, Source, Stage
 
-FIELDS = ("operator", "sources", "arguments", "tensors", "outputs", "bits")
-"""Of a node; one that differs in any of them has changed."""
+FIELDS = (
+    *("operator", "sources", "arguments", "tensors", "outputs", "bits"),
+    *("role", "site", "part"),
+)
+"""Of a node; one that differs in any of them has changed, on the terminal and on the page, which gets them packed.
+
+What differs in nothing else has not: who made a node and from what, its module and linear, operations and bytes.
+"""
 BETWEEN = ".."
 """Between the names of two stages."""
 

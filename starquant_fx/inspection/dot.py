@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from starquant_fx.errors import InputError
+from starquant_fx.errors import InputError, plain
 from starquant_fx.inspection import colours
-from starquant_fx.inspection.wording import plain
 
 FONT = "Helvetica"
 LARGE = 200

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 
 import networkx as nx
 
-from starquant_fx.errors import InputError
+from starquant_fx.errors import InputError, plain
 from starquant_fx.inspection import colours
 from starquant_fx.inspection.attention_block import attention_block
 from starquant_fx.inspection.collapsing import Box, by_module, part_of, pattern
 from starquant_fx.inspection.dot import Canvas, quoted
 from starquant_fx.inspection.recording import Recording, Stage
-from starquant_fx.inspection.wording import operator, plain
+from starquant_fx.inspection.wording import operator
 
 BEFORE = "assign-roles"
 """The stage before of a figure of before and after, where there is one: linears have roles, all else is the model."""

@@ -126,7 +126,8 @@ def _by_itself(node: Node) -> Kind:
 def _rotary(stage: Stage, found: Mapping[str, Kind]) -> set[str]:
     """Nodes before and behind a cosine or a sine, up to the next product, norm or part of a site."""
     free = {n for n, kind in found.items() if kind in (Kind.ELEMENTWISE, Kind.LAYOUT)}
-    waves = [n.name for n in stage.nodes.values() if n.operator in ("aten.cos", "aten.sin")]
+    # a wave beside a norm in one module counts as part of the norm
+    waves = [n for n in free if stage.nodes[n].operator in ("aten.cos", "aten.sin")]
     whole = graph(stage)
     inner = whole.subgraph(free)
     behind = {other for wave in waves for other in nx.descendants(inner, wave)}

@@ -7,6 +7,7 @@ import itertools
 import math
 from typing import Any
 
+from starquant_fx.inspection import difference
 from starquant_fx.inspection.recording import Node, Recording, Source, Stage
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Node))
@@ -20,7 +21,8 @@ def pack(recording: Recording) -> dict[str, Any]:
         recording: The recording.
 
     Returns:
-        ``strings``; ``nodes``, each a list of its fields in which numbers stand for strings; ``stages``, each with the
+        ``strings``; ``nodes``, each a list of its ``fields`` in which numbers stand for strings; ``compared``, those
+        fields in which a changed node differs; ``stages``, each with the
         differences between the numbers of its nodes, which are mostly 1 and compress well; and ``sites``.
     """
     packer = _Packer()
@@ -31,6 +33,7 @@ def pack(recording: Recording) -> dict[str, Any]:
         "recipe": recording.recipe,
         "tokens": recording.tokens,
         "fields": FIELDS,
+        "compared": difference.FIELDS,
         "strings": list(packer.strings),
         "nodes": packer.nodes,
         "stages": stages,
@@ -53,19 +56,19 @@ class _Packer:
             "name": stage.name,
             "text": stage.text,
             "preserves": stage.preserves,
-            "seconds": _number(stage.seconds),
+            "seconds": number(stage.seconds),
             "notes": stage.notes,
             "steps": [b - a for a, b in itertools.pairwise([0, *numbers])],
         }
 
     def _node(self, node: Node) -> int:
         # first by identity, which is fast: most nodes of a stage are the objects of the stage before
-        number = self._same.get(id(node))
-        if number is None:
-            number = self._same[id(node)] = self._equal.setdefault(node, len(self.nodes))
-            if number == len(self.nodes):
+        index = self._same.get(id(node))
+        if index is None:
+            index = self._same[id(node)] = self._equal.setdefault(node, len(self.nodes))
+            if index == len(self.nodes):
                 self.nodes.append([self._value(getattr(node, name)) for name in FIELDS])
-        return number
+        return index
 
     def _value(self, value: Any) -> Any:
         """Strings as numbers, numbers as they are, and tuples of tuples flat."""
@@ -73,7 +76,7 @@ class _Packer:
             return self.strings.setdefault(value, len(self.strings))
         if isinstance(value, tuple):
             return [one for part in value for one in self._parts(part)]
-        return _number(value)
+        return number(value)
 
     def _parts(self, part: Any) -> list[Any]:
         if isinstance(part, Source):
@@ -83,8 +86,11 @@ class _Packer:
         )
 
 
-def _number(value: float | None) -> float | int | str | None:
-    """As JSON can say it: whole numbers without a point, and as text what is not finite."""
+def number(value: float | None) -> float | str | None:
+    """A number as JSON can say it: whole ones without a point, and as text what is not finite.
+
+    ``checking.error`` and ``viewer/data.js`` read it.
+    """
     if value is None or isinstance(value, int):
         return value
     if not math.isfinite(value):
@@ -93,4 +99,4 @@ def _number(value: float | None) -> float | int | str | None:
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: _number(v) if isinstance(v, float) else v for k, v in values.items()}
+    return {k: number(v) if isinstance(v, float) else v for k, v in values.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import networkx as nx
 
@@ -25,7 +26,7 @@ class Loss:
         site: The site.
         bits: Of the product in this stage; empty = full precision.
         error: Of the site; None = not measured, or in full precision here.
-        share: Of the errors of all quantized sites on the path; None = nothing was measured.
+        share: Of the errors of all quantized sites on the path; None = nothing was measured, or not all is finite.
         running: Sum of the shares so far.
     """
 
@@ -129,7 +130,7 @@ def _through_most(
     for before, name in part.edges:
         site = sites.get(name)
         # an error is below one but for a broken site, so that it only decides between as many sites
-        weight = 0.0 if site is None else 1.0 + min(site.error or 0.0, 1.0) / (1 + len(sites))
+        weight = 0.0 if site is None else 1.0 + _up_to_one(site.error) / (1 + len(sites))
         weighted.add_edge(before, name, weight=weight)
     if not part:
         return []
@@ -140,13 +141,20 @@ def _through_most(
     return [*path, *nx.shortest_path(part, path[-1], last)[1:]]
 
 
+def _up_to_one(error: float | None) -> float:
+    """An error as a weight; what is not even a number is the worst."""
+    if error is None:
+        return 0.0
+    return 1.0 if math.isnan(error) else min(max(error, 0.0), 1.0)
+
+
 def _told(stage: Stage, path: list[str], sites: dict[str, SiteFacts]) -> PrecisionPath:
     on_path = [(stage.nodes[name], sites[name]) for name in path if name in sites]
     errors = [site.error if node.bits else None for node, site in on_path]
     total = sum(error for error in errors if error is not None)
     losses, running = [], 0.0
     for (node, site), error in zip(on_path, errors, strict=True):
-        share = None if error is None or not total else error / total
+        share = None if error is None or not total or not math.isfinite(total) else error / total
         running += share or 0.0
         losses.append(
             Loss(node, site, node.bits, error, share, running if share is not None else None)

@@ -128,10 +128,10 @@ class SiteFacts:
 
     @property
     def sqnr(self) -> float | None:
-        """Signal to quantization noise of its outputs in dB: ``-10 log10(error)``."""
-        if self.error is None:
+        """Signal to quantization noise of its outputs in dB: ``-10 log10(error)``; None = not measured, or no ratio."""
+        if self.error is None or not self.error >= 0:  # NaN is neither
             return None
-        return -10 * math.log10(self.error) if self.error > 0 else math.inf
+        return -10 * math.log10(self.error) if self.error else math.inf
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,10 @@ from collections.abc import Mapping
 BITS = {"b1": 8, "f64": 64, "f32": 32, "f16": 16, "bf16": 16}
 BITS |= {f"{sign}{n}": n for sign in "iu" for n in (8, 16, 32, 64)}
 """Of an element as stored, by its type."""
+DIGITS = r"\d{1,18}"
+"""Of a number that has a meaning: a file may hold any text."""
+MOST = 2**63
+"""Elements of a value."""
 CODES = ("u8", "i8")
 """Types that codes are stored in."""
 _OPERATIONS = {
@@ -33,7 +37,7 @@ def is_float(kind: str) -> bool:
 
 def symbols(tokens: str) -> dict[str, int]:
     """Values of B, L and R (all positions) of a forward such as ``1x1024``; empty where it is none."""
-    match = re.match(r"(\d+)x(\d+)", tokens)
+    match = re.fullmatch(rf"({DIGITS})x({DIGITS})", tokens)
     if match is None:
         return {}
     batch, length = int(match[1]), int(match[2])
@@ -48,18 +52,24 @@ def value_bytes(kind: str, values: Mapping[str, int]) -> float:
         values: Of the symbols in the sizes.
 
     Returns:
-        Bytes; 0 where a size cannot be computed from the symbols.
+        Bytes; 0 where a size cannot be computed from the symbols, or is none.
     """
     short, _, sizes = kind.rstrip("]").partition("[")
     counts = [_size(text, values) for text in sizes.split(", ") if text]
     if any(count is None for count in counts):
         return 0.0
-    return BITS.get(short, 0) / 8 * math.prod(count or 0 for count in counts)
+    elements = math.prod(count or 0 for count in counts)
+    return BITS.get(short, 0) / 8 * elements if 0 <= elements < MOST else 0.0
+
+
+def constant_bytes(kind: str) -> int:
+    """Bytes of a constant, whose sizes are numbers, such as ``u8[4, 8192]``."""
+    return int(value_bytes(kind, {}))
 
 
 def _size(text: str, values: Mapping[str, int]) -> int | None:
     """A size; an expression is computed by its syntax tree, because a file may hold any text."""
-    if text.isdecimal():
+    if re.fullmatch(DIGITS, text):
         return int(text)
     try:
         tree = ast.parse(text, mode="eval").body if len(text) < 200 else None

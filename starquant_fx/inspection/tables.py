@@ -11,7 +11,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from starquant_fx.inspection.wording import QUIET, plain
+from starquant_fx.errors import plain
+from starquant_fx.inspection.wording import QUIET
 
 Cell = str | Text
 GAP = 2

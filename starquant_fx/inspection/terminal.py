@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -43,13 +44,16 @@ KEEPS = {"bitwise": "green", "numerically": "yellow", "not": "red"}
 
 
 def _descending(value: float | None) -> float:
-    return float("inf") if value is None else -value
+    """The largest first, before them what is no number, and what was not measured last."""
+    if value is None:
+        return math.inf
+    return -math.inf if math.isnan(value) else -value
 
 
 SORTS: dict[str, Callable[[SiteFacts], Any]] = {
     "name": lambda one: wording.natural(one.name),
     "error": lambda one: _descending(one.error),
-    "sqnr": lambda one: float("inf") if one.sqnr is None else one.sqnr,
+    "sqnr": lambda one: _descending(one.error),
     "bytes": lambda one: -one.bytes_after,
     "flops": lambda one: -one.flops,
     "bits": lambda one: wording.fewest_bits(one.bits) or 99,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from collections.abc import Iterable, Sequence
 
 from rich.text import Text
 
+from starquant_fx.errors import plain
 from starquant_fx.inspection.recording import Node
 
 NOTHING = "-"
@@ -18,13 +18,6 @@ ADDED, REMOVED, CHANGED, QUIET, NAME = "green", "red", "yellow", "dim", "bold"
 """Styles by meaning."""
 FULL = "cyan"
 """Style of what computes in floats."""
-
-
-def plain(text: str) -> str:
-    """A name as it may be printed: control characters, which a terminal would obey, are escaped."""
-    return "".join(
-        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
-    )
 
 
 def amount(value: float | None, unit: str = "") -> str:
@@ -68,7 +61,7 @@ def decibels(value: float | None) -> str:
     """A ratio in dB, such as ``18.2``."""
     if value is None:
         return NOTHING
-    return "inf" if math.isinf(value) else f"{value:.1f}"
+    return f"{value:.1f}"
 
 
 def bits(text: str) -> Text:
@@ -119,10 +112,9 @@ def without(name: str, prefix: str) -> str:
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """A key to sort names by, numbers in them by their value."""
-    return [
-        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
-    ]
+    """A key to sort names by, numbers in them by their value; a run of more digits than any number has is several."""
+    parts = re.split(r"(\d{1,18})", name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def _three(value: float) -> str:

@@ -1,21 +1,27 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from starquant_fx.cli import main
 from starquant_fx.cli.app import app
 from starquant_fx.errors import CheckpointError, InputError, RecipeError, StarQuantError
+from starquant_fx.inspection import drawing
 from starquant_fx.inspection.collection import read_recording, to_json
 from starquant_fx.inspection.overlays import MEASURES
 from starquant_fx.models.locate import PRETRAINED
 from tests.inspection.test_recorder import recorded
 
 ROOT = Path(__file__).parents[2]
+needs_graphviz = pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz is not installed")
 
 
 def shown(*arguments: str | Path) -> str:
@@ -110,6 +116,32 @@ def test_all_files_of_a_recording(file: Path, tmp_path: Path) -> None:
         (["--config", "llada-8b", "--html", "nowhere/a.html"], CheckpointError, "nowhere"),
         (["--recording", "FILE", "--recipe", "rtn-w4a4"], InputError, "--recipe"),
         (["--recording", "FILE", "--layers", "2"], InputError, "--layers"),
+        (["--recording", "FILE", "--tokens", "1x1024"], InputError, "--tokens"),
+        (["--recording", "FILE", "--seed", "0"], InputError, "--seed"),
+        (["--recording", "FILE", "--chip", "A100"], InputError, "--analysis critical-path"),
+        (
+            ["--recording", "FILE", "--chip", "A100", "--analysis", "precision"],
+            *(InputError, "--analysis critical-path"),
+        ),
+        (["--config", "llada-8b", "--tokens", ""], InputError, "--tokens"),
+        (["--recording", "FILE", "--block", "model"], InputError, "--figure beside it"),
+        (
+            ["--recording", "FILE", "--figure", "a.dot", "--block", "model.transformer.block.0"],
+            *(InputError, "did you mean 'model.transformer.blocks."),
+        ),
+        (
+            ["--config", "llada-8b", "--dot", "a.dot", "--figure", "../TMP/a.dot"],
+            *(InputError, "--dot and --figure"),
+        ),
+        (
+            ["--config", "llada-8b", "--json", "error.json", "--overlays", "."],
+            *(InputError, "--json and --overlays"),
+        ),
+        (
+            ["--config", "llada-8b", "--json", "a.json", "--overlays", "a.json"],
+            *(InputError, "--json and --overlays"),
+        ),
+        (["--config", "llada-8b", "--overlays", "FILE"], CheckpointError, "a file of this name"),
         (["--recording", "FILE", "--stage", "fold-sgta"], InputError, "fold-sgat"),
         (["--recording", "FILE", "--site", "0.q_prj"], InputError, "q_proj"),
         (["--recording", "FILE", "--diff", ".."], InputError, "no range"),
@@ -128,20 +160,63 @@ def test_refusals_come_before_the_work_and_leave_no_file(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(error) as refused:
-        shown(*(str(file) if one == "FILE" else one for one in arguments))
+        shown(
+            *(
+                str(file) if one == "FILE" else one.replace("TMP", tmp_path.name)
+                for one in arguments
+            )
+        )
     assert told in str(refused.value)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("option", ["--json", "--html", "--dot"])
-def test_files_are_replaced_with_force_only(file: Path, tmp_path: Path, option: str) -> None:
-    path = tmp_path / f"a.{option.removeprefix('--')}"
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        *(("--json", "a.json"), ("--html", "a.html"), ("--dot", "a.dot"), ("--figure", "a.gv")),
+        *(pytest.param(option, "a.svg", marks=needs_graphviz) for option in ("--svg", "--figure")),
+    ],
+)
+def test_files_are_replaced_with_force_only(
+    file: Path, tmp_path: Path, option: str, name: str
+) -> None:
+    path = tmp_path / name
     path.write_text("mine")
     with pytest.raises(CheckpointError, match="there is a file already"):
         shown("--recording", file, option, path)
     assert path.read_text() == "mine"
     shown("--recording", file, option, path, "--force")
     assert path.read_text() != "mine"
+
+
+def test_what_cannot_be_drawn_leaves_nothing_behind(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise InputError("Graphviz cannot draw this figure")
+
+    monkeypatch.setattr(drawing, "graphviz", lambda: "dot")
+    monkeypatch.setattr(drawing, "svg", refuse)
+    others = ("--json", tmp_path / "a.json", "--html", tmp_path / "a.html")
+    for option in ("--svg", "--figure"):
+        with pytest.raises(InputError, match="cannot draw"):
+            shown(
+                *("--recording", file, *others, "--overlays", tmp_path / "o"),
+                *(option, tmp_path / "a.svg"),
+            )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_figure_is_of_the_block_that_is_named(file: Path, tmp_path: Path) -> None:
+    def figure(*options: str) -> str:
+        shown("--recording", file, "--figure", tmp_path / "a.dot", "--force", *options)
+        return (tmp_path / "a.dot").read_text()
+
+    first, second = (figure("--block", f"model.transformer.blocks.{i}") for i in (0, 1))
+    assert figure() == first
+    assert second != first
+    with pytest.raises(InputError, match="no attention"):
+        figure("--block", "model.transformer.wte")
 
 
 def test_an_overlay_that_is_there_is_kept(file: Path, tmp_path: Path) -> None:
@@ -177,3 +252,49 @@ def test_the_tool_is_the_command(file: Path) -> None:
     assert refused.returncode == 2
     assert "Traceback" not in refused.stderr
     assert "there is no stage" in refused.stderr
+
+
+def test_a_refusal_gives_the_terminal_nothing_to_obey(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = json.loads(file.read_text())
+    values["starquant"]["model"] = "\x1b]0;mine\x07\x1b[31m\x9b1m\u202e\rx"
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(values))
+    monkeypatch.setattr(
+        sys, "argv", ["starquant-fx", "inspect", "--recording", str(path), "--stage", "x"]
+    )
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    told = capsys.readouterr().err
+    assert all(c.isprintable() or c == "\n" for c in told)
+    assert "\\x1b]0;mine\\x07" in told
+    assert len(told.splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("edit", "options"),
+    [
+        (lambda own: own["sites"][0].update(flops=10**400), ()),
+        (lambda own: own["sites"][0].update(bytes_after=10**400), ("--sites",)),
+        (lambda own: own["stages"][0].update(seconds=10**400), ("--passes",)),
+        (lambda own: own.update(tokens="9" * 5000 + "x1"), ("--analysis", "boundaries")),
+        (lambda own: own["sites"][0].update(name="9" * 5000), ("--sort", "name")),
+        (lambda own: own.update(model="\ud800"), ("--html", "a.html")),
+    ],
+)
+def test_a_damaged_recording_is_refused_whatever_is_asked(
+    file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    edit: Callable[[dict[str, Any]], None],
+    options: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = json.loads(file.read_text())
+    edit(values["starquant"])
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match="the recording cannot be read"):
+        shown("--recording", path, *options)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]

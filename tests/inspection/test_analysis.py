@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -16,8 +17,9 @@ from starquant_fx.inspection.analysis import (
     precision_path,
 )
 from starquant_fx.inspection.kinds import Kind, kinds
+from starquant_fx.inspection.reading import SHORT
 from starquant_fx.inspection.recording import Node, Source, Stage
-from starquant_fx.inspection.sizes import symbols, value_bytes
+from starquant_fx.inspection.sizes import constant_bytes, symbols, value_bytes
 from tests.inspection.small import recording
 
 
@@ -204,6 +206,17 @@ def test_kinds_follow_a_cosine_to_the_attention() -> None:
     assert found["codes_q_proj_0"] is Kind.CODES
 
 
+def test_a_cosine_in_the_module_of_a_norm_is_part_of_the_norm() -> None:
+    nodes = [
+        Node("x", "input"),
+        Node("cos", "aten.cos", "model", (Source("x", 0, "x"),), flops=8.0),
+        Node("mul", "aten.mul", "model", (Source("cos", 0, "x"),), flops=8.0),
+        Node("norm", "aten.rms_norm", "model", (Source("mul", 0, "x"),), flops=8.0),
+    ]
+    found = kinds(Stage("s", "s", "", 0.0, (), {n.name: n for n in nodes}))
+    assert [found[n] for n in ("cos", "mul", "norm")] == [Kind.NORM] * 3
+
+
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
@@ -215,7 +228,30 @@ def test_kinds_follow_a_cosine_to_the_attention() -> None:
         ("f32[__import__('os')]", 0),
         ("f32[1//0]", 0),
         ("strange[2]", 0),
+        (f"u8[{'9' * 5000}]", 0),
+        (f"f32[{'9' * 18}, {'9' * 18}]", 0),
+        (f"f32[{', '.join(['9' * 18] * 200)}]", 0),
+        ("u8[B - 5]", 0),
     ],
 )
 def test_bytes_of_a_value(kind: str, expected: float) -> None:
     assert value_bytes(kind, symbols("2x3")) == expected
+
+
+def test_a_forward_of_endless_numbers_has_no_sizes() -> None:
+    assert symbols(f"{'9' * 5000}x1") == {}
+    assert symbols("1x64, or so") == {}
+
+
+def test_types_have_the_sizes_that_torch_has() -> None:
+    for dtype, short in SHORT.items():
+        assert constant_bytes(f"{short}[2, 3]") == 6 * dtype.itemsize
+
+
+def test_a_path_is_told_where_errors_are_not_finite() -> None:
+    one = recording()
+    for error in (math.nan, math.inf, -1.0):
+        broken = dataclasses.replace(one.sites["model.layers.0.o_proj"], error=error)
+        found = precision_path(dataclasses.replace(one, sites={**one.sites, broken.name: broken}))
+        assert [loss.site.name for loss in found.losses][1] == broken.name
+        assert all(math.isfinite(loss.share or 0.0) for loss in found.losses)

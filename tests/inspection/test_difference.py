@@ -27,10 +27,23 @@ def test_a_changed_node_says_which_source_changed_and_no_other() -> None:
     assert list(map(str, found.changed[0].fields)) == ["sources: x=q_0 -> x=low_q_0"]
 
 
-def test_a_role_alone_is_no_change() -> None:
+def test_a_role_and_a_site_are_a_change() -> None:
     one = recording()
     found = difference(one.stage("capture"), one.stage("assign-roles"))
-    assert found.counts == {"added": 0, "removed": 0, "changed": 0, "unchanged": 24}
+    assert found.counts == {"added": 0, "removed": 0, "changed": 9, "unchanged": 15}
+    assert list(map(str, found.changed[0].fields)) == [
+        "role: nothing -> q",
+        "site: nothing -> model.layers.0.q_proj",
+        "part: nothing -> linear",
+    ]
+
+
+def test_who_made_a_node_and_what_it_costs_is_no_change() -> None:
+    before = Node("n", "aten.add", "m")
+    after = Node(
+        "n", "aten.add", "o", linear="l", made_by="x", made_from=("y",), flops=1.0, bytes=1
+    )
+    assert changes(before, after) == ()
 
 
 @pytest.mark.parametrize(
@@ -43,6 +56,9 @@ def test_a_role_alone_is_no_change() -> None:
         ("tensors", (), "tensors: w=m.w f32[2] -> nothing"),
         ("outputs", ("f32[B]", "f32[B]"), "outputs: f32[B] -> f32[B], f32[B]"),
         ("bits", "w4", "bits: nothing -> w4"),
+        ("role", "q", "role: nothing -> q"),
+        ("site", "m.q", "site: nothing -> m.q"),
+        ("part", "linear", "part: nothing -> linear"),
     ],
 )
 def test_every_field_is_compared_and_told(field: str, value: object, text: str) -> None:

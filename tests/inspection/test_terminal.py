@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,7 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
 from starquant_fx.errors import InputError
-from starquant_fx.inspection import analysis, terminal
+from starquant_fx.inspection import analysis, terminal, wording
 from starquant_fx.inspection.difference import difference, parse_range
 from starquant_fx.inspection.recording import Recording
 from starquant_fx.inspection.tables import Column, FittedTable
@@ -182,3 +184,29 @@ def test_a_column_that_says_nothing_is_left_out_silently() -> None:
 def test_a_hostile_name_keeps_a_table_in_one_line() -> None:
     text = printed(FittedTable([Column("name", least=4)], [[HOSTILE.replace("\n", "")]]), 200)
     assert len(text.splitlines()) == 3
+
+
+def test_names_are_sorted_by_their_numbers_however_long() -> None:
+    names = ["a.10", "a.9", "b", f"a.{'1' * 5000}"]
+    assert sorted(names, key=wording.natural) == ["a.9", "a.10", f"a.{'1' * 5000}", "b"]
+
+
+@pytest.mark.parametrize(
+    ("error", "sqnr"),
+    [(None, "-"), (math.nan, "-"), (-0.5, "-"), (0.0, "inf"), (math.inf, "-inf"), (0.01, "20.0")],
+)
+def test_sqnr_is_told_where_it_is_one(error: float | None, sqnr: str) -> None:
+    site = dataclasses.replace(next(iter(recording().sites.values())), error=error)
+    assert wording.decibels(site.sqnr) == sqnr
+
+
+@pytest.mark.parametrize("key", ["error", "sqnr"])
+def test_what_is_no_number_is_the_worst(key: str) -> None:
+    one = recording()
+    worst = dataclasses.replace(one.sites["model.layers.0.o_proj"], error=math.nan)
+    found = dataclasses.replace(one, sites={**one.sites, worst.name: worst})
+    order = sorted(found.sites.values(), key=terminal.SORTS[key])
+    assert [s.name.removeprefix("model.layers.") for s in order] == [
+        *("0.o_proj", "1.o_proj", "1.q_proj", "0.q_proj"),
+        "model.head_proj",
+    ]

@@ -55,8 +55,8 @@ function nodeReader(fields, strings) {
 
 /** The graph after one pass. What its nodes read and how they differ from the stage before is found when asked for. */
 class Stage {
-  constructor(told, index, nodes, before) {
-    Object.assign(this, { index, nodes, before });
+  constructor(told, index, nodes, before, compared) {
+    Object.assign(this, { index, nodes, before, compared });
     this.name = told.name;
     this.text = told.text;
     this.preserves = told.preserves;
@@ -86,7 +86,7 @@ class Stage {
         for (const [name, node] of this.nodes) {
           const old = this.before.nodes.get(name);
           if (!old) added.add(name);
-          else if (old !== node) changed.add(name);
+          else if (this.differing(old, node).length) changed.add(name);
         }
         for (const [name, node] of this.before.nodes) {
           if (!this.nodes.has(name)) removed.set(name, node);
@@ -95,6 +95,12 @@ class Stage {
       this.foundChanges = { added, changed, removed };
     }
     return this.foundChanges;
+  }
+
+  /** Names of the fields in which two nodes of one name differ, as difference.py compares them. */
+  differing(old, node) {
+    if (old === node) return [];
+    return this.compared.filter((field) => JSON.stringify(old[field]) !== JSON.stringify(node[field]));
   }
 
   /** "added", "changed", "removed" or "". */
@@ -116,7 +122,7 @@ export function recordingOf(raw) {
       at += step;
       own.set(nodes[at].name, nodes[at]);
     }
-    stages.push(new Stage(told, stages.length, own, stages.at(-1)));
+    stages.push(new Stage(told, stages.length, own, stages.at(-1), raw.compared));
   }
   const sites = new Map();
   const byLinear = new Map();
@@ -135,6 +141,12 @@ export function siteOf(recording, node) {
   const known = recording.sites.get(node.site) ?? recording.byLinear.get(node.linear);
   if (known) return known;
   return node.operator.endsWith("linear") ? recording.byLinear.get(node.module) : undefined;
+}
+
+/** The error of a node's site, which stands on its products; where they are not quantized there is none. */
+export function errorOf(recording, node) {
+  const isProduct = node.operator.includes("linear") || node.part === "linear";
+  return isProduct && node.bits ? (siteOf(recording, node)?.error ?? null) : null;
 }
 
 /** The number of the stage that a node was made in, going back from one that has it. */

@@ -1,6 +1,6 @@
 // A stage's nodes as a tree of groups: one for every module, with what the stage's pass removed from it.
 
-import { siteOf } from "./data.js";
+import { errorOf, siteOf } from "./data.js";
 
 /** Group of nodes that stand in no module, but for the model's inputs. */
 export const OUTSIDE = "(outside modules)";
@@ -48,8 +48,8 @@ function summed(group, stage, recording) {
     if (site) found.sites.add(site);
   }
   found.removed = group.allRemoved.length;
-  const errors = [...found.sites].map((s) => s.error).filter((e) => e != null);
-  found.error = errors.length ? Math.max(...errors) : null;
+  const errors = group.all.map((node) => errorOf(recording, node)).filter((e) => e != null);
+  found.error = errors.length ? errors.reduce((a, b) => Math.max(a, b)) : null;
   return found;
 }
 

@@ -1,7 +1,7 @@
 // Colours of what things cost or lose, and their legend.
 
 import { bytesText, errorText, flopsText } from "./text.js";
-import { siteOf } from "./data.js";
+import { errorOf } from "./data.js";
 import { isGroup } from "./groups.js";
 
 /** Viridis: evenly lighter from end to end, so that it is read alike with any colour vision, and in print. */
@@ -21,10 +21,10 @@ const VIRIDIS = [
 export const HEATS = {
   error: {
     title: "Error of sites",
-    of: (recording, item) => (isGroup(item) ? item.sums.error : siteOf(recording, item)?.error),
+    of: (recording, item) => (isGroup(item) ? item.sums.error : errorOf(recording, item)),
     text: errorText,
     groups: "groups: the largest inside",
-    none: "not measured in this recording",
+    none: "nothing is quantized in this stage, or errors were not measured",
   },
   bytes: {
     title: "Bytes of a forward",

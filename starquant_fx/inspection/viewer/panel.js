@@ -121,8 +121,8 @@ function difference(app, node) {
   const { stage } = app;
   if (stage.change(node.name) !== "changed") return null;
   const old = stage.before.nodes.get(node.name);
-  const pairs = Object.keys(node)
-    .filter((field) => JSON.stringify(node[field]) !== JSON.stringify(old[field]))
+  const pairs = stage
+    .differing(old, node)
     .map((field) => [
       FIELDS[field] ?? field,
       make("span", { class: "diff" }, make("del", {}, told(old[field])), make("ins", {}, told(node[field]))),
@@ -130,7 +130,7 @@ function difference(app, node) {
   return section(`Changed by ${stage.name}`, facts(pairs));
 }
 
-const FIELDS = { sources: "inputs", tensors: "constants", madeBy: "made by", madeFrom: "made from" };
+const FIELDS = { sources: "inputs", tensors: "constants" };
 
 function told(value) {
   if (!Array.isArray(value)) return value === "" || value == null ? "–" : String(value);

@@ -75,6 +75,7 @@ export function errorText(number) {
 
 export function sqnrText(error) {
   if (error == null) return "not measured";
+  if (!(error >= 0)) return "not a ratio";
   return error > 0 ? `${(-10 * Math.log10(error)).toFixed(1)} dB` : "infinite";
 }
 
