@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -31,7 +30,6 @@ SHORT = {
     torch.uint8: "u8",
     torch.bool: "b1",
 }
-SIZES = {short: dtype.itemsize for dtype, short in SHORT.items()}
 LONGEST = 200
 """Characters of an argument's text."""
 TAKER = "python.getitem"
@@ -106,12 +104,6 @@ class Reader:
         if isinstance(value, (tuple, list)):
             return f"[{', '.join(map(self._text, value))}]"
         return SHORT[value] if value in SHORT else str(value)
-
-
-def constant_bytes(kind: str) -> int:
-    """Bytes of a constant by its type and sizes, such as ``u8[4, 8192]``."""
-    short, _, sizes = kind.rstrip("]").partition("[")
-    return SIZES.get(short, 0) * math.prod(int(n) for n in sizes.split(", ") if n)
 
 
 def _is_size(node: fx.Node) -> bool:

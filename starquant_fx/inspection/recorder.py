@@ -9,8 +9,8 @@ from torch import fx
 import starquant_fx
 from starquant_fx.cost.shapes import Shape
 from starquant_fx.inspection.describing import LOWER, Describer
-from starquant_fx.inspection.reading import constant_bytes
 from starquant_fx.inspection.recording import Node, Recording, SiteFacts, Stage
+from starquant_fx.inspection.sizes import constant_bytes
 from starquant_fx.passes import REGISTRY
 from starquant_fx.program import LINEAR, Program, Site, facts
 

@@ -151,7 +151,8 @@ export function errorOf(recording, node) {
 
 /** The number of the stage that a node was made in, going back from one that has it. */
 export function madeIn(recording, index, name) {
-  while (index > 0 && recording.stages[index - 1].nodes.has(name)) index -= 1;
+  const { operator } = recording.stages[index].nodes.get(name);
+  while (index > 0 && recording.stages[index - 1].nodes.get(name)?.operator === operator) index -= 1;
   return index;
 }
 
