@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import fx
@@ -158,8 +159,10 @@ def test_what_a_target_makes_belongs_to_its_sites(target: str, recipe: str) -> N
 
 
 def test_a_configuration_of_another_architecture_needs_no_weights(tmp_path: Path) -> None:
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "vocab_size": 99}
-    BertConfig(architectures=["BertForMaskedLM"], **sizes).save_pretrained(tmp_path)
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "vocab_size": 99}
+    BertConfig(architectures=["BertForMaskedLM"], num_attention_heads=4, **sizes).save_pretrained(
+        tmp_path
+    )
     found = record_config(str(tmp_path / "config.json"), get_recipe("rtn-w4a4"), layers=2)
     assert (
         sum(1 for site in found.sites.values() if site.bits) == 9
