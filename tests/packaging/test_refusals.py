@@ -28,6 +28,7 @@ COMPLETE = (
     "starquant_fx/compiled.py",
     "starquant_fx/export",
     "starquant_fx/files.py",
+    "starquant_fx/folders",
     "starquant_fx/integrations/backend_options.py",
     "starquant_fx/integrations/dynamo_graph.py",
     "starquant_fx/integrations/parameter_watch.py",
