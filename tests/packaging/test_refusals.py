@@ -19,6 +19,8 @@ COMPLETE = (
     "starquant_fx/artifact.py",
     "starquant_fx/artifact_checks.py",
     "starquant_fx/capture.py",
+    "starquant_fx/checkpoint",
+    "starquant_fx/cli/checkpoints.py",
     "starquant_fx/cli/compile.py",
     "starquant_fx/cli/export.py",
     "starquant_fx/cli/generate.py",
