@@ -80,7 +80,11 @@ class Quantization:
         """
         try:
             return from_dict(self.recipe)
-        except (StarQuantError, TypeError, ValueError) as error:
+        except StarQuantError as error:
+            refusal = _damaged(f"{QUANTIZATION}.recipe", error.expected or "a recipe", error.what)
+            refusal.hint = error.hint or AGAIN
+            raise refusal from error
+        except (TypeError, ValueError) as error:
             raise _damaged(f"{QUANTIZATION}.recipe", "a recipe", cause(error)) from error
 
 
@@ -112,6 +116,12 @@ class Index:
 
     metadata: Hashes
     weight_map: dict[str, str]
+
+    def check_size(self, found: int, folder: Path) -> None:
+        """Raises a CheckpointError unless this is the size that the index says."""
+        if found != self.metadata.total_size:
+            said = f"tensors of {self.metadata.total_size} bytes, as total_size says"
+            raise _damaged(str(folder / INDEX_FILE), said, f"{found} bytes")
 
 
 def parse_quantization(values: Any) -> Quantization:

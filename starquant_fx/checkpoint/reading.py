@@ -37,6 +37,7 @@ from starquant_fx.models.safetensors_files import INDEX_FILE
 from starquant_fx.models.weightless import fake_of
 from starquant_fx.pass_manager import run_passes
 from starquant_fx.program import Program
+from starquant_fx.recipe import Recipe
 from starquant_fx.sampling.arguments import flag
 
 
@@ -73,7 +74,7 @@ def load(
     if target is not None:
         choose_target(target, device)
     path = checkpoint_folder(folder)
-    facts, published = _configuration(path)
+    facts, recipe, published = _configuration(path)
     own_file(path, INDEX_FILE)
     index = read_index(path)
     if check:
@@ -82,7 +83,7 @@ def load(
     report = read_report(path)
     shards = Shards(path, index, check)
     model = _model(path, facts, published, len(shards.headers), device)
-    program = _program(path, facts, model)
+    program = _program(path, recipe, facts.mask_token_id, model)
     spare = spare_tensors(model, program)
     compare_headers(
         shards.headers,
@@ -92,6 +93,7 @@ def load(
         f"it was written by starquant_fx {facts.package_version}; {AGAIN}",
     )
     tensors = {name: shards.read(name, device) for name in shards.headers}
+    index.check_size(sum(tensor.nbytes for tensor in tensors.values()), path)
     bind_tensors(program, tensors)
     program.stages.clear()
     asked = target or (facts.target if runs_on(facts.target, device) else AUTO)
@@ -109,12 +111,15 @@ def is_checkpoint(folder: str | os.PathLike[str]) -> bool:
         return False
 
 
-def _configuration(folder: Path) -> tuple[Quantization, dict[str, Any]]:
-    """What ``config.json`` says of the quantization, and of the model."""
+def _configuration(folder: Path) -> tuple[Quantization, Recipe, dict[str, Any]]:
+    """What ``config.json`` says of the quantization and the recipe, and of the model."""
     own_file(folder, CONFIG_FILE)
     published = read_published(folder)
+    if not published["architectures"]:  # as where the file does not say them
+        del published["architectures"]
     try:
-        return parse_quantization(published.pop(QUANTIZATION, None)), published
+        facts = parse_quantization(published.pop(QUANTIZATION, None))
+        return facts, facts.parsed_recipe(), published
     except CheckpointError as error:
         error.where = f"{folder / CONFIG_FILE}: {error.where}"
         raise
@@ -154,11 +159,10 @@ def _model(
         ) from error
 
 
-def _program(folder: Path, facts: Quantization, model: nn.Module) -> Program:
+def _program(folder: Path, recipe: Recipe, mask_token_id: int | None, model: nn.Module) -> Program:
     """The rewritten program without weights."""
-    recipe = facts.parsed_recipe()
     try:
-        mask_id = check_mask_token(facts.mask_token_id, model)
+        mask_id = check_mask_token(mask_token_id, model)
         return run_passes(capture(model, recipe, mask_token_id=mask_id), recipe.passes)
     except StarQuantError as error:
         raise CheckpointError(
