@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from starquant_fx.errors import CheckpointError, InputError, cause
+from starquant_fx.folders.exchange import exchange, sync_folder
 from starquant_fx.folders.kind import FolderKind
 from starquant_fx.folders.workplace import NEW, OLD, hidden, remove_remains, workplace
 
@@ -113,10 +114,12 @@ def replacing_folder(path: Path, kind: FolderKind) -> Iterator[Path]:
                     continue
                 with file.open("rb") as stream:
                     os.fsync(stream.fileno())
+            sync_folder(place / NEW)
             if empty:
                 _move_up(place, path, kind)
             else:
                 _put(place, path, kind, there)
+            sync_folder(folder)
     except OSError as error:
         hint = "free some space or name another place"
         got = _reason(folder, error)
@@ -142,11 +145,13 @@ def _move_up(place: Path, path: Path, kind: FolderKind) -> None:
 
 
 def _put(place: Path, path: Path, kind: FolderKind, replacing: bool) -> None:
-    """Renames the folder of a workplace to a path; what is there comes back if that fails."""
+    """Renames the folder of a workplace to a path, at once if the system can; else what is there comes back."""
     old = place / OLD
     try:
         if replacing:
             _check_held(path, kind, force=True)  # somebody may have put something there meanwhile
+            if exchange(place / NEW, path):
+                return
             path.rename(old)
         (place / NEW).rename(path)
     finally:

@@ -74,13 +74,11 @@ def seal(folder: Path) -> None:
 
 def retensor(folder: Path, ending: str, tensor: Tensor | None) -> None:
     """Changes the tensor whose name ends so (None removes it), or adds one to the first shard; and the hashes."""
-    for path in sorted(folder.glob("*.safetensors"), reverse=True):
-        held = load_file(path)
-        found = next((name for name in held if name.endswith(ending)), ending)
-        if found in held or path == shard(folder):
-            break
-    changed = {name: held[name] for name in held if name != found}
-    save_file(changed | ({} if tensor is None else {found: tensor}), path, {"format": "pt"})
+    names = {n: p for p in folder.glob("*.safetensors") for n in load_file(p)}
+    found = next((name for name in names if name.endswith(ending)), ending)
+    path = names.get(found, shard(folder))
+    held = {name: value for name, value in load_file(path).items() if name != found}
+    save_file(held | ({} if tensor is None else {found: tensor}), path, {"format": "pt"})
     seal(folder)
 
 

@@ -7,6 +7,7 @@ import errno
 import io
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +19,7 @@ from starquant_fx.checkpoint import shards
 from starquant_fx.checkpoint.reading import load
 from starquant_fx.checkpoint.writing import save
 from starquant_fx.errors import CheckpointError, InputError
+from starquant_fx.folders.exchange import exchange
 from starquant_fx.folders.workplace import CONTENT, MARKER, NEW, OLD
 from tests import small_models
 from tests.compile_cases import compiled, fresh
@@ -54,11 +56,14 @@ class Failing:
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "no space"), KeyboardInterrupt()])
-@pytest.mark.parametrize("place", ["old", "new", "empty"])
+@pytest.mark.parametrize("place", ["old", "old without exchange", "new", "empty"])
 def test_interrupted_anywhere(
     place: str, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a failure of any write, the old folder is there or the new one, and nothing beside it."""
+    place, _, way = place.partition(" ")
+    if way:
+        monkeypatch.setattr("starquant_fx.folders.writing.exchange", lambda one, other: False)
     path = tmp_path / "a"
     old, new = compiled("odd", OLD_RECIPE), compiled("odd", NEW_RECIPE)
     options: dict[str, Any] = {"shard_bytes": 20_000, "force": True}
@@ -85,6 +90,23 @@ def test_interrupted_anywhere(
         assert held == {"old": before, "new": None, "empty": {}}[place] or held == wanted
     assert contents(path) == wanted
     assert failures > 30
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="folders cannot be exchanged")
+def test_there_is_a_checkpoint_at_any_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What replaces another one takes its place at once, so that a process that is killed leaves one of both."""
+    path = compiled("odd", OLD_RECIPE).save(tmp_path / "a")
+    monkeypatch.setattr(Path, "rename", pytest.fail)
+    compiled("odd", NEW_RECIPE).save(path, force=True)
+    assert load(path).recipe == compiled("odd", NEW_RECIPE).recipe
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_cannot_be_exchanged(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(OSError, match="No such file"):
+        exchange(tmp_path / "a", tmp_path / "b")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
 def test_one_that_a_killed_process_was_just_replacing_is_loaded(
