@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from starquant_fx.api import compile
     from starquant_fx.artifact import load_artifact, save_artifact
+    from starquant_fx.checkpoint.reading import load
     from starquant_fx.compiled import CompiledModel
     from starquant_fx.diffusion import generate
     from starquant_fx.errors import StarQuantError
@@ -29,6 +30,7 @@ __all__ = [
     "from_pretrained",
     "generate",
     "get_recipe",
+    "load",
     "load_artifact",
     "save_artifact",
 ]
@@ -43,6 +45,7 @@ _HOMES = {
     "from_pretrained": "models.loading",
     "generate": "diffusion",
     "get_recipe": "recipes",
+    "load": "checkpoint.reading",
     "load_artifact": "artifact",
     "save_artifact": "artifact",
 }

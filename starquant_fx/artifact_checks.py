@@ -45,6 +45,25 @@ def check_header(file: Any, expected: dict[str, Tensor], path: Path) -> None:
         CheckpointError: Tensors are missing, extra, or of another shape or dtype.
     """
     headers = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+    what = "the artifact does not hold what its recipe makes of the model"
+    compare_headers(headers, expected, str(path), what, AGAIN)
+
+
+def compare_headers(
+    headers: dict[str, Any], expected: dict[str, Tensor], where: str, what: str, hint: str
+) -> None:
+    """Compares what headers say with the tensors that a recipe makes.
+
+    Args:
+        headers: By name, as ``get_slice`` of an open safetensors file gives them.
+        expected: Fake tensors by name.
+        where: The file or folder, for the error.
+        what: What the error says.
+        hint: What to do.
+
+    Raises:
+        CheckpointError: Tensors are missing, extra, or of another shape or dtype.
+    """
     wrong = []
     for name in expected.keys() & headers.keys():
         want = f"{STORED[expected[name].dtype]} {list(expected[name].shape)}"
@@ -52,13 +71,13 @@ def check_header(file: Any, expected: dict[str, Tensor], path: Path) -> None:
         if got != want:
             wrong.append(f"{name}: expected {want}, got {got}")
     refusal = mismatch(
-        str(path),
+        where,
         missing=expected.keys() - headers.keys(),
         extra=headers.keys() - expected.keys(),
         misshapen=wrong,
-        what="the artifact does not hold what its recipe makes of the model",
+        what=what,
         expected=f"{len(expected)} tensors",
-        hint=AGAIN,
+        hint=hint,
     )
     if refusal:
         raise refusal

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -218,9 +219,28 @@ class CompiledModel(nn.Module):
 
         return export_onnx(self, path, **options)
 
+    def save(self, path: str | os.PathLike[str], **options: Any) -> Path:
+        """Writes the model as a folder that ``starquant_fx.load`` reads without the original model.
+
+        Args:
+            path: The folder.
+            **options: As ``starquant_fx.checkpoint.writing.save``: ``tokenizer``, ``shard_bytes``, ``force``.
+
+        Returns:
+            The folder's path.
+        """
+        from starquant_fx.checkpoint.writing import save
+
+        return save(self, path, **options)
+
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by qualified name: what the passes made, and what they left of the original model."""
         return {**self._spare, **self.program.tensors()}
+
+    @property
+    def frame(self) -> nn.Module:
+        """The original model without its weights: its parameters are fake tensors."""
+        return self._skeleton[0]
 
     def structure(self, arguments: dict[str, Tensor]) -> Program:
         """The program of a kind of arguments without weights, in float32 on the CPU.

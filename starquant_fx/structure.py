@@ -83,6 +83,8 @@ def _object(kind: type, value: dict[str, Any], where: str) -> Any:
 
 def _plain(kind: Any, value: Any) -> bool:
     """Whether a value is of a plain type; whole numbers are floats too, truth values are no numbers."""
+    if kind is Any:
+        return True
     if isinstance(value, bool):
         return kind is bool
     return isinstance(value, (int, float) if kind is float else kind)

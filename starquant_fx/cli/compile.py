@@ -38,6 +38,17 @@ def compile_command(
             "it to the model again.",
         ),
     ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            "--save",
+            help="Write a packed checkpoint to this folder, which `generate DIR`, or in Python load of the module "
+            "starquant_fx, loads without MODEL.",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Let --save replace a checkpoint that is there.")
+    ] = False,
     report: Annotated[
         Path | None, typer.Option("--report", help="Write the report to this JSON file.")
     ] = None,
@@ -54,8 +65,11 @@ def compile_command(
 
     from starquant_fx.api import compile as compile_model
     from starquant_fx.artifact import SUFFIX, save_artifact
+    from starquant_fx.checkpoint.checks import check_kind
+    from starquant_fx.checkpoint.format import CHECKPOINT
     from starquant_fx.evaluation.corpus import calibration_texts
     from starquant_fx.files import check_destination, write_atomically
+    from starquant_fx.folders.writing import check_folder
     from starquant_fx.recipes import get_recipe
 
     console = Console()
@@ -63,9 +77,13 @@ def compile_command(
     for path, suffix in ((output, SUFFIX), (report, ".json")):
         if path is not None:
             check_destination(path, suffix)
+    if save is not None:
+        check_folder(save, CHECKPOINT, force)
     check_place(target, device)
     texts = calibration_texts(model, calibration)
     loaded, tokenizer = load(model, device)
+    if save is not None:
+        check_kind(loaded, loaded.config)
 
     def observe(text: str, program: Any) -> None:
         print_pass(console, text, program)
@@ -84,8 +102,14 @@ def compile_command(
     console.print(compiled.report)
     if output is not None:
         console.print(f"wrote {save_artifact(compiled, output)}")
-    else:
-        console.print("the compiled model was not kept; --output FILE.safetensors keeps it")
+    if save is not None:
+        folder = compiled.save(save, tokenizer=tokenizer, force=force)
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        console.print(f"wrote {folder} ({size / 1e6:.1f} MB)")
+    if output is None and save is None:
+        console.print(
+            "the compiled model was not kept; --save DIR or --output FILE.safetensors keeps it"
+        )
     if report is not None:
         write_atomically(report, json.dumps(compiled.report.to_dict(), indent=1))
         console.print(f"wrote {report}")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from starquant_fx.cli.checkpoints import is_checkpoint, load_checkpoint
 from starquant_fx.cli.options import (
     CalibrationFile,
     Device,
@@ -27,7 +28,8 @@ def generate_command(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="llada-tiny, dream-tiny, a folder with a published checkpoint, or a hub id; or give --onnx instead.",
+            help="llada-tiny, dream-tiny, a folder with a published checkpoint or of `compile --save`, or a hub id; "
+            "or give --onnx instead.",
             metavar="[MODEL]",
             show_default=False,
         ),
@@ -114,13 +116,21 @@ def generate_command(
     from starquant_fx.sampling.arguments import check_names, sampler_arguments
 
     console = Console()
-    if recipe is not None or artifact is not None:
+    packed = is_checkpoint(model)
+    if packed or recipe is not None or artifact is not None:
         check_place(target, device)
-    loaded, tokenizer = load(model, device)
+    kernels = _kernel_seconds() if timing and packed else 0.0
+    began = time.perf_counter()
+    if packed:
+        given = {"--recipe": recipe, "--artifact": artifact, "--calibration": calibration}
+        loaded, tokenizer = load_checkpoint(model, target, device, given)
+    else:
+        loaded, tokenizer = load(model, device)
     need_tokenizer(tokenizer, model)
     check_names(options, [name for name in argument_names(loaded) if name != "generator"])
-    kernels = _kernel_seconds() if timing else 0.0
-    began = time.perf_counter()
+    if not packed:
+        kernels = _kernel_seconds() if timing else 0.0
+        began = time.perf_counter()
     # Under the same name, so that weights that an artifact or a recipe replaced are not kept.
     loaded = _denoiser(loaded, tokenizer, model, recipe, artifact, calibration, seed, target)
     prepared = time.perf_counter() - began

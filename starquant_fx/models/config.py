@@ -76,6 +76,11 @@ class PublishedConfig:
         own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "extra"}
         return {**self.extra, **own}
 
+    def to_published(self) -> dict[str, Any]:
+        """Returns what ``from_dict`` reads back: as ``to_dict``, with the settings that no published file gave."""
+        computed = {key: accepted[0] for key, accepted in self.UNSUPPORTED.items()}
+        return {**computed, **self.to_dict()}
+
     def validate(self) -> None:
         """Checks that the numbers fit each other; subclasses extend it."""
 

@@ -9,6 +9,8 @@ from typing import Any
 from starquant_fx.errors import CheckpointError, ConfigError, StarQuantError, cause
 
 CONFIG_FILE = "config.json"
+QUANT_METHOD = "starquant"
+"""What packed checkpoints of this package have as ``quant_method`` of their ``quantization_config``."""
 
 
 def contained(folder: Path, name: str) -> Path:
@@ -115,6 +117,28 @@ def read_config(folder: Path) -> dict[str, Any]:
         ConfigError: The file is missing, no JSON object, names no model type, or describes quantized weights.
         CheckpointError: The file leads outside of the folder.
     """
+    published = read_published(folder)
+    if quantization := published.get("quantization_config"):
+        packed = isinstance(quantization, dict) and quantization.get("quant_method") == QUANT_METHOD
+        raise ConfigError(
+            "the checkpoint is already quantized",
+            where=str(folder / CONFIG_FILE),
+            expected="float weights",
+            got=f"quantization_config = {quantization}"[:200],
+            hint="it is a packed checkpoint: starquant_fx.load(folder) loads it"
+            if packed
+            else "load the model from which it was quantized",
+        )
+    return published
+
+
+def read_published(folder: Path) -> dict[str, Any]:
+    """As ``read_config``, also where the weights are quantized.
+
+    Raises:
+        ConfigError: The file is missing, no JSON object, or names no model type.
+        CheckpointError: The file leads outside of the folder.
+    """
     published = read_json(folder, CONFIG_FILE, ConfigError)
     where = str(folder / CONFIG_FILE)
     model_type = published.get("model_type")
@@ -134,13 +158,5 @@ def read_config(folder: Path) -> dict[str, Any]:
             expected='for example ["LLaDAModelLM"]',
             got=repr(architectures),
             hint="take config.json from the published model folder",
-        )
-    if published.get("quantization_config"):
-        raise ConfigError(
-            "the checkpoint is already quantized",
-            where=where,
-            expected="float weights",
-            got=f"quantization_config = {published['quantization_config']}"[:200],
-            hint="load the model from which it was quantized",
         )
     return {**published, "architectures": architectures}

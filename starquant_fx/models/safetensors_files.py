@@ -125,7 +125,7 @@ class TensorFiles:
         try:
             tensor: Tensor = self._open[entry.file].get_tensor(name)
         except (SafetensorError, OSError, RuntimeError) as error:
-            raise _unusable(entry.file, str(error)) from error
+            raise unusable(entry.file, str(error)) from error
         _check_values(tensor, name, entry.file, dtype)
         aligned = tensor.data_ptr() % tensor.element_size() == 0  # not after a header of odd length
         if aligned and (tensor.dtype, tensor.device) == (dtype, device):
@@ -148,7 +148,7 @@ class TensorFiles:
             opened = safe_open(path, framework="pt")
             slices = {key: opened.get_slice(key) for key in opened.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-            raise _unusable(shown, str(error)) from error
+            raise unusable(shown, str(error)) from error
         self._open[shown] = opened
         for key, header in slices.items():
             self.entries[key] = TensorEntry(shown, tuple(header.get_shape()), header.get_dtype())
@@ -205,7 +205,7 @@ def _no_weights(folder: Path) -> CheckpointError:
     )
 
 
-def _unusable(file: Path, reason: str) -> CheckpointError:
+def unusable(file: Path, reason: str) -> CheckpointError:
     """The refusal of a file that safetensors cannot read."""
     size = file.stat().st_size
     pointer = False

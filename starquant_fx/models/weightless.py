@@ -15,8 +15,9 @@ from starquant_fx.errors import InputError, nearest
 from starquant_fx.models.folder import CONFIG_FILE, read_config
 from starquant_fx.models.locate import HUB_ID, SHIPPED, locate
 from starquant_fx.models.published import published_config
-from starquant_fx.models.registry import ARCHITECTURES
+from starquant_fx.models.registry import ARCHITECTURES, Architecture
 
+CPU = torch.device("cpu")
 LLADA_8B: dict[str, Any] = {
     "model_type": "llada",
     "d_model": 4096,
@@ -92,13 +93,33 @@ def fake_model(name: str, layers: int | None = None) -> nn.Module:
         sizes: Any = architecture.config(**values)
     else:
         sizes = published_config(architecture, values, folder)
+    return fake_of(architecture, sizes, torch.bfloat16)
+
+
+def fake_of(
+    architecture: Architecture,
+    sizes: Any,
+    dtype: torch.dtype,
+    device: torch.device = CPU,
+) -> nn.Module:
+    """Builds a model of our own whose parameters take no memory.
+
+    Args:
+        architecture: What to build.
+        sizes: Its configuration.
+        dtype: Float type of the parameters.
+        device: Where they seem to be.
+
+    Returns:
+        The model, in evaluation mode.
+    """
     with torch.device("meta"):
         built = architecture.model(sizes)
     with FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True):
         for module in built.modules():
             for leaf, parameter in module._parameters.items():
                 if parameter is not None:
-                    fake = torch.empty(parameter.shape, dtype=torch.bfloat16, device="cpu")
+                    fake = torch.empty(parameter.shape, dtype=dtype, device=device)
                     module._parameters[leaf] = nn.Parameter(fake, requires_grad=False)
     return built.eval()
 

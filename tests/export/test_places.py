@@ -17,7 +17,7 @@ from starquant_fx import runtime
 from starquant_fx.errors import CheckpointError
 from starquant_fx.export.api import export_onnx
 from starquant_fx.export.folder import check_folder, replacing_folder
-from starquant_fx.export.workplace import CONTENT, MARKER, NEW, OLD, workplace
+from starquant_fx.folders.workplace import CONTENT, MARKER, NEW, OLD, workplace
 from tests.export.small import compiled
 
 NAMES = ["model.onnx", "starquant.json"]

@@ -113,6 +113,7 @@ def test_the_old_export_comes_back_if_the_new_one_cannot_take_its_place(
 ) -> None:
     old = tmp_path / "old"
     exported(old)
+    monkeypatch.setattr("starquant_fx.folders.writing.exchange", lambda one, other: False)
     rename, calls = Path.rename, []
 
     def fails_second(self: Path, target: Path) -> Path:

@@ -12,6 +12,7 @@ ENTRY_POINTS = {
     "starquant_fx.__main__",
     "starquant_fx.api",
     "starquant_fx.artifact",
+    "starquant_fx.checkpoint",
     "starquant_fx.cli",
     "starquant_fx.compiled",
     "starquant_fx.cost",

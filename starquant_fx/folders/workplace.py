@@ -1,4 +1,4 @@
-"""Hidden folders that exports are written in, and what is left of one whose process was killed."""
+"""Hidden folders that others are written in, and what is left of one whose process was killed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ from typing import IO
 if sys.platform != "win32":
     import fcntl
 
-from starquant_fx.runtime.metadata import FORMAT
-
 MARKER = "unfinished"
-CONTENT = f"{FORMAT}: an export is being written here\n"
+CONTENT = "starquant-fx: a folder is being written here\n"
 NEW, OLD = "new", "old"
-"""Names in a workplace: the export that is written, and the one that it takes the place of."""
+"""Names in a workplace: the folder that is written, and the one that it takes the place of."""
 
 
 def hidden(folder: Path, name: str) -> Path:
@@ -36,7 +34,7 @@ def workplace(folder: Path, name: str) -> Iterator[Path]:
 
     Args:
         folder: Where.
-        name: Of the export.
+        name: What the folder will be called.
 
     Raises:
         OSError: It cannot be made.
@@ -55,14 +53,14 @@ def workplace(folder: Path, name: str) -> Iterator[Path]:
 
 
 def remove_remains(path: Path) -> None:
-    """Removes the workplaces of exports to a folder whose processes were killed, and nothing else.
+    """Removes the workplaces of a folder whose processes were killed, and nothing else.
 
     A workplace has a hidden name made of the folder's, a marker with our text that nobody has locked, and nothing that
-    is not ours beside it. An export that was just to be replaced goes back. Without locks (Windows, some network file
+    is not ours beside it. A folder that was just to be replaced goes back. Without locks (Windows, some network file
     systems) nobody knows whether a process lives, and nothing is removed.
 
     Args:
-        path: The export's folder, absolute.
+        path: The folder, absolute.
     """
     pattern = re.compile(re.escape(f".{path.name}.") + "[0-9a-f]{8}")
     for folder in (path.parent, path):

@@ -1,0 +1,76 @@
+"""Files of a checkpoint, which must be in its folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from starquant_fx.checkpoint.format import AGAIN
+from starquant_fx.errors import CheckpointError, InputError
+from starquant_fx.folders.workplace import remove_remains
+from starquant_fx.models.folder import contained
+
+
+def checkpoint_folder(given: str | os.PathLike[str]) -> Path:
+    """The folder of a checkpoint, absolute and with its own links resolved.
+
+    A checkpoint that a killed process was just replacing comes back first.
+
+    Raises:
+        InputError: It is no path.
+        CheckpointError: There is no such folder.
+    """
+    if not isinstance(given, str | os.PathLike) or not isinstance(os.fspath(given), str):
+        raise InputError(
+            "this is no name of a folder",
+            where="folder",
+            expected="a str or a pathlib.Path",
+            got=repr(given)[:200],
+            hint="name the folder that CompiledModel.save wrote",
+        )
+    try:
+        path = Path(given).expanduser().resolve()
+        if not path.exists():
+            remove_remains(path)
+        found = path.is_dir()
+    except (OSError, ValueError, RuntimeError):  # no path at all, or a loop of links
+        path, found = Path(given), False
+    if not found:
+        raise CheckpointError(
+            "there is no checkpoint here",
+            where=str(given),
+            expected="the folder that CompiledModel.save wrote",
+            got="a file" if path.is_file() else "no such folder",
+            hint="check the spelling and the working directory; a hub's model is downloaded first",
+        )
+    return path
+
+
+def own_file(folder: Path, name: str) -> Path:
+    """A file of the folder itself; links are followed in the hub's cache only.
+
+    Args:
+        folder: The checkpoint.
+        name: Of the file.
+
+    Returns:
+        Its path, with links resolved.
+
+    Raises:
+        CheckpointError: It is missing, a link, or no file.
+    """
+    path, shown = contained(folder, name), folder / name
+    inside = path.is_relative_to(folder)
+    if (shown.is_symlink() and inside) or not path.is_file():
+        raise CheckpointError(
+            f"{name} is a link" if shown.is_symlink() and path.is_file() else f"{name} is missing",
+            where=str(shown),
+            expected="a file in the folder of the checkpoint",
+            got=f"a link to {path}" if shown.is_symlink() else _kind(shown),
+            hint=AGAIN,
+        )
+    return path
+
+
+def _kind(path: Path) -> str:
+    return "something that is no file" if path.exists() else "no such file"

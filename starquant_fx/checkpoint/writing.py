@@ -1,0 +1,141 @@
+"""Saving a compiled model as a packed checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import starquant_fx
+from starquant_fx.checkpoint import checks
+from starquant_fx.checkpoint.format import (
+    CHECKPOINT,
+    QUANTIZATION,
+    REPORT_FILE,
+    VERSION,
+    Hashes,
+    Index,
+    Quantization,
+    shard_name,
+)
+from starquant_fx.checkpoint.shards import plan, write_shard
+from starquant_fx.compiled import CompiledModel
+from starquant_fx.errors import InputError, cause
+from starquant_fx.folders.writing import check_folder, replacing_folder
+from starquant_fx.models.folder import CONFIG_FILE, QUANT_METHOD
+from starquant_fx.models.locate import TOKENIZER_FILES
+from starquant_fx.models.safetensors_files import INDEX_FILE
+from starquant_fx.sampling.arguments import flag
+
+SHARD_BYTES = 5_000_000_000
+
+
+def save(
+    compiled: CompiledModel,
+    folder: str | os.PathLike[str],
+    *,
+    tokenizer: Any = None,
+    shard_bytes: int = SHARD_BYTES,
+    force: bool = False,
+) -> Path:
+    """Writes a packed checkpoint: everything that the model computes with, to be loaded without the original model.
+
+    The folder is written under a hidden name and takes its place when it is complete; if that is interrupted, what was
+    there before stays, or is there again at the next load or save. Tensors are written in pieces.
+
+    Models that transformers implements cannot be saved, because a model is built again from its configuration and ours
+    does so for the types ``llada`` and ``Dream`` only.
+
+    Args:
+        compiled: The compiled model.
+        folder: Where to; its parent must exist.
+        tokenizer: The model's, to be written beside it.
+        shard_bytes: Bytes of a file of tensors at most.
+        force: Whether a checkpoint that is there is replaced.
+
+    Returns:
+        The folder's path.
+
+    Raises:
+        InputError: The model cannot be saved, or an argument does not fit.
+        CheckpointError: The folder cannot be written, or something else is there.
+    """
+    architecture = checks.check_compiled(compiled)
+    limit = checks.check_shard_bytes(shard_bytes)
+    path = check_folder(folder, CHECKPOINT, flag("force", force))
+    published = checks.published_keys(compiled, architecture)
+    published[QUANTIZATION] = dataclasses.asdict(_quantization(compiled))
+    tensors = {name: tensor.detach() for name, tensor in compiled.tensors().items()}
+    checks.check_tensors(tensors)
+    with replacing_folder(path, CHECKPOINT) as place:
+        _write_tokenizer(place, tokenizer)
+        _write_json(place / REPORT_FILE, compiled.report.to_dict())
+        _write_json(place / CONFIG_FILE, published)
+        files = {file.name: _hash(file) for file in sorted(place.iterdir())}
+        shards = plan(tensors, limit)
+        hashes: dict[str, str] = {}
+        headers: dict[str, str] = {}
+        where: dict[str, str] = {}
+        for number, names in enumerate(shards, 1):
+            shard = shard_name(number, len(shards))
+            held = {name: tensors[name] for name in names}
+            headers[shard], found = write_shard(place / shard, held)
+            hashes |= found
+            where |= dict.fromkeys(names, shard)
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        index = Index(Hashes(size, hashes, headers, files), where)
+        _write_json(place / INDEX_FILE, dataclasses.asdict(index))
+    return path
+
+
+def _quantization(compiled: CompiledModel) -> Quantization:
+    return Quantization(
+        quant_method=QUANT_METHOD,
+        version=VERSION,
+        recipe=checks.check_recipe(compiled.recipe),
+        mask_token_id=compiled.program.mask_token_id,
+        dtype=checks.dtype_name(compiled.frame),
+        target=compiled.report.target,
+        fingerprint=compiled.fingerprint,
+        package_version=starquant_fx.__version__,
+    )
+
+
+def _write_tokenizer(folder: Path, tokenizer: Any) -> None:
+    """Writes the files of a transformers tokenizer.
+
+    Raises:
+        InputError: It is of another kind.
+    """
+    if tokenizer is None:
+        return
+    try:
+        tokenizer.save_pretrained(folder)
+    except OSError:
+        raise
+    except Exception as error:  # whatever a tokenizer raises: it is not written
+        raise InputError(
+            "the tokenizer cannot be written",
+            where="tokenizer",
+            expected="a fast tokenizer of transformers, as from_pretrained returns it",
+            got=f"{type(tokenizer).__name__}; {cause(error)}",
+            hint="leave the argument out, and copy the tokenizer's files into the folder",
+        ) from error
+    for file in folder.iterdir():
+        if file.is_dir():
+            shutil.rmtree(file)
+        elif file.name not in TOKENIZER_FILES:
+            file.unlink()
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
