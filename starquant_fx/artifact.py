@@ -19,8 +19,8 @@ from torch import nn
 from starquant_fx.arguments import check_parameters
 from starquant_fx.artifact_checks import AGAIN, check_header, check_values
 from starquant_fx.capture import capture, skeleton
-from starquant_fx.compiled import CompiledModel, bind_tensors, spare_tensors
-from starquant_fx.errors import CheckpointError, InputError, StarQuantError, cause
+from starquant_fx.compiled import CompiledModel, bind_tensors, compiled_model, spare_tensors
+from starquant_fx.errors import CheckpointError, StarQuantError, cause
 from starquant_fx.files import check_destination, replacing
 from starquant_fx.fingerprint import fingerprint
 from starquant_fx.lowering import AUTO, TARGETS, choose_target, runs_on
@@ -51,14 +51,7 @@ def save_artifact(compiled: CompiledModel, path: str | Path) -> Path:
         CheckpointError: The path cannot be written.
         InputError: ``compiled`` is no compiled model.
     """
-    if not isinstance(compiled, CompiledModel):
-        raise InputError(
-            "this is no compiled model",
-            where="compiled",
-            expected="what starquant_fx.compile returned",
-            got=type(compiled).__name__,
-            hint="compile the model first",
-        )
+    compiled_model(compiled)
     path = check_destination(path, SUFFIX)
     made = {
         n: t.detach().cpu().contiguous()

@@ -286,6 +286,19 @@ class CompiledModel(nn.Module):
         )
 
 
+def compiled_model(value: object) -> CompiledModel:
+    """Returns a compiled model, else raises an InputError."""
+    if not isinstance(value, CompiledModel):
+        raise InputError(
+            "this is no compiled model",
+            where="compiled",
+            expected="what starquant_fx.compile returned",
+            got=type(value).__name__,
+            hint="compile the model first",
+        )
+    return value
+
+
 def _made_once(
     kept: dict[Any, fx.GraphModule], key: Any, make: Callable[[], fx.GraphModule]
 ) -> fx.GraphModule:

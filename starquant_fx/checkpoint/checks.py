@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from starquant_fx.artifact_checks import STORED
 from starquant_fx.checkpoint.format import DTYPES, QUANTIZATION
-from starquant_fx.compiled import CompiledModel
+from starquant_fx.compiled import CompiledModel, compiled_model
 from starquant_fx.errors import CheckpointError, InputError, StarQuantError, cause
 from starquant_fx.models.registry import ARCHITECTURES, Architecture
 from starquant_fx.recipe import Recipe
@@ -25,15 +25,8 @@ def check_compiled(compiled: object) -> Architecture:
     Raises:
         InputError: It is no compiled model, or one of another kind of model.
     """
-    if not isinstance(compiled, CompiledModel):
-        raise InputError(
-            "this is no compiled model",
-            where="compiled",
-            expected="what starquant_fx.compile returned",
-            got=type(compiled).__name__,
-            hint="compile the model first",
-        )
-    return check_kind(compiled.frame, compiled.config)
+    model = compiled_model(compiled)
+    return check_kind(model.frame, model.config)
 
 
 def check_kind(model: nn.Module, config: object) -> Architecture:

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from starquant_fx.cli.options import RecipeName
-from starquant_fx.errors import InputError, nearest
+from starquant_fx.cli.options import RecipeName, check_one_of
+from starquant_fx.errors import InputError
 
 WIDTH = 120
 """Columns of tables that go into a file or a pipe."""
@@ -92,8 +92,8 @@ def cost_command(
     from starquant_fx.progress import working
     from starquant_fx.recipes import get_recipe
 
-    _one_of(by, list(GROUPS), "--by")
-    _one_of(logits, ["all", "masked"], "--logits")
+    check_one_of("--by", by, GROUPS)
+    check_one_of("--logits", logits, ("all", "masked"))
     share = masked if logits == "masked" else None
     shapes = [parse_shape(text).with_share(share) for text in tokens or ["1x1024"]]
     chips = [chip_named(name, _rates(rate or [])) for name in chip or ["H200"]]
@@ -119,17 +119,6 @@ def cost_command(
     if output is not None:
         write_atomically(output, json.dumps(table.as_json(found, asked), indent=1))
         console.print(f"wrote {output}", markup=False, highlight=False)
-
-
-def _one_of(value: str, known: list[str], where: str) -> None:
-    if value not in known:
-        raise InputError(
-            f"{where} does not take {value!r}",
-            where=where,
-            expected=", ".join(known),
-            got=repr(value),
-            hint=nearest(value, known) or "any of these",
-        )
 
 
 def _rates(texts: list[str]) -> dict[str, float]:

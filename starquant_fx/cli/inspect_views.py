@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from starquant_fx.errors import InputError, nearest
+from starquant_fx.cli.options import check_one_of
+from starquant_fx.errors import InputError
 
 ALL = "all"
 CRITICAL_PATH = "critical-path"
@@ -38,9 +39,9 @@ class Views:
         from starquant_fx.inspection.terminal import SORTS
 
         for given in self.analysis or []:
-            _one_of("--analysis", given, (*ANALYSES, ALL))
+            check_one_of("--analysis", given, (*ANALYSES, ALL))
         if self.sort is not None:
-            _one_of("--sort", self.sort, tuple(SORTS))
+            check_one_of("--sort", self.sort, tuple(SORTS))
         if self.chip is not None and CRITICAL_PATH not in self._analyses():
             raise InputError(
                 "--chip has no effect here",
@@ -138,14 +139,3 @@ ANALYSES: dict[str, Callable[[Any, Any, Views], Any]] = {
     "high-precision": _high_precision,
     "boundaries": _boundaries,
 }
-
-
-def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise InputError(
-            f"{option} does not take {value!r}",
-            where=option,
-            expected=", ".join(known),
-            got=repr(value),
-            hint=nearest(value, known) or "use one of these",
-        )

@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 from torch import Tensor
 
-from starquant_fx.compiled import CompiledModel
+from starquant_fx.compiled import CompiledModel, compiled_model
 from starquant_fx.errors import InputError, LoweringError, nearest
 from starquant_fx.export.build import HEADS
 from starquant_fx.lowering.onnx.flavours import FLAVOURS
@@ -24,16 +24,9 @@ OPSETS = (21, 22, 23)
 
 def check_compiled(compiled: object) -> CompiledModel:
     """Returns a compiled model whose vocabulary is known, else raises an InputError."""
-    if not isinstance(compiled, CompiledModel):
-        raise InputError(
-            "this is no compiled model",
-            where="compiled",
-            expected="what starquant_fx.compile returned",
-            got=type(compiled).__name__,
-            hint="compile the model first",
-        )
-    vocabulary(compiled)
-    return compiled
+    model = compiled_model(compiled)
+    vocabulary(model)
+    return model
 
 
 def check_arguments(flavour: object, head: object, opset: object, verify: object = True) -> None:
