@@ -44,7 +44,7 @@ def get_recipe(name: str | Recipe) -> Recipe:
             where="recipe",
             expected=f"<method>-w<bits>a<bits>, method one of {', '.join(METHODS)}",
             got=repr(name),
-            hint=nearest(str(name), [f"{m}-w4a4" for m in METHODS]),
+            hint=nearest(str(name), [f"{m}-{bits or 'w4a4'}" for m in METHODS]),
         )
     recipe = METHODS[method](*parse_bits(bits, str(name)))
     for extra in extras:

@@ -81,9 +81,30 @@ class Source:
                     got=f"{option} {value}",
                     hint="leave the option out",
                 )
+        if self.model is not None:
+            self._check_model(self.model)
         parse_shape(TOKENS if self.tokens is None else self.tokens)
         if self.file is None:  # a recording is looked at without torch
             self._recipe()
+
+    @staticmethod
+    def _check_model(name: str) -> None:
+        """Refuses as a model what another option takes."""
+        from starquant_fx.models.weightless import SIZES
+
+        option = ""
+        if name.lower() in map(str.lower, SIZES):
+            option = "--config"
+        elif name.endswith(".json"):
+            option = "--recording"
+        if option:
+            raise InputError(
+                f"{name!r} is no model that is compiled",
+                where="MODEL",
+                expected="llada-tiny, dream-tiny, a folder with weights, or a hub id",
+                got=name,
+                hint=f"write {option} {name}",
+            )
 
     def recording(self) -> Any:
         """Records, or reads.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def to_json(recording: Recording) -> str:
     return json.dumps(to_collection(recording), separators=(",", ":"), allow_nan=False)
 
 
-def read_recording(path: Path) -> Recording:
+def read_recording(path: str | os.PathLike[str]) -> Recording:
     """Reads a file that ``to_json`` made.
 
     Args:
@@ -88,9 +89,13 @@ def read_recording(path: Path) -> Recording:
     Raises:
         CheckpointError: It cannot be read, is no recording, is cut short, or is of another version.
     """
+    path = Path(path)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        hint = "name a file that `inspect --json` wrote"
+        raise _refusal(path, "a recording in JSON", cause(error), hint) from error
+    except (ValueError, RecursionError) as error:
         hint = "record it again; a file that was cut short ends in the middle"
         raise _refusal(path, "a recording in JSON", cause(error), hint) from error
     if not isinstance(values, dict) or not isinstance(values.get(KEY), dict):

@@ -140,7 +140,7 @@ def svg(text: str) -> bytes:
             where="dot -Tsvg",
             expected=f"a figure within {SECONDS} s",
             got=f"{text.count('->'):,} edges",
-            hint="draw one module, or a smaller depth",
+            hint="draw one module (--module model.transformer.blocks.0), or leave --all out",
         ) from error
     if made.returncode:
         raise InputError(

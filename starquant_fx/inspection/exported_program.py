@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
+import os
 
 import torch
 from torch.export import Dim
 
 from starquant_fx.capture import example_inputs
 from starquant_fx.compiled import CompiledModel
-from starquant_fx.files import write_atomically
+from starquant_fx.files import check_destination, write_atomically
 
 
-def save_exported_program(compiled: CompiledModel, path: Path) -> None:
+def save_exported_program(compiled: CompiledModel, path: str | os.PathLike[str]) -> None:
     """Writes the lowered graph for ``input_ids`` [B, L] of any batch and length, with its tensors.
 
     ``torch.export.load`` reads it back where ``starquant_fx.operators`` was imported.
@@ -25,7 +25,8 @@ def save_exported_program(compiled: CompiledModel, path: Path) -> None:
     Raises:
         CheckpointError: It cannot be written.
     """
-    inputs = {name: value for name, value in example_inputs().items()}
+    file = check_destination(path, ".pt2")
+    inputs = example_inputs()
     if compiled.program.mask_token_id is None:
         inputs["token_state"] = torch.zeros_like(inputs["input_ids"])
     axes = tuple({0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for _ in inputs)
@@ -35,4 +36,4 @@ def save_exported_program(compiled: CompiledModel, path: Path) -> None:
         )
     content = io.BytesIO()
     torch.export.save(program, content)
-    write_atomically(path, content.getvalue())
+    write_atomically(file, content.getvalue())

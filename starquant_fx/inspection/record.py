@@ -17,6 +17,7 @@ from starquant_fx.model_facts import mask_token_of
 from starquant_fx.models.weightless import fake_model
 from starquant_fx.pass_manager import run_passes
 from starquant_fx.recipe import Recipe
+from starquant_fx.recipes import get_recipe
 
 TOKENS = Shape(1, 1024)
 """The forward that is counted."""
@@ -49,7 +50,7 @@ def record_compilation(
 
 def record_config(
     name: str,
-    recipe: Recipe,
+    recipe: str | Recipe,
     *,
     shape: Shape = TOKENS,
     layers: int | None = None,
@@ -59,7 +60,7 @@ def record_config(
 
     Args:
         name: As of ``starquant_fx.models.weightless.fake_model``.
-        recipe: The recipe.
+        recipe: A recipe or its name.
         shape: The forward whose operations and bytes are counted.
         layers: Number of layers instead of the configuration's.
         target: Adds what this target makes of the graph as the last stage; None = no such stage.
@@ -75,11 +76,12 @@ def record_config(
     resolved = target
     if target is not None and target not in TARGETS:
         resolved = choose_target(target, torch.device("cpu"))
+    chosen = get_recipe(recipe)
     model = fake_model(name, layers)
     told = "" if layers is None else f", {layers} layer{'s' if layers > 1 else ''} only"
     recorder = Recorder(f"{name}{told}", shape)
-    program = capture(model, recipe, mask_token_id=mask_token_of(model))
-    run_passes(program, recipe.passes, recorder)
+    program = capture(model, chosen, mask_token_id=mask_token_of(model))
+    run_passes(program, chosen.passes, recorder)
     if resolved is not None:
         with program.fake_mode:
             lowered = lower(program, resolved)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -146,3 +147,20 @@ def test_timing_says_where_a_step_goes_and_what_came_before() -> None:
     for part in ("network with head", "sampler", "rest", "step", "it took"):
         assert part in done.stdout
     assert "Before the first step: CPU kernels" in done.stdout
+
+
+def test_a_package_that_is_not_installed_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from starquant_fx import cli
+
+    monkeypatch.setattr(
+        "starquant_fx.cli.app.app", lambda: importlib.import_module("torch.nowhere")
+    )
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 2
+    assert "needs the package torch" in capsys.readouterr().err
+    monkeypatch.setattr("starquant_fx.cli.app.app", lambda: importlib.import_module("nowhere"))
+    with pytest.raises(ModuleNotFoundError):
+        cli.main()

@@ -101,6 +101,8 @@ def test_all_files_of_a_recording(file: Path, tmp_path: Path) -> None:
         ([], InputError, "nothing to inspect"),
         (["llada-tiny", "--config", "llada-8b"], InputError, "MODEL, --config"),
         (["--config", "llada-9b"], InputError, "did you mean 'llada-8b'"),
+        (["LLaDA-8B"], InputError, "write --config LLaDA-8B"),
+        (["a.json"], InputError, "write --recording a.json"),
         (["--config", "llada-8b", "-r", "star-w4a9"], RecipeError, "w4a9"),
         (["--config", "llada-8b", "--calibration", "a.txt"], InputError, "--calibration"),
         (["--config", "llada-8b", "--tokens", "many"], InputError, "--tokens"),
