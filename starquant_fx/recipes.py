@@ -39,12 +39,13 @@ def get_recipe(name: str | Recipe) -> Recipe:
     text, _, bits = base.rpartition("-")
     method, extras = split_method(text)
     if method is None:
+        wanted = bits if re.fullmatch(r"w\d+a\d+", bits) else "w4a4"
         raise RecipeError(
             f"unknown recipe {name!r}",
             where="recipe",
             expected=f"<method>-w<bits>a<bits>, method one of {', '.join(METHODS)}",
             got=repr(name),
-            hint=nearest(str(name), [f"{m}-{bits or 'w4a4'}" for m in METHODS]),
+            hint=nearest(str(name), [f"{m}-{wanted}" for m in METHODS]),
         )
     recipe = METHODS[method](*parse_bits(bits, str(name)))
     for extra in extras:

@@ -112,7 +112,7 @@ def test_recipes_are_found_by_name(name: str) -> None:
     [
         ("sar-w4a4", "star-w4a4"),
         ("star", "star-w4a4"),
-        ("rtm-w8a8", "rtn-w4a4"),
+        ("rtm-w8a8", "rtn-w8a8"),
         ("star-papr-w4a4", "star-paper-w4a4"),
     ],
 )
