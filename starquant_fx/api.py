@@ -108,7 +108,6 @@ def compile(
     report = make_report(program, resolved, before, tensor_bytes(program.tensors(), CONSTANTS))
     program.calibration = program.cache = None
     program.stages.clear()
-    program.fake_values.clear()
     spare, found = spare_tensors(model, program), fingerprint(dict(model.named_parameters()))
     return CompiledModel(twin, program, report, spare, model, found, target)
 

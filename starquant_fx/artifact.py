@@ -144,7 +144,6 @@ def _load(model: nn.Module, file: Any, path: Path, target: str | None) -> Compil
     )
     check_values(program, path)
     program.stages.clear()
-    program.fake_values.clear()
     asked = target or (report.target if runs_on(report.target, program.device) else AUTO)
     report = dataclasses.replace(report, target=choose_target(asked, program.device))
     spare = spare_tensors(model, program)

@@ -78,6 +78,7 @@ def run_passes(
                 observe(str(one), program)
     if program.weightless:
         program.module.recompile()
+    program.fake_values.clear()
     return program
 
 
