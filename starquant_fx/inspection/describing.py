@@ -55,7 +55,7 @@ class Describer:
             self._places = places(list(module.graph.nodes), program.sites)
         for node in module.graph.nodes:
             if self._reader.is_shown(node):
-                found[node.name] = self._described(node, program, found, before, stage)
+                found[node.name] = self._described(node, program, found, before)
         return found
 
     def _described(
@@ -64,7 +64,6 @@ class Describer:
         program: Program,
         found: Mapping[str, Node],
         before: Mapping[str, Node],
-        stage: str,
     ) -> Node:
         # what takes one of several results is described by its reader, so that its arguments matter, too
         inputs = [one for n in node.all_input_nodes for one in (n.meta.get("val"), n.args)]
@@ -73,7 +72,7 @@ class Describer:
         earlier = self._known.get(node)
         if earlier is not None and _same(earlier[0], key):
             return earlier[1]
-        made = self._node(node, program, found, before, stage)
+        made = self._node(node, program, found, before)
         old = before.get(node.name)
         if old is not None and old == made:
             made = old
@@ -86,7 +85,6 @@ class Describer:
         program: Program,
         found: Mapping[str, Node],
         before: Mapping[str, Node],
-        stage: str,
     ) -> Node:
         given: dict[str, Any] = {}
         if node.op != "placeholder":
@@ -132,13 +130,11 @@ class Describer:
             return known
         made: dict[str, Any] = {"by": LOWER, "made_from": () if old is None else (old.name,)}
         if place.site:
-            product = "linear" in operator
-            linears = dict(
-                zip(program.sites[place.site].roles, program.sites[place.site].linears, strict=True)
-            )
-            made |= {"site": place.site, "part": "quantized_linear" if product else ""}
-            made |= {"role": place.role} if product else {}
-            made |= {"of": linears[place.role]} if product and place.role in linears else {}
+            made["site"] = place.site
+        if place.site and "linear" in operator:
+            site = program.sites[place.site]
+            linear = dict(zip(site.roles, site.linears, strict=True)).get(place.role, "")
+            made |= {"part": "quantized_linear", "role": place.role, "of": linear}
         return made
 
 
