@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import sympy
 
-from starquant_fx.cost.calls import (
-    ZERO,
-    Call,
-    numel,
-    size,
-    tokens,
-    unit,
-)
+from starquant_fx.cost.calls import ZERO, Call, numel, size, tokens, unit
 from starquant_fx.cost.units import ELEMENTWISE
 from starquant_fx.cost.work import Kind, Work, formula, summed
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import sympy
 import torch
 from torch import Tensor, fx
 
-from starquant_fx.cost.units import BF16, FP32, INT8
+from starquant_fx.cost.units import BATCH, BF16, FP32, INT8, LENGTH, ROWS
 
 ZERO = sympy.Integer(0)
 
@@ -101,3 +102,20 @@ def unit(dtype: torch.dtype) -> str:
     if not dtype.is_floating_point:
         return INT8
     return FP32 if dtype.itemsize > 2 else BF16
+
+
+def renaming(nodes: Iterable[fx.Node]) -> Callable[[sympy.Expr], sympy.Expr]:
+    """Returns what puts B, L and R in the place of a capture's symbols.
+
+    Args:
+        nodes: Of its graph; the first input is ``input_ids`` [B, L], one named ``rows`` is [R].
+    """
+    names: dict[sympy.Expr, sympy.Expr] = {}
+    inputs = [n for n in nodes if n.op == "placeholder"]
+    for node in inputs:
+        value = node.meta["val"]
+        axes = (ROWS,) if node.target == "rows" else (BATCH, LENGTH) if node is inputs[0] else ()
+        for axis, symbol in zip(value.shape, axes, strict=False):
+            if (expression := size(axis)).is_Symbol:
+                names[expression] = symbol
+    return functools.cache(lambda expression: sympy.sympify(expression).xreplace(names))

@@ -5,13 +5,7 @@ from __future__ import annotations
 import sympy
 
 from starquant_fx.cost.aten import NORM, SOFTMAX
-from starquant_fx.cost.calls import (
-    Call,
-    numel,
-    size,
-    tokens,
-    unit,
-)
+from starquant_fx.cost.calls import Call, numel, size, tokens, unit
 from starquant_fx.cost.reference_operators import QUANTIZE, Part, integer_product
 from starquant_fx.cost.units import BF16, ELEMENTWISE, FP32
 from starquant_fx.cost.work import Kind, Work, formula, summed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -12,18 +11,10 @@ import sympy
 from torch import Tensor, fx
 
 from starquant_fx.cost import aten, cpu_operators, reference_operators, tile_operators
-from starquant_fx.cost.calls import (
-    ZERO,
-    Call,
-    bound,
-    operator_name,
-    size,
-    stored,
-)
+from starquant_fx.cost.calls import ZERO, Call, bound, operator_name, renaming, stored
 from starquant_fx.cost.calls import tensors as tensors_in
 from starquant_fx.cost.fusion import fused_kernels, source_of
 from starquant_fx.cost.places import Place, places
-from starquant_fx.cost.units import BATCH, LENGTH, ROWS
 from starquant_fx.cost.work import Kind, Scratch, Work, work_of
 from starquant_fx.program import Site
 
@@ -150,7 +141,7 @@ def cost_of(module: fx.GraphModule, sites: Mapping[str, Site] | None = None) -> 
     kinds = {n: work.kind for n, (work, _) in found.items()}
     kernels = fused_kernels(nodes, kinds)
     named = places(nodes, sites or {})
-    rename = _renaming(nodes)
+    rename = renaming(nodes)
     counted: list[NodeCost] = []
     read_by: set[tuple[int, fx.Node, sympy.Expr]] = set()
     for node, (work, reads) in found.items():
@@ -255,16 +246,3 @@ def _values(
         last = max((index[user] for user in _readers(node)), default=index[node])
         gone = computed and not _leaves(node, kernels)
         yield Value(index[node], last, rename(_written(node)), gone)
-
-
-def _renaming(nodes: list[fx.Node]) -> Callable[[sympy.Expr], sympy.Expr]:
-    """Puts B, L and R in the place of the capture's symbols."""
-    names: dict[sympy.Expr, sympy.Expr] = {}
-    inputs = [n for n in nodes if n.op == "placeholder"]
-    for node in inputs:
-        value = node.meta["val"]
-        axes = (ROWS,) if node.target == "rows" else (BATCH, LENGTH) if node is inputs[0] else ()
-        for axis, symbol in zip(value.shape, axes, strict=False):
-            if (expression := size(axis)).is_Symbol:
-                names[expression] = symbol
-    return functools.cache(lambda expression: sympy.sympify(expression).xreplace(names))

@@ -11,13 +11,7 @@ from typing import Any
 import sympy
 from torch import Tensor
 
-from starquant_fx.cost.calls import (
-    Call,
-    numel,
-    size,
-    tokens,
-    unit,
-)
+from starquant_fx.cost.calls import Call, numel, size, tokens, unit
 from starquant_fx.cost.units import ELEMENTWISE, INT8
 from starquant_fx.cost.work import Kind, Work, formula, summed
 

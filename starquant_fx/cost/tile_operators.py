@@ -7,15 +7,7 @@ read once, whatever the tiles: what is read again comes from the cache.
 from __future__ import annotations
 
 from starquant_fx.cost.aten import NORM
-from starquant_fx.cost.calls import (
-    ZERO,
-    Call,
-    numel,
-    size,
-    stored,
-    tokens,
-    unit,
-)
+from starquant_fx.cost.calls import ZERO, Call, numel, size, stored, tokens, unit
 from starquant_fx.cost.cpu_operators import ACTIVATED
 from starquant_fx.cost.reference_operators import (
     EPILOGUE,

@@ -8,11 +8,7 @@ from collections.abc import Callable, Mapping
 
 import sympy
 
-from starquant_fx.cost.calls import (
-    Call,
-    numel,
-    tensors,
-)
+from starquant_fx.cost.calls import Call, numel, tensors
 from starquant_fx.cost.units import ELEMENTWISE
 
 

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import sympy
 import torch
 from torch import Tensor, fx
 
-from starquant_fx.cost.calls import (
-    operator_name,
-    size,
-)
-from starquant_fx.cost.units import BATCH, LENGTH
+from starquant_fx.cost.calls import operator_name, renaming, size
 from starquant_fx.inspection.recording import Source
 from starquant_fx.program import Program
 
@@ -52,7 +47,7 @@ class Reader:
     """
 
     def __init__(self, program: Program) -> None:
-        self.rename = _renaming(program)
+        self.rename = renaming(program.graph.nodes)
         """Puts B and L in the place of the capture's symbols."""
 
     def is_shown(self, node: fx.Node) -> bool:
@@ -133,18 +128,3 @@ def _resolved(node: fx.Node) -> tuple[fx.Node, int]:
     assert isinstance(source, fx.Node)
     assert isinstance(output, int)
     return source, output
-
-
-def _renaming(program: Program) -> Callable[[sympy.Expr], sympy.Expr]:
-    names: dict[sympy.Expr, sympy.Expr] = {}
-    first = next(n for n in program.graph.nodes if n.op == "placeholder")
-    for axis, symbol in zip(first.meta["val"].shape, (BATCH, LENGTH), strict=False):
-        names[size(axis)] = symbol
-    cache: dict[sympy.Expr, Any] = {}
-
-    def renamed(expression: sympy.Expr) -> sympy.Expr:
-        if expression not in cache:
-            cache[expression] = sympy.sympify(expression).xreplace(names)
-        return cache[expression]
-
-    return renamed

@@ -13,9 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from starquant_fx import operators
-from starquant_fx.cost.calls import (
-    operator_name,
-)
+from starquant_fx.cost.calls import operator_name
 from starquant_fx.cost.cpu_operators import TABLES
 from starquant_fx.cost.graph import cost_of
 from starquant_fx.cost.shapes import Shape, at
