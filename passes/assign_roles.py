@@ -61,10 +61,7 @@ class AssignRoles(Pass):
     def run(self, program: Program) -> Program:
         """Notes roles on the linears, makes the sites, keeps the graph as the full-precision reference."""
         linears = program.nodes(LINEAR)
-        for linear in linears:
-            note(linear, role=_role(linear))
-        for linear in linears:
-            _refine_mlp(linear)
+        self.assign(linears)
         groups: dict[fx.Node, list[fx.Node]] = {}
         for linear in linears:
             groups.setdefault(linear.args[0], []).append(linear)  # type: ignore[arg-type]
@@ -76,6 +73,13 @@ class AssignRoles(Pass):
             note(source, feeds=site.name)
         program.keep_stage(self.name)
         return program
+
+    def assign(self, linears: list[fx.Node]) -> None:
+        """Notes the role of every linear."""
+        for linear in linears:
+            note(linear, role=_role(linear))
+        for linear in linears:
+            _refine_mlp(linear)
 
     def ensures(self, program: Program) -> None:
         """Every linear belongs to a site, the recipe's patterns mean some, and at least one site is to be quantized."""

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, fx
 
 from starquant_fx.pass_base import Pass, Preserves
-from starquant_fx.program import ATTENTION, LINEAR, Program, facts, note
+from starquant_fx.program import ATTENTION, LINEAR, READ_ELSEWHERE, Program, facts, note
 
 aten = torch.ops.aten
 COPIES = (aten._to_copy.default, aten.to.dtype, aten.to.dtype_layout, aten.to.device)
+PIECE = 1 << 24
+"""Elements that are scaled at once."""
 VIEWS = (
     aten.expand.default,
     aten.unsqueeze.default,
@@ -162,7 +164,9 @@ def _may_fold(reader: fx.Node, node: fx.Node) -> bool:
     if reader.target != LINEAR or reader.args[0] is not node:
         return False
     weight = reader.args[1]
-    return isinstance(weight, fx.Node) and weight.op == "get_attr" and len(weight.users) == 1
+    if not isinstance(weight, fx.Node) or weight.op != "get_attr":
+        return False
+    return len(weight.users) == 1 and not facts(weight).get(READ_ELSEWHERE)
 
 
 def _norm_parts(node: fx.Node) -> tuple[fx.Node | None, fx.Node | None, fx.Node | None]:
@@ -189,14 +193,21 @@ def _norm_parts(node: fx.Node) -> tuple[fx.Node | None, fx.Node | None, fx.Node 
     return None, None, None
 
 
+def _scaled(weight: Tensor, gain: Tensor) -> Tensor:
+    """The weight [n, d] with scaled columns, computed in float32 and in pieces, because a head is large."""
+    made = torch.empty_like(weight)
+    step = max(1, PIECE // weight.shape[1])
+    for place, rows in zip(made.split(step), weight.split(step), strict=True):
+        place.copy_(rows.float() * gain.float())
+    return made
+
+
 def _fold_into(program: Program, linear: fx.Node, gain: Tensor, shift: Tensor | None) -> None:
     name = facts(linear)["of"]
     weight = program.tensor(linear.args[1])  # type: ignore[arg-type]
 
-    def scaled() -> Tensor:
-        return (weight.float() * gain.float()).to(weight.dtype)
-
-    linear.update_arg(1, program.constant(f"folded.{name}.weight", scaled))
+    folded = program.constant(f"folded.{name}.weight", lambda: _scaled(weight, gain))
+    linear.update_arg(1, folded)
     if shift is not None:
         arguments: tuple[Any, ...] = linear.args
         bias_node = arguments[2] if len(arguments) > 2 else None

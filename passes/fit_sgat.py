@@ -36,6 +36,9 @@ from starquant_fx.program import Program, Site
 from starquant_fx.progress import track
 from starquant_fx.recipe import LARGEST_SEED
 
+VERSIONS = 8
+"""Of a site's inputs that a gradient step holds: rotated, gated, rounded, and what their derivatives need."""
+
 
 @dataclasses.dataclass(frozen=True)
 class FitSgat(Pass):
@@ -81,7 +84,7 @@ class FitSgat(Pass):
                 for site, tokens, label in site_activations(program)
                 if site.name in turned
             )
-            workers = threads if program.device.type == "cpu" else 1
+            workers = _workers(program, threads) if program.device.type == "cpu" else 1
             try:
                 fits = track(self._fits(program, problems, workers), "fitting SGAT", len(turned))
                 for site, fitted in fits:
@@ -95,6 +98,9 @@ class FitSgat(Pass):
         self, program: Program, problems: Iterable[tuple[Site, SiteProblem]], workers: int
     ) -> Iterator[tuple[Site, FittedSite]]:
         """Fits in order; few problems are in memory at a time, because each holds a site's tokens again."""
+        if workers == 1:
+            yield from ((site, self._fit(program, site, problem)) for site, problem in problems)
+            return
 
         def fit(site: Site, problem: SiteProblem) -> tuple[Site, FittedSite]:
             with making_tensors_on(program.device):
@@ -105,7 +111,7 @@ class FitSgat(Pass):
             waiting: deque[Future[tuple[Site, FittedSite]]] = deque()
             for one in problems:
                 waiting.append(pool.submit(fit, *one))
-                if len(waiting) > 2 * workers:
+                if len(waiting) > workers:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
@@ -133,6 +139,20 @@ class FitSgat(Pass):
                 lambda: fit_site(problem, factors, options).parts(),
             )
         )
+
+
+def _workers(program: Program, cores: int) -> int:
+    """Sites that are fitted at once: one a core, or as many as the memory allows."""
+    if program.memory is None or program.calibration is None:
+        return cores
+    tokens = program.calibration.use()["kept"]
+    # In float32: the weights, twice while they are read; versions of the tokens' inputs; and their outputs.
+    largest = max(
+        4
+        * (2 * sum(s.outputs) * s.features + tokens * (VERSIONS * s.features + 2 * sum(s.outputs)))
+        for s in program.quantized_sites()
+    )
+    return max(1, min(cores, program.memory // largest))
 
 
 def _factor_nodes(program: Program, site: Site) -> list[fx.Node]:

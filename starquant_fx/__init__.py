@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from starquant_fx.recipe import Recipe
     from starquant_fx.recipes import get_recipe
     from starquant_fx.report import Report
+    from starquant_fx.streaming.api import compile_folder
 
 __version__ = "0.1.0"
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Report",
     "StarQuantError",
     "compile",
+    "compile_folder",
     "export_onnx",
     "from_pretrained",
     "generate",
@@ -41,6 +43,7 @@ _HOMES = {
     "Report": "report",
     "StarQuantError": "errors",
     "compile": "api",
+    "compile_folder": "streaming.api",
     "export_onnx": "export.api",
     "from_pretrained": "models.loading",
     "generate": "diffusion",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -352,7 +352,11 @@ def bind_tensors(program: Program, tensors: dict[str, Tensor]) -> None:
 def spare_tensors(model: nn.Module, program: Program) -> dict[str, Tensor]:
     """The model's tensors that the program does not read but another capture might (not the quantized weights)."""
     quantized = {name for site in program.quantized_sites() for name in site.linears}
-    held = program.tensors()
+    return spare(model, program.tensors().keys(), quantized)
+
+
+def spare(model: nn.Module, held: Collection[str], quantized: Collection[str]) -> dict[str, Tensor]:
+    """As ``spare_tensors``, for names of what programs hold and of the linears that they quantize."""
     return {
         name: tensor.detach()
         for name, tensor in model.named_parameters(remove_duplicate=False)

@@ -7,6 +7,7 @@ written to holds what its file holds, and a file can be read through a small buf
 
 from __future__ import annotations
 
+import ctypes
 import io
 import mmap
 import os
@@ -19,6 +20,8 @@ from torch import Tensor
 
 PIECE = 1 << 20
 """Bytes of a piece; a tensor of less is read where it is."""
+_DONTNEED = 4
+"""MADV_DONTNEED of Linux."""
 MAPS, PAGES = Path("/proc/self/maps"), Path("/proc/self/pagemap")
 """Where Linux tells which files are mapped where, and 64 bits about each page; on other systems memory is read."""
 
@@ -57,6 +60,18 @@ def copied(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     for place, piece in zip(places, pieces(tensor), strict=True):
         place.copy_(piece)
     return made
+
+
+def release(tensor: Tensor) -> None:
+    """Gives back the memory of a map that nothing was written to; its file is read again when it is used again."""
+    file = _file_behind(tensor.detach().flatten()) if tensor.device.type == "cpu" else None
+    if file is None:
+        return
+    file.close()
+    start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    size = tensor.data_ptr() + tensor.nbytes - start
+    if size > 0:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _DONTNEED)
 
 
 def not_finite(tensor: Tensor) -> int:

@@ -26,6 +26,10 @@ CONSTANTS = "starquant"
 SITES = "_starquant_sites"
 """Attribute of a graph: nodes that were noted as parts of a site, by its name. Passes ask for them too often to go
 through the graph; kept at the graph they go with it."""
+ENTERING = "entering"
+"""Placeholder of a part of a model: the one tensor that the parts before it hand on."""
+READ_ELSEWHERE = "read_elsewhere"
+"""Fact of a tensor's node in a part of a model: another part reads the tensor too."""
 ADDED_PARTS = ("state_bias", "low_rank")
 """Parts of a site that add to the result of a linear."""
 LINEAR = torch.ops.aten.linear.default
@@ -88,6 +92,7 @@ class Program:
         weightless: Whether the tensors are fake: passes rewrite only, real tensors are bound by name later.
         cache: Where fits are kept between compilations; None = nowhere.
         ratio_edges: Inner edges of the mask-ratio buckets that refine the token state; empty = none.
+        memory: Bytes that a pass may take beside the program and its calibration data; None = any number.
         fake_values: The fake value of every kind of call, by what it is called with; see ``pass_manager.propagate``.
     """
 
@@ -103,6 +108,7 @@ class Program:
     weightless: bool = False
     cache: FitCache | None = None
     ratio_edges: tuple[float, ...] = ()
+    memory: int | None = None
     fake_values: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     @property

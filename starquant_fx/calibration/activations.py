@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from starquant_fx.calibration.data import CalibrationData
+from starquant_fx.calibration.data import FULL, TRANSFORMED, CalibrationData
 from starquant_fx.errors import CalibrationError
 from starquant_fx.kernels import reference
 from starquant_fx.operators import op
-from starquant_fx.program import LINEAR, Program, Site, facts
+from starquant_fx.program import ENTERING, LINEAR, Program, Site, facts
 
 FULL_PRECISION_STAGE = "assign-roles"
 """Stage whose graph computes what the original model does."""
@@ -68,25 +68,32 @@ def run_recorded(
     module: fx.GraphModule,
     nodes: Collection[fx.Node],
     record: Callable[[fx.Node, Tensor], None],
+    stream: str = FULL,
+    first: int | None = None,
 ) -> None:
-    """Runs a stage of a program over its calibration data, recording the values of some nodes chunk by chunk."""
+    """Runs a stage of a program over its calibration data, recording the values of some nodes chunk by chunk.
+
+    Args:
+        program: The program.
+        module: Its stage.
+        nodes: What to record.
+        record: Called with each node and its value.
+        stream: What the stage computes, of ``data.STREAMS``; quantizers are off in ``full`` and ``transformed``.
+        first: Sequences used at most; None = all.
+    """
     assert program.calibration is not None
-    recorder = Recorder(module, nodes, record)
+    recorder = Recorder(module, nodes, record, quantizers_off=stream in (FULL, TRANSFORMED))
     with torch.no_grad():
-        for ids, states in program.calibration.chunks():
-            has_state = any(
-                n.target == "token_state" for n in module.graph.nodes if n.op == "placeholder"
-            )
-            recorder.run(ids, states) if has_state else recorder.run(ids)
+        for chunk in program.calibration.inputs(stream, first=first):
+            recorder.run(*graph_inputs(module.graph, *chunk).values())
 
 
-def graph_inputs(graph: fx.Graph, ids: Tensor, states: Tensor | None) -> dict[fx.Node, Any]:
-    """Values of a graph's placeholders: token ids, and token states where it takes them."""
-    return {
-        n: states if n.target == "token_state" else ids
-        for n in graph.nodes
-        if n.op == "placeholder"
-    }
+def graph_inputs(
+    graph: fx.Graph, ids: Tensor, states: Tensor | None, entering: Tensor | None = None
+) -> dict[fx.Node, Any]:
+    """Values of a graph's placeholders, in order: token ids, token states and what enters a part, where it takes them."""
+    given = {"token_state": states, ENTERING: entering}
+    return {n: given.get(str(n.target), ids) for n in graph.nodes if n.op == "placeholder"}
 
 
 def states_of(program: Program, ids: Tensor, states: Tensor | None) -> Tensor:
@@ -134,7 +141,7 @@ def site_activations(program: Program) -> Iterator[tuple[Site, Tensor, Tensor]]:
     """
     data = program.calibration
     assert data is not None
-    if not data.activations:
+    if any(site.name not in data.activations for site in program.quantized_sites()):
         _collect(program)
     labels = token_labels(program)
     for site in program.quantized_sites():
@@ -214,7 +221,8 @@ def _collect(program: Program) -> None:
         parts.setdefault(name, []).append(tokens[rows].float())
 
     run_recorded(program, stage, nodes, record)
-    data.activations.update({name: torch.cat(pieces) for name, pieces in parts.items()})
+    for name in list(parts):
+        data.activations[name] = torch.cat(parts.pop(name))
 
 
 def kept_tokens(data: CalibrationData, name: str, values: list[Tensor]) -> Tensor:

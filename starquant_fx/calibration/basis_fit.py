@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from starquant_fx.basis import BasisShape
-from starquant_fx.calibration.fake_quantize import quantized_product
+from starquant_fx.calibration.fake_quantize import fake_quantize_activation, fake_quantize_weight
 from starquant_fx.calibration.fit_cache import Fit
 from starquant_fx.calibration.orthogonal import OrthogonalAdam, orthonormalize
 from starquant_fx.devices import Draws
 from starquant_fx.hadamard import hadamard
 from starquant_fx.kernels import reference
-from starquant_fx.recipe import SiteRecipe
+from starquant_fx.recipe import FULL_PRECISION, SiteRecipe
 
 CLIP_START = 4.0
 """Clip factors are the sigmoid of this (0.982) at the start, as in FlatQuant."""
@@ -24,6 +25,9 @@ CLIP_SPEED = 10.0
 """Clip factors learn this much faster than the basis, as in FlatQuant."""
 LAST_SPEED = 1e-3
 """The cosine schedule ends at this share of the learning rate, as in FlatQuant."""
+
+PIECE = 1 << 22
+"""Entries of a weight that are transformed, rounded and multiplied at once: 16 MB in float32."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,8 +139,7 @@ def fit_site(problem: SiteProblem, factors: list[Tensor], options: FitOptions) -
             order = draws.permutation(tokens)
         rows = order[(step % per_epoch) * options.batch :][: options.batch]
         candidate = _Candidate(factors, *_clips(raw_clip, raw_weight, problem.clip))
-        loss = mse_loss(outputs(problem, candidate, rows), target[rows]) / power
-        loss.backward()
+        _add_gradients(problem, candidate, rows, target, power)
         speed = LAST_SPEED + (1 - LAST_SPEED) * 0.5 * (1 + math.cos(math.pi * step / steps))
         rotations.step(options.lr * speed)
         if problem.clip:
@@ -183,15 +186,49 @@ def _clips(raw: Tensor, raw_weight: Tensor, learn: bool) -> tuple[Tensor, Tensor
     )
 
 
-def outputs(problem: SiteProblem, candidate: _Candidate, rows: Tensor) -> Tensor:
-    """The quantized site's outputs [rows, n] (without biases), differentiable in the candidate."""
+def _pieces(problem: SiteProblem) -> Iterator[slice]:
+    """Rows of the weight that are worked on at once: a weight takes memory many times over on its way to a gradient."""
+    outputs, features = problem.weight.shape
+    count = max(1, PIECE // features)
+    return (slice(start, min(start + count, outputs)) for start in range(0, outputs, count))
+
+
+def _inputs(problem: SiteProblem, candidate: _Candidate, rows: Tensor) -> Tensor:
+    """What the quantized product reads [rows, d], differentiable in the candidate."""
     options, structure = problem.options, problem.shape.structure
-    x = (
-        reference.rotate(problem.tokens[rows], candidate.factors, structure)
-        * problem.gates[problem.label[rows]]
-    )
-    w = reference.rotate(problem.weight, candidate.factors, structure)
-    return quantized_product(x, w, options, candidate.clip, candidate.clip_weight)
+    x = reference.rotate(problem.tokens[rows], candidate.factors, structure)
+    x = x * problem.gates[problem.label[rows]]
+    if options.activation_bits == FULL_PRECISION:
+        return x
+    return fake_quantize_activation(x, options.activation_bits, options.symmetric, candidate.clip)
+
+
+def _weights(problem: SiteProblem, candidate: _Candidate, piece: slice) -> Tensor:
+    """Some rows of the quantized weight, differentiable in the candidate."""
+    w = reference.rotate(problem.weight[piece], candidate.factors, problem.shape.structure)
+    bits = problem.options.weight_bits
+    if bits == FULL_PRECISION:
+        return w
+    return fake_quantize_weight(w, bits, candidate.clip_weight[piece])
+
+
+def _add_gradients(
+    problem: SiteProblem, candidate: _Candidate, rows: Tensor, target: Tensor, power: Tensor
+) -> None:
+    """Adds the gradients of the relative error of some tokens' outputs, one piece of the weight after the other."""
+    x = _inputs(problem, candidate, rows)
+    ends = [x, candidate.clip_weight]
+    read, clip_weight = (end.detach().requires_grad_(end.requires_grad) for end in ends)
+    detached = _Candidate(candidate.factors, candidate.clip, clip_weight)
+    count = len(problem.weight)
+    for piece in _pieces(problem):
+        output = read @ _weights(problem, detached, piece).T
+        loss = mse_loss(output, target[rows, piece]) / power
+        if output.requires_grad:
+            (loss * (output.shape[1] / count)).backward()
+    for end, leaf in zip(ends, (read, clip_weight), strict=True):
+        if leaf.grad is not None:
+            end.backward(leaf.grad)
 
 
 @torch.no_grad()
@@ -199,9 +236,11 @@ def relative_error(problem: SiteProblem, candidate: _Candidate, chunk: int = 409
     """||x W^T - y||^2 / ||x W^T||^2 over all calibration tokens."""
     error = power = 0.0
     for rows in torch.arange(problem.tokens.shape[0]).split(chunk):
-        target = problem.tokens[rows] @ problem.weight.T
-        error += float((outputs(problem, candidate, rows) - target).pow(2).sum())
-        power += float(target.pow(2).sum())
+        x = _inputs(problem, candidate, rows)
+        for piece in _pieces(problem):
+            target = problem.tokens[rows] @ problem.weight[piece].T
+            power += float(target.pow(2).sum())
+            error += float((x @ _weights(problem, candidate, piece).T - target).pow(2).sum())
     return error / max(power, 1e-30)
 
 
@@ -212,9 +251,12 @@ def leakage(problem: SiteProblem, factors: list[Tensor]) -> float:
         return 0.0
     structure = problem.shape.structure
     lost = reference.rotate(problem.tokens, factors, structure) * (1 - problem.gates[problem.label])
-    weight = reference.rotate(problem.weight, factors, structure)
-    power = (problem.tokens @ problem.weight.T).pow(2).sum()
-    return float((lost @ weight.T).pow(2).sum() / power.clamp(min=1e-30))
+    error = power = 0.0
+    for piece in _pieces(problem):
+        weight = problem.weight[piece]
+        power += float((problem.tokens @ weight.T).pow(2).sum())
+        error += float((lost @ reference.rotate(weight, factors, structure).T).pow(2).sum())
+    return error / max(power, 1e-30)
 
 
 @torch.no_grad()

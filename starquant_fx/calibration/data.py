@@ -4,12 +4,68 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from starquant_fx.devices import Draws
 from starquant_fx.errors import CalibrationError
+from starquant_fx.tensor_file import read_tensors, write_tensors
+
+
+class Entering(Protocol):
+    """What enters a part of a model that is compiled on its own."""
+
+    def rows(self, stream: str, rows: slice) -> Tensor:
+        """Values [b, L, d] of some sequences in one of ``STREAMS``."""
+        ...
+
+
+class Activations:
+    """Inputs of sites by name; those that do not fit into a budget of memory are kept in files.
+
+    Args:
+        folder: Where to; None = everything stays in memory.
+        budget: Bytes of memory.
+
+    Attributes:
+        held: Bytes in memory.
+        spilled: Bytes in files.
+    """
+
+    def __init__(self, folder: Path | None = None, budget: int = 0) -> None:
+        self._folder, self._budget = folder, budget
+        self._kept: dict[str, Tensor | Path] = {}
+        self.held = self.spilled = 0
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the inputs of a site are there."""
+        return name in self._kept
+
+    def __setitem__(self, name: str, tokens: Tensor) -> None:
+        """Keeps the inputs [N, d] of a site."""
+        if self._folder is None or self.held + tokens.nbytes <= self._budget:
+            self._kept[name] = tokens
+            self.held += tokens.nbytes
+            return
+        path = self._folder / f"site-{len(self._kept):04d}.safetensors"
+        write_tensors(path, {"tokens": tokens})
+        self._kept[name] = path
+        self.spilled += tokens.nbytes
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The inputs [N, d] of a site; from a file, they stay mapped to it."""
+        kept = self._kept[name]
+        return kept if isinstance(kept, Tensor) else read_tensors(kept)["tokens"]
+
+
+FULL, TRANSFORMED = "full", "transformed"
+QUANTIZED, CORRECTED = "quantized", "corrected"
+STREAMS = (FULL, TRANSFORMED, QUANTIZED, CORRECTED)
+"""States of a program whose values are estimated from: the original model; the transformed one, quantizers off; the
+one with GPTQ's weights; and the one with corrections."""
 
 
 @dataclasses.dataclass
@@ -24,6 +80,7 @@ class CalibrationData:
         texts: The sequences of ``batches`` before any token was masked; None = unknown.
         shifted: Whether the model's logits are shifted by one.
         activations: Cache of the sites' inputs, filled by ``activations.site_activations``.
+        entering: For a part of a model: what its first part hands it; None = a whole model, which reads token ids.
     """
 
     batches: list[Tensor]
@@ -32,7 +89,8 @@ class CalibrationData:
     seed: int = 0
     texts: list[Tensor] | None = None
     shifted: bool = False
-    activations: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    activations: Activations = dataclasses.field(default_factory=Activations)
+    entering: Entering | None = None
 
     def __post_init__(self) -> None:
         """Refuses empty data."""
@@ -52,12 +110,11 @@ class CalibrationData:
 
     def use(self) -> dict[str, int]:
         """What there is: sequences, tokens, tokens kept a site, and bytes of cached activations."""
-        held = sum(t.numel() * t.element_size() for t in self.activations.values())
         return {
             "sequences": sum(len(b) for b in self.batches),
             "tokens": self.tokens,
             "kept": min(self.tokens, self.max_tokens),
-            "bytes": held,
+            "bytes": self.activations.held,
         }
 
     def chunks(self, size: int = 16) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -67,6 +124,30 @@ class CalibrationData:
             for start in range(0, batch.shape[0], size):
                 rows = slice(start, start + size)
                 yield batch[rows], states[rows] if states is not None else None
+
+    def inputs(
+        self, stream: str, size: int = 16, first: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
+        """Iterates over what a graph reads, chunk by chunk: ids, states or None, and what enters a part or None.
+
+        Args:
+            stream: Which of ``STREAMS`` the graph belongs to.
+            size: Sequences of a chunk.
+            first: Only the first sequences of the first batch; None = all.
+
+        Yields:
+            Ids [b, L], states [b, L] and values [b, L, d].
+        """
+        start = 0
+        for index, batch in enumerate(self.batches if first is None else self.batches[:1]):
+            states = self.token_states[index] if self.token_states else None
+            count = len(batch) if first is None else min(first, len(batch))
+            for begin in range(0, count, size):
+                rows = slice(begin, min(begin + size, count))
+                place = slice(start + rows.start, start + rows.stop)
+                entering = None if self.entering is None else self.entering.rows(stream, place)
+                yield batch[rows], None if states is None else states[rows], entering
+            start += len(batch)
 
     def masked_anew(
         self, rows: Tensor, mask_token_id: int | None, seed: int

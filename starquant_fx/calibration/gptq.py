@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
 BLOCK = 64
 """Columns between two updates of all the columns that follow."""
+SQUARE = 1024
+"""Rows and columns of a triangular matrix that are inverted at once."""
 
 
 def hessian(tokens: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -26,50 +30,85 @@ def hessian(tokens: Tensor, weights: Tensor | None = None) -> Tensor:
     return wide.T @ (wide * c[:, None]) / c.sum().clamp(min=1e-30)
 
 
-def gptq(
-    weight: Tensor, second: Tensor, scale: Tensor, bits: int, damping: float, order: bool
-) -> Tensor:
+@dataclasses.dataclass(frozen=True)
+class Feedback:
+    """How the error of each column is made up for by those after it; the same for all linears of a site.
+
+    Attributes:
+        turn: [d] the order of the columns.
+        upper: [d, d] float64, upper triangular U with ``U^T U = (H + delta I)^-1`` in that order.
+    """
+
+    turn: Tensor
+    upper: Tensor
+
+    @classmethod
+    def of(cls, second: Tensor, damping: float, order: bool) -> Feedback:
+        """Solves for the feedback; few matrices of this size are in memory at once.
+
+        Args:
+            second: H [d, d], symmetric positive semidefinite.
+            damping: Share of the mean diagonal of H that is added to its diagonal.
+            order: Columns with the largest diagonal first, instead of from left to right.
+
+        Returns:
+            The feedback; channels that never occur have a diagonal of one.
+        """
+        diagonal = second.diagonal()
+        turn = diagonal.argsort(descending=True) if order else torch.arange(second.shape[0])
+        added = damping * diagonal.mean() + (diagonal <= 0).double()
+        # With J the reversal and J H J = L L^T, H^-1 is U^T U for the upper triangular U = J L^-1 J.
+        back = turn.flip(0)
+        matrix = second[back[:, None], back]
+        del second, diagonal
+        matrix.diagonal().add_(added[back])
+        root = torch.linalg.cholesky(matrix)
+        del matrix
+        _invert(root)
+        return cls(turn, root.flip(0, 1))
+
+
+def _invert(lower: Tensor) -> None:
+    """Inverts a lower triangular matrix in its place, block by block."""
+    starts = range(0, len(lower), SQUARE)
+    for start in starts:
+        rows = slice(start, start + SQUARE)
+        square = lower[rows, rows]
+        identity = torch.eye(len(square), dtype=lower.dtype)
+        square.copy_(torch.linalg.solve_triangular(square, identity, upper=False))
+        for begin in range(0, start, SQUARE):
+            columns = slice(begin, begin + SQUARE)
+            made = lower[rows, begin:start] @ lower[begin:start, columns]
+            lower[rows, columns] = (square @ made).neg_()
+
+
+def gptq(weight: Tensor, feedback: Feedback, scale: Tensor, bits: int) -> Tensor:
     """Chooses codes that minimise ``tr((W - sC) H (W - sC)^T)`` greedily (Frantar et al. 2023, "GPTQ", algorithm 1).
 
     Args:
         weight: [n, d].
-        second: H [d, d], symmetric positive semidefinite.
+        feedback: Of the second moments H of the site's tokens.
         scale: [n] step of each output channel, fixed.
         bits: 2..8.
-        damping: Share of the mean diagonal of H that is added to its diagonal.
-        order: Columns with the largest diagonal first, instead of from left to right.
 
     Returns:
         Codes int8 [n, d] in -2^(bits - 1) .. 2^(bits - 1) - 1.
     """
     half = 2 ** (bits - 1)
-    diagonal = second.diagonal()
-    turn = diagonal.argsort(descending=True) if order else torch.arange(second.shape[0])
-    left = weight.double()[:, turn]
+    turn, upper = feedback.turn, feedback.upper
     step = scale.double()
-    upper = _inverse_root(second[turn][:, turn], damping)
-    codes = torch.empty_like(left)
-    features = weight.shape[1]
-    for start in range(0, features, BLOCK):
-        stop = min(start + BLOCK, features)
-        block, factor = left[:, start:stop].clone(), upper[start:stop, start:stop]
+    # Columns of the weight are rows here: each is read and written in one piece.
+    left = weight.T[turn].double()
+    codes = torch.empty(left.shape, dtype=torch.int8)
+    for start in range(0, len(left), BLOCK):
+        stop = min(start + BLOCK, len(left))
+        block, factor = left[start:stop], upper[start:stop, start:stop]
         errors = torch.empty_like(block)
         for k in range(stop - start):
-            column = block[:, k]
-            code = (column / step).round().clamp(-half, half - 1)
-            error = (column - code * step) / factor[k, k]
-            block[:, k:] -= error[:, None] * factor[k, k:]
-            codes[:, start + k], errors[:, k] = code, error
-        left[:, stop:] -= errors @ upper[start:stop, stop:]
-    out = torch.empty_like(codes)
-    out[:, turn] = codes
-    return out.to(torch.int8)
-
-
-def _inverse_root(second: Tensor, damping: float) -> Tensor:
-    """Upper triangular U with ``U^T U = (H + delta I)^-1``; channels that never occur get a diagonal of one."""
-    diagonal = second.diagonal()
-    dead = diagonal <= 0
-    damped = second + torch.diag(damping * diagonal.mean() + dead.double())
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    return torch.linalg.cholesky(inverse, upper=True)
+            column = block[k]
+            code = (column / step).round_().clamp_(-half, half - 1)
+            codes[turn[start + k]] = code
+            errors[k] = (column - code.mul_(step)).div_(factor[k, k])
+            block[k + 1 :].addr_(factor[k, k + 1 :], errors[k], alpha=-1)
+        left[stop:].addmm_(upper[start:stop, stop:].T, errors, alpha=-1)
+    return codes.T.contiguous()

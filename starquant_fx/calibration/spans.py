@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 
 from torch import fx
 
@@ -54,36 +55,60 @@ def block_spans(program: Program, graph: fx.Graph) -> list[Span]:
     Raises:
         CalibrationError: Two blocks are joined by more than one tensor.
     """
+    names = {site.name: _block(site.name) for site in program.quantized_sites()}
+    return _spans(graph, lambda linear: names.get(facts(linear).get("site", "")))
+
+
+def part_spans(graph: fx.Graph) -> list[Span]:
+    """Cuts a captured graph into parts: its blocks, the first one with the embedding, and what follows the last.
+
+    Args:
+        graph: The graph; linears have their names.
+
+    Returns:
+        Spans in graph order; the last one ends at the output.
+
+    Raises:
+        CalibrationError: Two blocks are joined by more than one tensor.
+    """
+    return _spans(graph, lambda linear: _block(facts(linear)["of"]), to_output=True)
+
+
+def _spans(
+    graph: fx.Graph, block_of: Callable[[fx.Node], str | None], to_output: bool = False
+) -> list[Span]:
+    """Cuts a graph behind the last linear of every block, the last one at the output if asked to."""
     nodes = list(graph.nodes)
     index = {node: i for i, node in enumerate(nodes)}
-    names = {site.name: _block(site.name) for site in program.quantized_sites()}
     linears: dict[str, list[int]] = {}
     for i, node in enumerate(nodes):
-        if node.target == LINEAR and facts(node).get("site") in names:
-            linears.setdefault(names[facts(node)["site"]], []).append(i)
+        if node.target == LINEAR and (name := block_of(node)) is not None:
+            linears.setdefault(name, []).append(i)
     spans: list[Span] = []
     start = None
     blocks = sorted(linears, key=lambda name: linears[name][0])
     for name, following in zip(blocks, [*blocks[1:], None], strict=True):
         stop = linears[following][0] if following is not None else len(nodes) - 1
         end = _cut(nodes[:stop], index, linears[name][-1])
+        if following is None and to_output:
+            (end,) = nodes[-1].all_input_nodes
         if end is None:
             raise CalibrationError(
                 "a block cannot be cut out of the graph",
                 where=name,
                 expected="one tensor between this block and the next",
                 got="several, or none",
-                hint="objective=model needs no cuts",
+                hint="compile the model whole" if to_output else "objective=model needs no cuts",
             )
         spans.append(Span(name, start, end, _needed(end, start, index)))
         start = end
     return spans
 
 
-def _block(site: str) -> str:
-    """The block that a site belongs to; a site outside of every numbered block is its own."""
-    match = BLOCK.match(site)
-    return match.group(1) if match else site
+def _block(name: str) -> str:
+    """The block that a site or linear belongs to; one outside of every numbered block is its own."""
+    match = BLOCK.match(name)
+    return match.group(1) if match else name
 
 
 def _cut(nodes: list[fx.Node], index: dict[fx.Node, int], last: int) -> fx.Node | None:

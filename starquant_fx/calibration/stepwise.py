@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from starquant_fx.calibration.activations import graph_inputs, kept_tokens
+from starquant_fx.calibration.data import QUANTIZED
 from starquant_fx.program import Program, Site, facts
 
 
@@ -28,18 +29,31 @@ def quantized_inputs(program: Program) -> Iterator[tuple[Site, Tensor]]:
     """
     data = program.calibration
     assert data is not None
-    runs = [_Run(program, ids, states) for ids, states in data.chunks()]
+    runs = step_runs(program, QUANTIZED)
     for site in program.quantized_sites():
         source = next(n for n in program.graph.nodes if facts(n).get("feeds") == site.name)
         yield site, kept_tokens(data, site.name, [run.until(source) for run in runs])
 
 
-class _Run:
-    """A run of a program's graph that stops where it is told to."""
+def step_runs(program: Program, stream: str, first: int | None = None) -> list[StepRun]:
+    """One run for each chunk of the calibration data, or of its first sequences; see ``CalibrationData.inputs``."""
+    data = program.calibration
+    assert data is not None
+    chunks = data.inputs(stream, first=first)
+    return [StepRun(program, graph_inputs(program.graph, *chunk)) for chunk in chunks]
 
-    def __init__(self, program: Program, ids: Tensor, states: Tensor | None) -> None:
+
+class StepRun:
+    """A run of a program's graph that stops where it is told to.
+
+    Args:
+        program: The program; what comes after a stop may change before the run goes on.
+        inputs: Values of the graph's placeholders.
+    """
+
+    def __init__(self, program: Program, inputs: dict[fx.Node, Any]) -> None:
         self._program = program
-        self._env = graph_inputs(program.graph, ids, states)
+        self._env = inputs
         self._done = set(self._env)
 
     @torch.no_grad()

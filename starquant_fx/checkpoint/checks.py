@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from starquant_fx.artifact_checks import STORED
 from starquant_fx.checkpoint.format import DTYPES, QUANTIZATION
-from starquant_fx.compiled import CompiledModel, compiled_model
+from starquant_fx.compiled import compiled_model
 from starquant_fx.errors import CheckpointError, InputError, StarQuantError, cause
 from starquant_fx.models.registry import ARCHITECTURES, Architecture
 from starquant_fx.recipe import Recipe
@@ -51,22 +51,27 @@ def check_kind(model: nn.Module, config: object) -> Architecture:
     )
 
 
-def published_keys(compiled: CompiledModel, architecture: Architecture) -> dict[str, Any]:
+def published_keys(config: Any, frame: nn.Module, architecture: Architecture) -> dict[str, Any]:
     """The model's configuration as ``config.json`` has it, from which the same model is built.
+
+    Args:
+        config: The model's.
+        frame: The model, with or without weights.
+        architecture: What it is registered as.
 
     Raises:
         InputError: It does not describe the model.
     """
     try:
-        config = compiled.config.to_published()
-        config.pop(QUANTIZATION, None)
-        published: dict[str, Any] = json.loads(json.dumps(config))
+        values = config.to_published()
+        values.pop(QUANTIZATION, None)
+        published: dict[str, Any] = json.loads(json.dumps(values))
         again = architecture.config.from_dict(published)
         with torch.device("meta"):
             built = architecture.model(again)
     except (StarQuantError, TypeError, ValueError, RuntimeError) as error:
         raise _other_model(cause(error)) from error
-    described, held = _shapes(built), _shapes(compiled.frame)
+    described, held = _shapes(built), _shapes(frame)
     if described != held:
         odd = sorted(n for n in described.keys() | held.keys() if described.get(n) != held.get(n))
         raise _other_model(f"{len(odd)} parameters that differ: {', '.join(odd[:3])}")

@@ -20,9 +20,11 @@ from starquant_fx.structure import structured
 
 VERSION = 1
 REPORT_FILE = "starquant_report.json"
+RUN_FILE = "starquant_run.json"
+"""How long a streaming compilation took and how much memory: of another content at every run, so without a hash."""
 QUANTIZATION = "quantization_config"
 SHARD = re.compile(r"model-[0-9]{5}-of-[0-9]{5}\.safetensors")
-FILES = frozenset({CONFIG_FILE, INDEX_FILE, REPORT_FILE, *TOKENIZER_FILES})
+FILES = frozenset({CONFIG_FILE, INDEX_FILE, REPORT_FILE, RUN_FILE, *TOKENIZER_FILES})
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in FLOAT_TYPES.values()}
 """Float types by the name that ``quantization_config`` gives them."""
 AGAIN = "copy the folder again from where it was saved, or save the model again"
@@ -172,7 +174,7 @@ def read_index(folder: Path) -> Index:
         if not SHARD.fullmatch(name):
             raise _damaged(where, f"shards named as {shard_name(1, 1)}", repr(name))
     for name in hashes.file_sha256:
-        if name not in FILES or name == INDEX_FILE:
+        if name not in FILES or name in (INDEX_FILE, RUN_FILE):
             raise _damaged(where, "the names of a checkpoint's files", repr(name))
     shards = set(index.weight_map.values())
     for key, names in (("tensor_sha256", index.weight_map.keys()), ("header_sha256", shards)):

@@ -29,6 +29,8 @@ from starquant_fx.folders.writing import check_folder, replacing_folder
 from starquant_fx.models.folder import CONFIG_FILE, QUANT_METHOD
 from starquant_fx.models.locate import TOKENIZER_FILES
 from starquant_fx.models.safetensors_files import INDEX_FILE
+from starquant_fx.recipe import Recipe
+from starquant_fx.report import Report
 from starquant_fx.sampling.arguments import flag
 
 SHARD_BYTES = 5_000_000_000
@@ -67,15 +69,18 @@ def save(
     architecture = checks.check_compiled(compiled)
     limit = checks.check_shard_bytes(shard_bytes)
     path = check_folder(folder, CHECKPOINT, flag("force", force))
-    published = checks.published_keys(compiled, architecture)
-    published[QUANTIZATION] = dataclasses.asdict(_quantization(compiled))
+    published = checks.published_keys(compiled.config, compiled.frame, architecture)
+    quantization = quantization_of(
+        compiled.recipe,
+        compiled.program.mask_token_id,
+        checks.dtype_name(compiled.frame),
+        compiled.report.target,
+        compiled.fingerprint,
+    )
     tensors = {name: tensor.detach() for name, tensor in compiled.tensors().items()}
     checks.check_tensors(tensors)
     with replacing_folder(path, CHECKPOINT) as place:
-        _write_tokenizer(place, tokenizer)
-        _write_json(place / REPORT_FILE, compiled.report.to_dict())
-        _write_json(place / CONFIG_FILE, published)
-        files = {file.name: _hash(file) for file in sorted(place.iterdir())}
+        files = write_description(place, published, quantization, compiled.report, tokenizer)
         shards = plan(tensors, limit)
         hashes: dict[str, str] = {}
         headers: dict[str, str] = {}
@@ -87,22 +92,62 @@ def save(
             hashes |= found
             where |= dict.fromkeys(names, shard)
         size = sum(tensor.nbytes for tensor in tensors.values())
-        index = Index(Hashes(size, hashes, headers, files), where)
-        _write_json(place / INDEX_FILE, dataclasses.asdict(index))
+        write_index(place, Index(Hashes(size, hashes, headers, files), where))
     return path
 
 
-def _quantization(compiled: CompiledModel) -> Quantization:
+def quantization_of(
+    recipe: Recipe, mask_token_id: int | None, dtype: str, target: str, fingerprint: str
+) -> Quantization:
+    """The ``quantization_config`` of this version of the package.
+
+    Raises:
+        InputError: The recipe cannot be read back.
+    """
     return Quantization(
         quant_method=QUANT_METHOD,
         version=VERSION,
-        recipe=checks.check_recipe(compiled.recipe),
-        mask_token_id=compiled.program.mask_token_id,
-        dtype=checks.dtype_name(compiled.frame),
-        target=compiled.report.target,
-        fingerprint=compiled.fingerprint,
+        recipe=checks.check_recipe(recipe),
+        mask_token_id=mask_token_id,
+        dtype=dtype,
+        target=target,
+        fingerprint=fingerprint,
         package_version=starquant_fx.__version__,
     )
+
+
+def write_description(
+    folder: Path,
+    published: dict[str, Any],
+    quantization: Quantization,
+    report: Report,
+    tokenizer: Any,
+) -> dict[str, str]:
+    """Writes what stands beside the shards.
+
+    Args:
+        folder: An empty folder.
+        published: The model's configuration.
+        quantization: What is added to it.
+        report: The report.
+        tokenizer: The model's, or None.
+
+    Returns:
+        SHA-256 of every file.
+
+    Raises:
+        InputError: The tokenizer is of another kind.
+        OSError: A file cannot be written.
+    """
+    _write_tokenizer(folder, tokenizer)
+    _write_json(folder / REPORT_FILE, report.to_dict())
+    _write_json(folder / CONFIG_FILE, {**published, QUANTIZATION: dataclasses.asdict(quantization)})
+    return {file.name: _hash(file) for file in sorted(folder.iterdir())}
+
+
+def write_index(folder: Path, index: Index) -> None:
+    """Writes the index, last of all files."""
+    _write_json(folder / INDEX_FILE, dataclasses.asdict(index))
 
 
 def _write_tokenizer(folder: Path, tokenizer: Any) -> None:

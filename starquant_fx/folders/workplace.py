@@ -43,7 +43,7 @@ def workplace(folder: Path, name: str) -> Iterator[Path]:
     try:
         place.mkdir()
         with (place / MARKER).open("w", encoding="utf-8") as stream:
-            _locked(stream)
+            locked(stream)
             stream.write(CONTENT)  # a marker without it is not one yet: there is no lock
             stream.flush()
             (place / NEW).mkdir()
@@ -77,7 +77,7 @@ def _remove(place: Path, path: Path) -> None:
     if not held <= {MARKER, NEW, OLD} or marker.is_symlink() or not marker.is_file():
         return
     with marker.open("r+", encoding="utf-8") as stream:
-        if not _locked(stream) or stream.read(len(CONTENT) + 1) != CONTENT:
+        if not locked(stream) or stream.read(len(CONTENT) + 1) != CONTENT:
             return
         if {NEW, OLD} <= held:
             if os.path.lexists(path):
@@ -86,7 +86,7 @@ def _remove(place: Path, path: Path) -> None:
     _discard(place)
 
 
-def _locked(stream: IO[str]) -> bool:
+def locked(stream: IO[str]) -> bool:
     """Locks an open file until it is closed; whether that could be done."""
     if sys.platform == "win32":
         return False

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from starquant_fx.calibration.gptq import (
     BLOCK,
+    Feedback,
     gptq,
     hessian,
 )
@@ -32,7 +33,7 @@ def loss(weight: Tensor, codes: Tensor, scale: Tensor, second: Tensor) -> float:
 def test_uncorrelated_inputs_leave_round_to_nearest(order: bool) -> None:
     weight, _, scale = problem(9)
     second = torch.diag(torch.linspace(0.1, 3.0, 9).double())
-    codes = gptq(weight, second, scale, 4, 0.01, order)
+    codes = gptq(weight, Feedback.of(second, 0.01, order), scale, 4)
     assert torch.equal(codes, reference.quantize_weight(weight, 4, None)[0])
 
 
@@ -41,14 +42,14 @@ def test_two_columns_by_hand() -> None:
     second = torch.tensor([[2.0, 1.0], [1.0, 1.0]]).double()
     weight, scale = torch.tensor([[0.4, 0.3]]), torch.tensor([1.0])
     # 0.4 rounds to 0; the second column then aims at 0.3 + 0.4 * H01 / H11 = 0.7.
-    assert gptq(weight, second, scale, 4, 1e-9, order=False).tolist() == [[0, 1]]
+    assert gptq(weight, Feedback.of(second, 1e-9, order=False), scale, 4).tolist() == [[0, 1]]
 
 
 @settings(max_examples=20, deadline=None, derandomize=True, database=None)
 @given(st.integers(2, 2 * BLOCK + 3), st.booleans(), st.integers(0, 99))
 def test_it_beats_rounding_and_stays_in_range(features: int, order: bool, seed: int) -> None:
     weight, second, scale = problem(features, seed)
-    codes = gptq(weight, second, scale, 4, 1e-3, order)
+    codes = gptq(weight, Feedback.of(second, 1e-3, order), scale, 4)
     assert codes.dtype == torch.int8
     assert codes.shape == weight.shape
     assert -8 <= int(codes.min()) <= int(codes.max()) <= 7
@@ -61,15 +62,15 @@ def test_it_beats_rounding_and_stays_in_range(features: int, order: bool, seed: 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, second, scale = problem(37)
-    whole = gptq(weight, second, scale, 4, 0.01, order=True)
+    whole = gptq(weight, Feedback.of(second, 0.01, order=True), scale, 4)
     monkeypatch.setattr("starquant_fx.calibration.gptq.BLOCK", 5)
-    assert torch.equal(gptq(weight, second, scale, 4, 0.01, order=True), whole)
+    assert torch.equal(gptq(weight, Feedback.of(second, 0.01, order=True), scale, 4), whole)
 
 
 def test_a_channel_that_never_occurs_is_rounded() -> None:
     weight, second, scale = problem(6)
     second[2] = second[:, 2] = 0
-    codes = gptq(weight, second, scale, 4, 1e-9, order=True)
+    codes = gptq(weight, Feedback.of(second, 1e-9, order=True), scale, 4)
     assert torch.equal(codes[:, 2], reference.quantize_weight(weight, 4, None)[0][:, 2])
 
 

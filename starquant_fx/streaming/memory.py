@@ -1,0 +1,82 @@
+"""How much memory a run may take, and how much it takes."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import re
+import sys
+from pathlib import Path
+
+from starquant_fx.errors import ConfigError
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+STATUS = Path("/proc/self/status")
+SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(i?)B?\s*", re.IGNORECASE)
+
+
+def parse_size(given: str | int, where: str = "memory_limit") -> int:
+    """Bytes of a size such as ``8GiB``, ``500MB`` or ``8000000000``.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    match = SIZE.fullmatch(given) if isinstance(given, str) else None
+    if match is not None:
+        power = " KMGT".index(match[2].upper() or " ")
+        size = int(float(match[1]) * (1024**power if match[3] else 1000**power))
+    else:
+        size = given if isinstance(given, int) and not isinstance(given, bool) else 0
+    if size < 1:
+        raise ConfigError(
+            "this is no size",
+            where=where,
+            expected="a number of bytes above 0, such as 8GiB, 500MB or 8000000000",
+            got=repr(given),
+            hint="8GiB is 8 * 1024**3 bytes, 8GB is 8 * 1000**3",
+        )
+    return size
+
+
+def shown_size(size: float) -> str:
+    """A size to read, such as ``7.3 GiB``."""
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
+def resident() -> int:
+    """Bytes of this process in memory now, maps of files included; 0 where the system does not tell."""
+    return _status("VmRSS")
+
+
+def peak_resident() -> int:
+    """The most bytes that this process had in memory at once, maps of files included."""
+    if found := _status("VmHWM"):
+        return found
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else used * 1024
+
+
+def give_back() -> None:
+    """Returns to the system what nothing holds any more."""
+    gc.collect()
+    if sys.platform.startswith("linux") and hasattr(ctypes.CDLL(None), "malloc_trim"):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _status(key: str) -> int:
+    try:
+        for line in STATUS.read_text(encoding="ascii").splitlines():
+            name, _, value = line.partition(":")
+            if name == key:
+                return int(value.split()[0]) * 1024
+    except (OSError, ValueError):
+        pass
+    return 0

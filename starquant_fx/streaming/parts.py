@@ -1,0 +1,109 @@
+"""A model in parts: its captured graph, cut between the blocks, each part a program of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from torch import Tensor, fx, nn
+
+from starquant_fx.calibration.spans import Span, part_spans
+from starquant_fx.capture import capture, skeleton
+from starquant_fx.pass_base import Pass
+from starquant_fx.pass_manager import run_passes
+from starquant_fx.program import ENTERING, READ_ELSEWHERE, Program, Site, facts, note
+from starquant_fx.recipe import Recipe
+from starquant_fx.streaming.roles import AdoptRoles
+
+ROLES = "assign-roles"
+"""The last of the passes that see the whole graph."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """A model cut up.
+
+    Attributes:
+        captured: The whole program as it was captured, without weights; its graph is not rewritten.
+        spans: The parts, in graph order.
+        sites: What the linears are, by site.
+        constants: Tensors of the capture that are no parameters.
+    """
+
+    captured: Program
+    spans: list[Span]
+    sites: dict[str, Site]
+    constants: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, model: nn.Module, recipe: Recipe, mask_token_id: int | None) -> Parts:
+        """Captures a model without touching its weights, and cuts the graph.
+
+        Raises:
+            CaptureError: The model cannot be traced.
+            PassError: The recipe does not apply to it.
+            CalibrationError: Two of its blocks are joined by more than one tensor.
+        """
+        program = capture(skeleton(model), recipe, mask_token_id=mask_token_id)
+        captured = dataclasses.replace(program, module=program.copied_module())
+        names = [one.name for one in recipe.passes]
+        run_passes(program, recipe.passes[: names.index(ROLES) + 1])
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        constants = {n: t for n, t in captured.tensors().items() if n not in parameters}
+        return cls(captured, part_spans(captured.graph), program.sites, constants)
+
+    def passes(self, number: int) -> tuple[Pass, ...]:
+        """The recipe's passes for a part: those before the sites alone where it has nothing to quantize."""
+        recipe = self.captured.recipe
+        roles = {
+            linear: role
+            for site in self.sites.values()
+            for linear, role in zip(site.linears, site.roles, strict=True)
+        }
+        inside = {facts(n).get("of") for n in self.spans[number].nodes}
+        quantized = [s for s in self.sites.values() if s.options and inside.issuperset(s.linears)]
+        passes: list[Pass] = []
+        for one in recipe.passes:
+            passes.append(AdoptRoles(roles=roles) if one.name == ROLES else one)
+            if one.name == ROLES and not quantized:
+                break
+        outputs = any("o" in site.roles for site in quantized)
+        return tuple(one for one in passes if outputs or one.name != "insert-tac")
+
+    def reads(self, number: int) -> list[str]:
+        """Names of the tensors that a part reads."""
+        return [str(n.target) for n in self.spans[number].nodes if n.op == "get_attr"]
+
+    def program(self, number: int, parameters: Mapping[str, Tensor]) -> Program:
+        """A part as a program of its own.
+
+        Args:
+            number: Of the part.
+            parameters: The model's, by name.
+
+        Returns:
+            The program; it takes what the whole one takes, and what enters it unless it is the first part.
+        """
+        span, whole = self.spans[number], self.captured
+        graph = fx.Graph()
+        values: dict[fx.Node, fx.Node] = {}
+        for node in whole.graph.nodes:
+            if node.op == "placeholder":
+                values[node] = graph.node_copy(node)
+        if span.start is not None:
+            values[span.start] = graph.placeholder(ENTERING)
+            values[span.start].meta["val"] = span.start.meta["val"]
+        inside, tensors = set(span.nodes), {}
+        for node in span.nodes:
+            if node.op == "placeholder":
+                continue
+            new = values[node] = graph.node_copy(node, lambda n: values[n])
+            if node.op == "get_attr":
+                name = str(node.target)
+                tensors[name] = parameters[name] if name in parameters else self.constants[name]
+                tensors[name] = tensors[name].detach()
+                if not inside.issuperset(node.users):
+                    note(new, **{READ_ELSEWHERE: True})
+        graph.output(values[span.end])
+        module = fx.GraphModule(tensors, graph, class_name="DenoiserPart")
+        return Program(module, whole.fake_mode, whole.recipe, whole.mask_token_id)
