@@ -4,7 +4,7 @@ python benchmarks/streaming.py --folder /somewhere/with/30-GB --json streaming.j
 
 The model is made by this script: the published layout in bf16, random weights, and some channels of the residual
 stream and of the MLPs that are twenty times as loud as the others, as in trained models. It says nothing of quality.
-Model and checkpoint are deleted at the end.
+Model and checkpoint are deleted at the end, the model not where ``--source`` names its folder.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def random_tensors(model: Any, seed: int) -> Iterator[tuple[str, Tensor]]:
         yield name, value
 
 
-def make_model(name: str, layers: int | None, folder: Path, seed: int = 0) -> int:
-    """Writes a random model in the published layout, a file a block; returns the bytes of its weights."""
+def make_model(name: str, layers: int | None, folder: Path, seed: int = 0) -> None:
+    """Writes a random model in the published layout, a file a block."""
     model: Any = fake_model(name, layers)
     (folder / "config.json").write_text(json.dumps(model.config.to_published()), encoding="utf-8")
     groups: dict[str, dict[str, Tensor]] = {}
@@ -79,7 +79,6 @@ def make_model(name: str, layers: int | None, folder: Path, seed: int = 0) -> in
         write(group)
     index = {"metadata": {"total_size": total}, "weight_map": homes}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-    return total
 
 
 def compile_once(given: argparse.Namespace, recipe: str, source: Path, target: Path) -> None:
@@ -155,6 +154,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="of fit-sgat, instead of the recipe's")
     parser.add_argument("--memory-limit", default="8GiB")
     parser.add_argument("--folder", help="where the model is made; needs twice its size")
+    parser.add_argument("--source", type=Path, help="make the model here, or take what is there")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--only", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -167,11 +167,13 @@ def main() -> None:
         if given.json is not None:
             check_destination(given.json, ".json")
         with tempfile.TemporaryDirectory(dir=given.folder) as temporary:
-            source = Path(temporary) / "model"
-            source.mkdir()
-            begin = time.perf_counter()
-            size = make_model(given.model, given.layers, source)
-            print(f"made {shown_size(size)} in {time.perf_counter() - begin:.0f} s", flush=True)
+            source = given.source or Path(temporary) / "model"
+            if not source.exists():
+                source.mkdir()
+                begin = time.perf_counter()
+                make_model(given.model, given.layers, source)
+                print(f"made the model in {time.perf_counter() - begin:.0f} s", flush=True)
+            size = sum(file.stat().st_size for file in source.glob("*.safetensors"))
             rows = []
             for recipe in given.recipe:
                 rows.append(measure(given, recipe, source, Path(temporary)))

@@ -14,7 +14,7 @@ from starquant_fx.calibration.activations import (
     token_labels,
     transformed_tokens,
 )
-from starquant_fx.calibration.gptq import Feedback, gptq, hessian
+from starquant_fx.calibration.gptq import Feedback, feedback, gptq
 from starquant_fx.calibration.stepwise import quantized_inputs
 from starquant_fx.kernels import reference
 from starquant_fx.pass_base import Pass, Preserves
@@ -80,19 +80,18 @@ class Gptq(Pass):
             if site.options.weight_bits != FULL_PRECISION:
                 certainty = torch.where(label % 2 == 1, self.masked, self.unmasked)
                 x = transformed_tokens(program, site, tokens, label)
-                # Nothing else holds the second moments, which are large: they go while they are solved.
-                feedback = Feedback.of(hessian(x, certainty), self.damping, self.order)
-                self._quantize(program, site, feedback)
+                found = feedback(x, certainty, self.damping, self.order)
+                self._quantize(program, site, found)
         return program
 
-    def _quantize(self, program: Program, site: Site, feedback: Feedback | None) -> None:
+    def _quantize(self, program: Program, site: Site, found: Feedback | None) -> None:
         """Puts the constants ``packed`` and ``weight_scale`` in the place of each weight's quantizer."""
         for quantizer in program.site_nodes(site, "quantize_weight"):
             source, bits, clip = quantizer.args
             assert isinstance(source, fx.Node)
             assert isinstance(bits, int)
             name = facts(quantizer)["of"]
-            codes, scale = self._codes(program, source, bits, clip, feedback)
+            codes, scale = self._codes(program, source, bits, clip, found)
             values = {"packed": reference.pack(codes, bits), "weight_scale": scale}
             for part, value in values.items():
                 (old,) = (n for n in program.site_nodes(site, part) if facts(n)["of"] == name)
@@ -101,14 +100,14 @@ class Gptq(Pass):
                 old.replace_all_uses_with(new)
 
     def _codes(
-        self, program: Program, source: fx.Node, bits: int, clip: object, feedback: Feedback | None
+        self, program: Program, source: fx.Node, bits: int, clip: object, found: Feedback | None
     ) -> tuple[Tensor, Tensor]:
         """Codes [n, d] and scales [n] of one weight; empty ones where there are no weights."""
-        if feedback is None:
+        if found is None:
             n, features = source.meta["val"].shape
             with program.fake_mode:
                 return torch.empty(n, features, dtype=torch.int8), torch.empty(n)
         weight = program.evaluate(source).float()
         factors = program.tensor(clip) if isinstance(clip, fx.Node) else None
         scale = reference.weight_scale(weight, bits, factors)
-        return gptq(weight, feedback, scale, bits), scale
+        return gptq(weight, found, scale, bits), scale

@@ -91,7 +91,7 @@ def run_recorded(
 def graph_inputs(
     graph: fx.Graph, ids: Tensor, states: Tensor | None, entering: Tensor | None = None
 ) -> dict[fx.Node, Any]:
-    """Values of a graph's placeholders, in order: token ids, token states and what enters a part, where it takes them."""
+    """Values of a graph's placeholders, in order: ids, and token states and what enters a part if it takes them."""
     given = {"token_state": states, ENTERING: entering}
     return {n: given.get(str(n.target), ids) for n in graph.nodes if n.op == "placeholder"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,12 +20,36 @@ from starquant_fx.cli.options import (
     check_place,
     load,
 )
+from starquant_fx.cli.streaming import check_options, compile_in_parts
 
 
 def compile_command(
     model: Model,
+    destination: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[DST]",
+            help="Compile block by block to a packed checkpoint in this folder, for models larger than memory. The "
+            "same command goes on where it was stopped.",
+            show_default=False,
+        ),
+    ] = None,
     recipe: RecipeName = "star-w4a4",
     calibration: CalibrationFile = None,
+    samples: Annotated[
+        int | None,
+        typer.Option("--samples", min=1, help="Calibration sequences. Default: the recipe's."),
+    ] = None,
+    length: Annotated[
+        int | None,
+        typer.Option("--length", min=1, help="Tokens of each of them. Default: the recipe's."),
+    ] = None,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(
+            "--memory-limit", help="With DST: memory that the run may take, such as 8GiB."
+        ),
+    ] = None,
     target: Target = "auto",
     device: Device = None,
     seed: Seed = 0,
@@ -47,7 +72,7 @@ def compile_command(
         ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Let --save replace a checkpoint that is there.")
+        bool, typer.Option("--force", help="Let --save or DST replace a checkpoint that is there.")
     ] = False,
     report: Annotated[
         Path | None, typer.Option("--report", help="Write the report to this JSON file.")
@@ -60,6 +85,8 @@ def compile_command(
     """Compile MODEL with a recipe; print what each pass did and a row for every site.
 
     Example: starquant-fx compile llada-tiny --recipe star-w4a4 --output llada.safetensors
+
+    Example: starquant-fx compile GSAI-ML/LLaDA-8B-Instruct llada-w4a4 --memory-limit 8GiB
     """
     from rich.console import Console
 
@@ -73,7 +100,13 @@ def compile_command(
     from starquant_fx.recipes import get_recipe
 
     console = Console()
+    whole = {"--output": output, "--save": save, "--report": report, "--cache": cache}
+    whole["--print-between-passes"] = print_between_passes
+    check_options(destination, whole, memory_limit)
     chosen = get_recipe(recipe).seeded(seed)
+    given = {n: v for n, v in (("samples", samples), ("length", length)) if v is not None}
+    calibrated = dataclasses.replace(chosen.calibration, **given)
+    chosen = dataclasses.replace(chosen, calibration=calibrated)
     for path, suffix in ((output, SUFFIX), (report, ".json")):
         if path is not None:
             check_destination(path, suffix)
@@ -81,6 +114,18 @@ def compile_command(
         check_folder(save, CHECKPOINT, force)
     check_place(target, device)
     texts = calibration_texts(model, calibration)
+    if destination is not None:
+        compile_in_parts(
+            model,
+            destination,
+            chosen,
+            texts,
+            target=target,
+            device=device,
+            memory_limit=memory_limit,
+            force=force,
+        )
+        return
     loaded, tokenizer = load(model, device)
     if save is not None:
         check_kind(loaded, loaded.config)

@@ -7,7 +7,7 @@ from starquant_fx.calibration.activations import (
     site_activations,
     transformed_tokens,
 )
-from starquant_fx.calibration.gptq import Feedback, gptq, hessian
+from starquant_fx.calibration.gptq import DenseFeedback, gptq, hessian
 from starquant_fx.calibration.stepwise import quantized_inputs
 from starquant_fx.errors import CalibrationError, PassError
 from starquant_fx.kernels import reference
@@ -40,7 +40,7 @@ def test_codes_are_gptqs_on_transformed_and_gated_inputs(kind: str) -> None:
             weight, name = program.evaluate(quantizer.args[0]), facts(quantizer)["of"]  # type: ignore[arg-type]
             clip = program.tensor(quantizer.args[2])  # type: ignore[arg-type]
             scale = reference.weight_scale(weight, 4, clip)
-            codes = gptq(weight, Feedback.of(second, 0.05, order=False), scale, 4)
+            codes = gptq(weight, DenseFeedback.of(second, 0.05, order=False), scale, 4)
             assert torch.equal(found.pop(name), reference.pack(codes, 4))
     assert not found
 
