@@ -7,12 +7,15 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import starquant_fx
 from starquant_fx.checkpoint import checks
+from starquant_fx.checkpoint.card import check_tags, model_card
 from starquant_fx.checkpoint.format import (
+    CARD_FILE,
     CHECKPOINT,
     QUANTIZATION,
     REPORT_FILE,
@@ -41,6 +44,8 @@ def save(
     tokenizer: Any = None,
     shard_bytes: int = SHARD_BYTES,
     force: bool = False,
+    base_model: str | None = None,
+    tags: str | Sequence[str] = (),
 ) -> Path:
     """Writes a packed checkpoint: everything that the model computes with, to be loaded without the original model.
 
@@ -55,7 +60,9 @@ def save(
         folder: Where to; its parent must exist.
         tokenizer: The model's, to be written beside it.
         shard_bytes: Bytes of a file of tensors at most.
-        force: Whether a checkpoint that is there is replaced.
+        force: Whether a checkpoint that is there is replaced, with its model card.
+        base_model: Hub id of the model that was quantized, for the model card.
+        tags: Further tags of the model card.
 
     Returns:
         The folder's path.
@@ -66,15 +73,18 @@ def save(
     """
     architecture = checks.check_compiled(compiled)
     limit = checks.check_shard_bytes(shard_bytes)
+    named = check_tags(tags)
     path = check_folder(folder, CHECKPOINT, flag("force", force))
     published = checks.published_keys(compiled, architecture)
-    published[QUANTIZATION] = dataclasses.asdict(_quantization(compiled))
+    published.pop("auto_map", None)  # names code that is not in this folder
+    says = quantization_of(compiled)
+    published[QUANTIZATION] = dataclasses.asdict(says)
     tensors = {name: tensor.detach() for name, tensor in compiled.tensors().items()}
     checks.check_tensors(tensors)
     with replacing_folder(path, CHECKPOINT) as place:
-        _write_tokenizer(place, tokenizer)
-        _write_json(place / REPORT_FILE, compiled.report.to_dict())
-        _write_json(place / CONFIG_FILE, published)
+        write_tokenizer(place, tokenizer)
+        write_json(place / REPORT_FILE, compiled.report.to_dict())
+        write_json(place / CONFIG_FILE, published)
         files = {file.name: _hash(file) for file in sorted(place.iterdir())}
         shards = plan(tensors, limit)
         hashes: dict[str, str] = {}
@@ -88,11 +98,18 @@ def save(
             where |= dict.fromkeys(names, shard)
         size = sum(tensor.nbytes for tensor in tensors.values())
         index = Index(Hashes(size, hashes, headers, files), where)
-        _write_json(place / INDEX_FILE, dataclasses.asdict(index))
+        write_json(place / INDEX_FILE, dataclasses.asdict(index))
+        card = model_card(compiled.report, published["model_type"], says, size, base_model, named)
+        (place / CARD_FILE).write_text(card, encoding="utf-8")
     return path
 
 
-def _quantization(compiled: CompiledModel) -> Quantization:
+def quantization_of(compiled: CompiledModel) -> Quantization:
+    """What the ``quantization_config`` of a compiled model says.
+
+    Raises:
+        InputError: Its recipe cannot be written, or its parameters are of several float types.
+    """
     return Quantization(
         quant_method=QUANT_METHOD,
         version=VERSION,
@@ -105,7 +122,7 @@ def _quantization(compiled: CompiledModel) -> Quantization:
     )
 
 
-def _write_tokenizer(folder: Path, tokenizer: Any) -> None:
+def write_tokenizer(folder: Path, tokenizer: Any) -> None:
     """Writes the files of a transformers tokenizer.
 
     Raises:
@@ -132,7 +149,8 @@ def _write_tokenizer(folder: Path, tokenizer: Any) -> None:
             file.unlink()
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON file."""
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
