@@ -52,7 +52,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped LLaDA in ``rtn-w4a4`` with its tokenizer, as a packed checkpoint."""
     model, tokenizer = starquant_fx.from_pretrained("llada-tiny")
-    compiled = starquant_fx.compile(model, "rtn-w4a4")
+    compiled = starquant_fx.compile(model, compile_cases.small("rtn-w4a4"))
     return compiled.save(tmp_path_factory.mktemp("tiny") / "llada-w4a4", tokenizer=tokenizer)
 
 

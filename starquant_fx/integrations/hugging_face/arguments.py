@@ -6,9 +6,9 @@ import dataclasses
 from typing import Any
 
 import torch
-from transformers.configuration_utils import PreTrainedConfig
 
 from starquant_fx.errors import InputError, nearest
+from starquant_fx.integrations.hugging_face.configuration import DenoiserConfig
 from starquant_fx.models.safetensors_files import FLOAT_TYPES
 
 HUB = ("cache_dir", "force_download", "local_files_only", "token", "revision")
@@ -41,7 +41,7 @@ class Asked:
         loading_info: Whether to return what did not fit.
     """
 
-    config: PreTrainedConfig | None
+    config: DenoiserConfig | None
     quantization: Any
     dtype: torch.dtype | str | None
     device: torch.device | str | None
@@ -55,19 +55,22 @@ def read(model_args: tuple[Any, ...], given: dict[str, Any]) -> Asked:
 
     Args:
         model_args: Positional arguments behind the folder.
-        given: Arguments by name; None and False mean that nothing is asked for.
+        given: Arguments by name; None means that nothing is asked for, and so does False but for ``ONLY``.
 
     Raises:
         InputError: One is not honoured here.
     """
-    given = {name: one for name, one in given.items() if one is not None and one is not False}
+    given = {
+        name: one
+        for name, one in given.items()
+        if one is not None and (one is not False or name in ONLY)
+    }
     for name in NOTHING:
         given.pop(name, None)
-    adapter = given.pop("adapter_kwargs", {})
-    if model_args or "_adapter_model_path" in adapter:
-        raise _refusal(
-            "from_pretrained", "a folder and options", "an adapter" if adapter else str(model_args)
-        )
+    if "_adapter_model_path" in given.pop("adapter_kwargs", {}):
+        raise _refusal("adapter_kwargs", "a model without an adapter", "an adapter")
+    if model_args:
+        raise _refusal("from_pretrained", "a folder, and options by name", repr(model_args)[:100])
     for name, accepted in ONLY.items():
         if (value := given.pop(name, accepted[0])) not in accepted:
             raise _refusal(name, " or ".join(map(repr, (*accepted, None))), repr(value))
@@ -90,12 +93,16 @@ def read(model_args: tuple[Any, ...], given: dict[str, Any]) -> Asked:
     return asked
 
 
-def _config(given: Any) -> PreTrainedConfig | None:
-    if given is not None and not isinstance(given, PreTrainedConfig):
+def _config(given: Any) -> DenoiserConfig | None:
+    """A configuration of ours."""
+    if given is None:
+        return None
+    if not isinstance(given, DenoiserConfig):
         hint = "AutoConfig.from_pretrained(folder)"
-        raise _refusal(
-            "config", "a configuration, or None for the folder's", repr(given)[:100], hint
-        )
+        raise _refusal("config", "one of our configurations, or None", repr(given)[:100], hint)
+    # AutoConfig takes this argument into the configuration.
+    if given._attn_implementation not in (None, *ONLY["attn_implementation"]):
+        raise _refusal("attn_implementation", "'sdpa' or None", repr(given._attn_implementation))
     return given
 
 

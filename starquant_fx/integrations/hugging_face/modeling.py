@@ -63,8 +63,11 @@ class DenoiserForMaskedLM(PreTrainedModel):
 
     @property
     def denoiser(self) -> nn.Module:
-        """Our own model, in full precision or compiled."""
+        """Our own model, in full precision or compiled; it shares its tensors with this one."""
         return self._held[0]
+
+    starquant_denoiser = denoiser
+    """Where ``starquant_fx.compile`` looks for what it compiles."""
 
     @property
     def compiled(self) -> CompiledModel | None:

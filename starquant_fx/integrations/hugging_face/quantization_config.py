@@ -122,11 +122,13 @@ class StarQuantConfig(QuantizationConfigMixin):
             request.
         """
         if self.packed is not None:
-            packed: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self.packed)))
-            return packed
-        recipe = {} if self.recipe is None else {"recipe": self.recipe.to_dict()}
-        mask = {} if self.mask_token_id is None else {"mask_token_id": self.mask_token_id}
-        return {"quant_method": QUANT_METHOD, **recipe, "target": self.target, **mask}
+            values = dataclasses.asdict(self.packed)
+        else:
+            recipe = {} if self.recipe is None else {"recipe": self.recipe.to_dict()}
+            mask = {} if self.mask_token_id is None else {"mask_token_id": self.mask_token_id}
+            values = {"quant_method": QUANT_METHOD, **recipe, "target": self.target, **mask}
+        ready: dict[str, Any] = json.loads(json.dumps(values))  # tuples become lists
+        return ready
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         """Gives the items of ``to_dict``, as ``dict(config)`` asks for."""
