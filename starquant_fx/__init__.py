@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from starquant_fx.integrations.hugging_face.hook import install
+from starquant_fx.integrations.hugging_face.hook import install as _install
 
 if TYPE_CHECKING:
     from starquant_fx.api import compile
@@ -67,4 +67,4 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
 
 
-install()  # transformers then loads our checkpoints; it is not imported here
+_install()  # transformers then loads our checkpoints; it is not imported here

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Runs the tests of the Hugging Face integration under other versions of transformers.
 
-``python tools/transformers_versions.py 5.17.0 5.24.0``: each version goes into a throw-away environment that sees the packages
-of this one, so that pip installs only what differs (transformers, and huggingface_hub where that has to be older).
+``python tools/transformers_versions.py 5.17.0 5.24.0``: each version goes into a throw-away environment that sees the
+packages of this one, so that pip installs only what differs (transformers, and huggingface_hub where that has to be
+older).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def environment(version: str, folder: Path) -> Path:
     say = "import sysconfig; print(sysconfig.get_path('purelib'))"
     packages = subprocess.check_output([python, "-c", say], text=True).strip()
     Path(packages, "outer.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.check_call([*install, f"transformers=={version}"])
     return python
 

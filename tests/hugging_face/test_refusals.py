@@ -94,9 +94,11 @@ def test_packed_keeps_its_dtype(packed: Folder) -> None:
     assert refusal(packed("odd"), dtype=torch.bfloat16).where == "dtype"
     loaded: Any = AutoModelForMaskedLM.from_pretrained(packed("odd"))
     before = loaded(masked_ids("odd", (1, 5), 0.5)).logits
-    for cast in (lambda: loaded.to(torch.float16), lambda: loaded.bfloat16(), loaded.double):
-        with pytest.raises(InputError, match="cannot be cast"):
-            cast()
+    casts = (lambda: loaded.to(torch.float16), loaded.bfloat16, loaded.double)
+    for moved in (*casts, lambda: loaded.to("meta"), lambda: loaded.to(device="meta")):
+        with pytest.raises(InputError, match="stays as it was loaded"):
+            moved()
+    assert loaded.to("cpu", torch.float32) is loaded
     for refused in (loaded.half, loaded.float):  # by transformers
         with pytest.raises(ValueError, match="not supported for quantized"):
             refused()

@@ -18,6 +18,7 @@ import starquant_fx
 from starquant_fx.checkpoint.card import model_card
 from starquant_fx.checkpoint.format import read_report
 from starquant_fx.errors import CheckpointError, InputError, StarQuantError
+from starquant_fx.models.locate import PRETRAINED
 from tests.compile_cases import compiled
 from tests.small_models import masked_ids
 
@@ -75,9 +76,9 @@ def test_another_dtype_is_what_is_saved(full: Folder, tmp_path: Path) -> None:
     assert again.dtype == torch.bfloat16
 
 
-def test_the_tokenizer_goes_along_or_comes_later(tiny: Path, tmp_path: Path) -> None:
-    loaded: Any = AutoModelForMaskedLM.from_pretrained(tiny)
-    tokenizer: Any = AutoTokenizer.from_pretrained(tiny)
+def test_the_tokenizer_goes_along_or_comes_later(packed: Folder, tmp_path: Path) -> None:
+    loaded: Any = AutoModelForMaskedLM.from_pretrained(packed("odd"))
+    tokenizer: Any = AutoTokenizer.from_pretrained(PRETRAINED / "llada-tiny")
     loaded.save_pretrained(tmp_path / "a", tokenizer=tokenizer)
     loaded.save_pretrained(tmp_path / "b")
     tokenizer.save_pretrained(tmp_path / "b")

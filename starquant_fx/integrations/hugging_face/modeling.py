@@ -182,20 +182,22 @@ class DenoiserForMaskedLM(PreTrainedModel):
         return generate(self.denoiser, prompt, attention_mask, **arguments)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """Moves tensors; a compiled model's are not cast, as its codes and tables belong to one float type.
+        """Moves or casts a full-precision model; a compiled one belongs to one float type and one device's kernels.
 
         Raises:
-            InputError: Another float type is asked of a compiled model.
+            InputError: Another float type or device is asked of a compiled model.
         """
         if self.compiled is not None:
-            probe = fn(torch.zeros((), dtype=self.dtype))
-            if probe.dtype != self.dtype:
+            own = torch.zeros((), dtype=self.dtype, device=self.device)
+            asked = fn(own)
+            if (asked.dtype, asked.device) != (own.dtype, own.device):
                 raise InputError(
-                    "a compiled model cannot be cast",
-                    where="dtype",
-                    expected=str(self.dtype),
-                    got=str(probe.dtype),
-                    hint="load the full-precision model with dtype=..., and quantize that",
+                    "a compiled model stays as it was loaded",
+                    where="to",
+                    expected=f"{own.dtype} on {own.device}",
+                    got=f"{asked.dtype} on {asked.device}",
+                    hint="from_pretrained(..., device_map=...) for another device; for another dtype, quantize the "
+                    "full-precision model in that",
                 )
         return super()._apply(fn, recurse)
 
