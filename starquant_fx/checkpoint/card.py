@@ -14,8 +14,8 @@ from starquant_fx.models.locate import HUB_ID
 from starquant_fx.report import Report, SiteRow
 
 LIBRARY = "starquant-fx"
-SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~>-])")
-"""What Markdown gives a meaning to."""
+SPECIAL = re.compile(r"([\\`*_\[\]#|~]|(?<=:)/(?=/)|(?<=www)\.)")
+"""What Markdown gives a meaning to within a line; the last two make links of bare addresses."""
 NAMED = 8
 """How many linears that stayed in full precision are named."""
 
@@ -81,7 +81,8 @@ or, of a local folder, `compiled = starquant_fx.load(folder)`. Neither runs code
 {rows}
 
 Errors are ‖y − y'‖² / ‖y‖² of a site's outputs on calibration states, each given full-precision inputs. All
-figures are those of `{REPORT_FILE}`, which has a row for every site. No task or text was evaluated for this card.
+figures are those of `{REPORT_FILE}`, which has a row for every site, and of the index of the tensors. No task or text
+was evaluated for this card.
 
 {_sites(report)}
 {left}{notes}

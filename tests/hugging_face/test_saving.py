@@ -218,7 +218,7 @@ def test_nothing_of_a_report_becomes_markup(packed: Folder) -> None:
     assert set(front) == set(split(plain)[0])
     assert front["tags"][-1] == evil
     assert "<script" not in body
-    assert not re.search(r"(?<!\\)\[y|(?<!\\)\*\*|\x1b", body)
+    assert not re.search(r"(?<!\\)\[y|(?<!\\)\*\*|\x1b|://", body)
     assert body.count("\n| ") == split(plain)[1].count("\n| ")
 
 

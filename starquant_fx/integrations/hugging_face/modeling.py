@@ -5,7 +5,6 @@ They hold one of our own models, in full precision or compiled, and add no arith
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +13,7 @@ from transformers.modeling_outputs import MaskedLMOutput
 from transformers.modeling_utils import PreTrainedModel
 
 from starquant_fx.errors import InputError
+from starquant_fx.integrations.hugging_face.calls import check_call
 from starquant_fx.integrations.hugging_face.configuration import (
     DenoiserConfig,
     StarQuantDreamConfig,
@@ -140,7 +140,7 @@ class DenoiserForMaskedLM(PreTrainedModel):
         }
         given = {name: one for name, one in named.items() if one is not None and one is not False}
         if self.compiled is None:
-            _check_call(self.denoiser, given)
+            check_call(self.denoiser, given)
         found = self.denoiser(**given)
         output = MaskedLMOutput(logits=found.logits, hidden_states=found.hidden_states)
         wanted = self.config.return_dict if return_dict is None else return_dict
@@ -268,8 +268,8 @@ class StarQuantDreamForMaskedLM(DenoiserForMaskedLM):
 
 
 MODELS: dict[str, Any] = {
-    one.config_class.model_type: one
-    for one in (StarQuantLladaForMaskedLM, StarQuantDreamForMaskedLM)
+    StarQuantLladaConfig.model_type: StarQuantLladaForMaskedLM,
+    StarQuantDreamConfig.model_type: StarQuantDreamForMaskedLM,
 }
 
 
@@ -291,17 +291,3 @@ def _random(config: DenoiserConfig) -> nn.Module:
             hint="AutoModelForMaskedLM.from_pretrained(folder) loads the checkpoint",
         )
     return ARCHITECTURES[config.model_type].model(config.published())
-
-
-def _check_call(model: nn.Module, given: dict[str, Any]) -> None:
-    """Raises an InputError unless a full-precision model takes these arguments."""
-    takes = inspect.signature(model.forward).parameters
-    odd = sorted(given.keys() - takes.keys())
-    if odd or "input_ids" not in given:
-        raise InputError(
-            "the arguments do not fit the model",
-            where="forward",
-            expected=", ".join(takes),
-            got=", ".join(odd) or "no input_ids",
-            hint="leave out what the model does not take",
-        )

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from transformers.utils.quantization_config import QuantizationConfigMixin
@@ -130,7 +130,7 @@ class StarQuantConfig(QuantizationConfigMixin):
         ready: dict[str, Any] = json.loads(json.dumps(values))  # tuples become lists
         return ready
 
-    def __iter__(self) -> Iterator[tuple[str, Any]]:
+    def __iter__(self) -> Generator[tuple[str, Any], None, None]:
         """Gives the items of ``to_dict``, as ``dict(config)`` asks for."""
         yield from self.to_dict().items()
 

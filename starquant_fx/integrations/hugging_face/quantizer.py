@@ -66,11 +66,11 @@ class StarQuantQuantizer(HfQuantizer):
             hint="load it without quantization_config, then call starquant_fx.compile(model, recipe)",
         )
 
-    def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
+    def is_serializable(self, *args: Any, **kwargs: Any) -> Any:
         """Returns that models can be saved."""
         return True
 
     @property
-    def is_trainable(self) -> bool:
+    def is_trainable(self) -> Any:
         """Whether models can be trained: they cannot."""
         return False
