@@ -25,13 +25,14 @@ define verdict
 	else echo "make $@: FAILED"; exit 1; fi
 endef
 
-.PHONY: help demo test test-all lint clean run-demo run-test run-test-all run-lint install viewers
+.PHONY: help demo test test-all test-transformers run-test-transformers lint clean run-demo run-test run-test-all run-lint install viewers
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo      compile a small diffusion model and show what it cost"
 	@echo "make test      run the test suite without the slow tests"
 	@echo "make test-all  run the test suite with the slow tests"
+	@echo "make test-transformers  run the Hugging Face tests under other versions of transformers"
 	@echo "make lint      ruff, mypy and pyright"
 	@echo "make clean     remove .venv, caches and build products"
 
@@ -44,6 +45,9 @@ test:
 test-all:
 	$(call verdict,run-test-all)
 
+test-transformers:
+	$(call verdict,run-test-transformers)
+
 lint:
 	$(call verdict,run-lint)
 
@@ -55,6 +59,10 @@ run-test: install
 
 run-test-all: install viewers
 	@$(PYTEST) --timeout 3600
+
+# The lowest version that pyproject.toml allows, and the newest that was tested.
+run-test-transformers: install
+	@$(BIN)/python tools/transformers_versions.py 5.17.0 5.24.0
 
 # What tests of the inspector's page and files open them in; without it they are skipped, and say so.
 viewers: install

@@ -25,7 +25,7 @@ from torch import Tensor
 
 import starquant_fx
 from starquant_fx.checkpoint.shards import write_shard
-from starquant_fx.errors import StarQuantError, exit_code
+from starquant_fx.errors import exit_code
 from starquant_fx.files import check_destination, write_atomically
 from starquant_fx.models.weightless import fake_model
 from starquant_fx.passes import FitSgat
@@ -117,7 +117,9 @@ def measure(given: argparse.Namespace, recipe: str, source: Path, folder: Path) 
     target = folder / recipe
     command = [sys.executable, __file__, *sys.argv[1:], "--only", recipe, str(source), str(target)]
     begin = time.perf_counter()
-    subprocess.run(command, check=True)
+    status = subprocess.run(command, check=False).returncode
+    if status:
+        sys.exit(status)
     wall = time.perf_counter() - begin
     facts: dict[str, Any] = json.loads((target / "starquant_run.json").read_bytes())
     disk = sum(file.stat().st_size for file in target.iterdir())
@@ -143,8 +145,8 @@ def show(row: dict[str, Any]) -> None:
     )
 
 
-def main() -> None:
-    """Runs the benchmark."""
+def main() -> int:
+    """Runs the benchmark; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", default="LLaDA-8B", help="LLaDA-8B or Dream-7B")
     parser.add_argument("--layers", type=int, help="blocks instead of all")
@@ -158,35 +160,34 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--only", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    try:
-        parse_size(given.memory_limit)
-        if given.only:
-            recipe, source, target = given.only
-            compile_once(given, recipe, Path(source), Path(target))
-            return
-        if given.json is not None:
-            check_destination(given.json, ".json")
-        with tempfile.TemporaryDirectory(dir=given.folder) as temporary:
-            source = given.source or Path(temporary) / "model"
-            if not source.exists():
-                source.mkdir()
-                begin = time.perf_counter()
-                make_model(given.model, given.layers, source)
-                print(f"made the model in {time.perf_counter() - begin:.0f} s", flush=True)
-            size = sum(file.stat().st_size for file in source.glob("*.safetensors"))
-            rows = []
-            for recipe in given.recipe:
-                rows.append(measure(given, recipe, source, Path(temporary)))
-                show(rows[-1])
-                if given.json is not None:
-                    facts = {"model": given.model, "source_bytes": size, "rows": rows}
-                    write_atomically(given.json, json.dumps(facts, indent=1))
-    except StarQuantError as error:
-        print(error, file=sys.stderr)
-        sys.exit(exit_code(error))
-    except subprocess.CalledProcessError as error:
-        sys.exit(error.returncode)
+    return exit_code(lambda: run(given))
+
+
+def run(given: argparse.Namespace) -> None:
+    """Makes the model and compiles it with every recipe, or, as a process of its own, with one."""
+    parse_size(given.memory_limit)
+    if given.only:
+        recipe, source, target = given.only
+        compile_once(given, recipe, Path(source), Path(target))
+        return
+    if given.json is not None:
+        check_destination(given.json, ".json")
+    with tempfile.TemporaryDirectory(dir=given.folder) as temporary:
+        source = given.source or Path(temporary) / "model"
+        if not source.exists():
+            source.mkdir()
+            begin = time.perf_counter()
+            make_model(given.model, given.layers, source)
+            print(f"made the model in {time.perf_counter() - begin:.0f} s", flush=True)
+        size = sum(file.stat().st_size for file in source.glob("*.safetensors"))
+        rows = []
+        for recipe in given.recipe:
+            rows.append(measure(given, recipe, source, Path(temporary)))
+            show(rows[-1])
+            if given.json is not None:
+                facts = {"model": given.model, "source_bytes": size, "rows": rows}
+                write_atomically(given.json, json.dumps(facts, indent=1))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

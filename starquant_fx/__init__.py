@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from starquant_fx.integrations.hugging_face.hook import install as _install
+
 if TYPE_CHECKING:
     from starquant_fx.api import compile
     from starquant_fx.artifact import load_artifact, save_artifact
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from starquant_fx.diffusion import generate
     from starquant_fx.errors import StarQuantError
     from starquant_fx.export.api import ExportReport, export_onnx
+    from starquant_fx.integrations.hugging_face.quantization_config import StarQuantConfig
     from starquant_fx.models.loading import from_pretrained
     from starquant_fx.recipe import Recipe
     from starquant_fx.recipes import get_recipe
@@ -25,6 +28,7 @@ __all__ = [
     "ExportReport",
     "Recipe",
     "Report",
+    "StarQuantConfig",
     "StarQuantError",
     "compile",
     "compile_folder",
@@ -41,6 +45,7 @@ _HOMES = {
     "ExportReport": "export.api",
     "Recipe": "recipe",
     "Report": "report",
+    "StarQuantConfig": "integrations.hugging_face.quantization_config",
     "StarQuantError": "errors",
     "compile": "api",
     "compile_folder": "streaming.api",
@@ -63,3 +68,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
+
+
+_install()  # transformers then loads our checkpoints; it is not imported here

@@ -73,6 +73,7 @@ def compile(
         ConfigError: This machine has no such device.
     """
     chosen = get_recipe(recipe)
+    model = _own(model)
     _check_arguments(model, tokenizer, token_state_input, observe)
     own = model_device(model, torch.device("cpu"))
     place = own if device is None else usable_device(device)
@@ -110,6 +111,12 @@ def compile(
     program.stages.clear()
     spare, found = spare_tensors(model, program), fingerprint(dict(model.named_parameters()))
     return CompiledModel(twin, program, report, spare, model, found, target)
+
+
+def _own(model: nn.Module) -> nn.Module:
+    """The model itself, where transformers' ``from_pretrained`` gave it another form."""
+    inner = getattr(model, "starquant_denoiser", None) if isinstance(model, nn.Module) else None
+    return inner if isinstance(inner, nn.Module) else model
 
 
 def _check_arguments(model: Any, tokenizer: Any, token_state_input: Any, observe: Any) -> None:

@@ -224,7 +224,8 @@ class CompiledModel(nn.Module):
 
         Args:
             path: The folder.
-            **options: As ``starquant_fx.checkpoint.writing.save``: ``tokenizer``, ``shard_bytes``, ``force``.
+            **options: As ``starquant_fx.checkpoint.writing.save``: ``tokenizer``, ``shard_bytes``, ``force``,
+                ``base_model``, ``tags``.
 
         Returns:
             The folder's path.

@@ -40,7 +40,8 @@ class Feedback(Protocol):
         turn: [d] the order of the columns.
     """
 
-    turn: Tensor
+    @property
+    def turn(self) -> Tensor: ...  # noqa: D102
 
     def diagonal_block(self, columns: slice) -> Tensor:
         """[m, m] upper triangular: the rows and columns of U with ``U^T U = (H + delta I)^-1`` in that order."""

@@ -24,7 +24,9 @@ RUN_FILE = "starquant_run.json"
 """How long a streaming compilation took and how much memory: of another content at every run, so without a hash."""
 QUANTIZATION = "quantization_config"
 SHARD = re.compile(r"model-[0-9]{5}-of-[0-9]{5}\.safetensors")
-FILES = frozenset({CONFIG_FILE, INDEX_FILE, REPORT_FILE, RUN_FILE, *TOKENIZER_FILES})
+CARD_FILE = "README.md"
+"""The model card; people edit it, so the index has no hash of it."""
+FILES = frozenset({CONFIG_FILE, INDEX_FILE, REPORT_FILE, RUN_FILE, CARD_FILE, *TOKENIZER_FILES})
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in FLOAT_TYPES.values()}
 """Float types by the name that ``quantization_config`` gives them."""
 AGAIN = "copy the folder again from where it was saved, or save the model again"

@@ -74,7 +74,7 @@ def load(
     if target is not None:
         choose_target(target, device)
     path = checkpoint_folder(folder)
-    facts, recipe, published = _configuration(path)
+    facts, recipe, published = quantized_configuration(path)
     own_file(path, INDEX_FILE)
     index = read_index(path)
     if check:
@@ -111,8 +111,16 @@ def is_checkpoint(folder: str | os.PathLike[str]) -> bool:
         return False
 
 
-def _configuration(folder: Path) -> tuple[Quantization, Recipe, dict[str, Any]]:
-    """What ``config.json`` says of the quantization and the recipe, and of the model."""
+def quantized_configuration(folder: Path) -> tuple[Quantization, Recipe, dict[str, Any]]:
+    """What a checkpoint's ``config.json`` says of the quantization and the recipe, and of the model.
+
+    Args:
+        folder: The checkpoint.
+
+    Raises:
+        ConfigError: It is missing, or no configuration.
+        CheckpointError: It is a link, or what it says of the quantization is damaged.
+    """
     own_file(folder, CONFIG_FILE)
     published = read_published(folder)
     if not published["architectures"]:  # as where the file does not say them

@@ -7,12 +7,15 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import starquant_fx
 from starquant_fx.checkpoint import checks
+from starquant_fx.checkpoint.card import check_tags, model_card
 from starquant_fx.checkpoint.format import (
+    CARD_FILE,
     CHECKPOINT,
     QUANTIZATION,
     REPORT_FILE,
@@ -43,6 +46,8 @@ def save(
     tokenizer: Any = None,
     shard_bytes: int = SHARD_BYTES,
     force: bool = False,
+    base_model: str | None = None,
+    tags: str | Sequence[str] = (),
 ) -> Path:
     """Writes a packed checkpoint: everything that the model computes with, to be loaded without the original model.
 
@@ -57,7 +62,9 @@ def save(
         folder: Where to; its parent must exist.
         tokenizer: The model's, to be written beside it.
         shard_bytes: Bytes of a file of tensors at most.
-        force: Whether a checkpoint that is there is replaced.
+        force: Whether a checkpoint that is there is replaced, with its model card.
+        base_model: Hub id of the model that was quantized, for the model card.
+        tags: Further tags of the model card.
 
     Returns:
         The folder's path.
@@ -68,19 +75,14 @@ def save(
     """
     architecture = checks.check_compiled(compiled)
     limit = checks.check_shard_bytes(shard_bytes)
+    named = check_tags(tags)
     path = check_folder(folder, CHECKPOINT, flag("force", force))
     published = checks.published_keys(compiled.config, compiled.frame, architecture)
-    quantization = quantization_of(
-        compiled.recipe,
-        compiled.program.mask_token_id,
-        checks.dtype_name(compiled.frame),
-        compiled.report.target,
-        compiled.fingerprint,
-    )
+    says = quantization_of(compiled)
     tensors = {name: tensor.detach() for name, tensor in compiled.tensors().items()}
     checks.check_tensors(tensors)
     with replacing_folder(path, CHECKPOINT) as place:
-        files = write_description(place, published, quantization, compiled.report, tokenizer)
+        files = write_description(place, published, says, compiled.report, tokenizer)
         shards = plan(tensors, limit)
         hashes: dict[str, str] = {}
         headers: dict[str, str] = {}
@@ -93,10 +95,27 @@ def save(
             where |= dict.fromkeys(names, shard)
         size = sum(tensor.nbytes for tensor in tensors.values())
         write_index(place, Index(Hashes(size, hashes, headers, files), where))
+        card = model_card(compiled.report, published["model_type"], says, size, base_model, named)
+        write_card(place, card)
     return path
 
 
-def quantization_of(
+def quantization_of(compiled: CompiledModel) -> Quantization:
+    """What the ``quantization_config`` of a compiled model says.
+
+    Raises:
+        InputError: Its recipe cannot be written, or its parameters are of several float types.
+    """
+    return quantization(
+        compiled.recipe,
+        compiled.program.mask_token_id,
+        checks.dtype_name(compiled.frame),
+        compiled.report.target,
+        compiled.fingerprint,
+    )
+
+
+def quantization(
     recipe: Recipe, mask_token_id: int | None, dtype: str, target: str, fingerprint: str
 ) -> Quantization:
     """The ``quantization_config`` of this version of the package.
@@ -117,18 +136,14 @@ def quantization_of(
 
 
 def write_description(
-    folder: Path,
-    published: dict[str, Any],
-    quantization: Quantization,
-    report: Report,
-    tokenizer: Any,
+    folder: Path, published: dict[str, Any], says: Quantization, report: Report, tokenizer: Any
 ) -> dict[str, str]:
-    """Writes what stands beside the shards.
+    """Writes what stands beside the shards and has a hash in the index.
 
     Args:
         folder: An empty folder.
         published: The model's configuration.
-        quantization: What is added to it.
+        says: What is added to it.
         report: The report.
         tokenizer: The model's, or None.
 
@@ -139,18 +154,25 @@ def write_description(
         InputError: The tokenizer is of another kind.
         OSError: A file cannot be written.
     """
-    _write_tokenizer(folder, tokenizer)
-    _write_json(folder / REPORT_FILE, report.to_dict())
-    _write_json(folder / CONFIG_FILE, {**published, QUANTIZATION: dataclasses.asdict(quantization)})
+    write_tokenizer(folder, tokenizer)
+    write_json(folder / REPORT_FILE, report.to_dict())
+    config = {**published, QUANTIZATION: dataclasses.asdict(says)}
+    config.pop("auto_map", None)  # names code that is not in this folder
+    write_json(folder / CONFIG_FILE, config)
     return {file.name: _hash(file) for file in sorted(folder.iterdir())}
 
 
 def write_index(folder: Path, index: Index) -> None:
-    """Writes the index, last of all files."""
-    _write_json(folder / INDEX_FILE, dataclasses.asdict(index))
+    """Writes the index."""
+    write_json(folder / INDEX_FILE, dataclasses.asdict(index))
 
 
-def _write_tokenizer(folder: Path, tokenizer: Any) -> None:
+def write_card(folder: Path, card: str) -> None:
+    """Writes the model card, which has no hash: people edit it."""
+    (folder / CARD_FILE).write_text(card, encoding="utf-8")
+
+
+def write_tokenizer(folder: Path, tokenizer: Any) -> None:
     """Writes the files of a transformers tokenizer.
 
     Raises:
@@ -177,7 +199,8 @@ def _write_tokenizer(folder: Path, tokenizer: Any) -> None:
             file.unlink()
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON file."""
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

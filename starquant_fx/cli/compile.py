@@ -100,12 +100,14 @@ def compile_command(
     from starquant_fx.recipes import get_recipe
 
     console = Console()
-    whole = {"--output": output, "--save": save, "--report": report, "--cache": cache}
-    whole["--print-between-passes"] = print_between_passes
+    whole: dict[str, object] = {"--output": output, "--save": save, "--report": report}
+    whole |= {"--cache": cache, "--print-between-passes": print_between_passes}
     check_options(destination, whole, memory_limit)
     chosen = get_recipe(recipe).seeded(seed)
-    given = {n: v for n, v in (("samples", samples), ("length", length)) if v is not None}
-    calibrated = dataclasses.replace(chosen.calibration, **given)
+    usual = chosen.calibration
+    calibrated = dataclasses.replace(
+        usual, samples=samples or usual.samples, length=length or usual.length
+    )
     chosen = dataclasses.replace(chosen, calibration=calibrated)
     for path, suffix in ((output, SUFFIX), (report, ".json")):
         if path is not None:

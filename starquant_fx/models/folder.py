@@ -52,9 +52,11 @@ def contained(folder: Path, name: str) -> Path:
 
 
 def _is_hub_blob(folder: Path, real: Path) -> bool:
-    """Whether ``folder`` is a snapshot in the hub's cache and ``real`` one of the blobs beside it."""
-    snapshots = folder.resolve().parent
-    return snapshots.name == "snapshots" and real.parent == snapshots.parent / "blobs"
+    """Whether ``folder`` is a snapshot in the hub's cache, or in one, and ``real`` one of the blobs beside it."""
+    return any(
+        above.name == "snapshots" and real.parent == above.parent / "blobs"
+        for above in folder.resolve().parents
+    )
 
 
 def read_json(folder: Path, name: str, refusal: type[StarQuantError]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from starquant_fx.errors import CheckpointError, cause, nearest
 
@@ -85,7 +86,7 @@ def locate(
         )
     elif not path.is_dir() or not name:
         if isinstance(name_or_folder, str) and HUB_ID.fullmatch(name):
-            return _download(name, revision, files)
+            return download(name, files, revision=revision)
         offer = nearest(name, SHIPPED)
         raise CheckpointError(
             f"there is no model {name!r}",
@@ -105,14 +106,29 @@ def locate(
     return path.resolve()
 
 
-def _download(hub_id: str, revision: str | None, files: tuple[str, ...]) -> Path:
-    """Fetches a model's data files from the hub, or finds them in the local cache."""
+def download(
+    hub_id: str, files: tuple[str, ...], *, revision: str | None = None, **options: Any
+) -> Path:
+    """Fetches a model's data files from the hub, or finds them in the local cache.
+
+    Args:
+        hub_id: ``owner/name``.
+        files: Patterns of what is fetched.
+        revision: Branch, tag or commit.
+        **options: As ``huggingface_hub.snapshot_download``: ``cache_dir``, ``local_files_only``, ``token``, ...
+
+    Returns:
+        The folder in the cache, with its own links resolved.
+
+    Raises:
+        CheckpointError: It cannot be downloaded.
+    """
     import huggingface_hub
     from huggingface_hub import errors
 
     try:
         folder = huggingface_hub.snapshot_download(
-            hub_id, revision=revision, allow_patterns=list(files)
+            hub_id, revision=revision, allow_patterns=list(files), **options
         )
     # The hub's client raises a dozen unrelated classes; for the user each means: not downloaded.
     except Exception as error:

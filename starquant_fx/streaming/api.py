@@ -16,7 +16,7 @@ from starquant_fx.calibration.data import CalibrationData
 from starquant_fx.calibration.prepare import Calibration, prepare
 from starquant_fx.checkpoint import checks
 from starquant_fx.checkpoint.format import CHECKPOINT
-from starquant_fx.checkpoint.writing import quantization_of
+from starquant_fx.checkpoint.writing import quantization
 from starquant_fx.devices import making_float32, making_tensors_on, usable_device
 from starquant_fx.diffusion.stepping import evaluating
 from starquant_fx.errors import RecipeError
@@ -96,12 +96,10 @@ def compile_folder(
     mask_id = check_mask_token(mask_token_id, network)
     if mask_id is None:
         mask_id = check_mask_token(mask_token_of(network, tokenizer), network)
-    quantization = quantization_of(
-        chosen, mask_id, checks.dtype_name(network), resolved, source.fingerprint
-    )
+    says = quantization(chosen, mask_id, checks.dtype_name(network), resolved, source.fingerprint)
     parts = Parts.of(network, chosen, mask_id)
     plan = {
-        **dataclasses.asdict(quantization),
+        **dataclasses.asdict(says),
         "parts": [span.name for span in parts.spans],
         "calibration": _described(calibration),
         "device": str(place),
@@ -113,7 +111,7 @@ def compile_folder(
             data = _states(work, source, calibration, tokenizer, mask_id, chosen)
         run = Run(source, parts, data, work, resolved, place, limit)
         records = _compiled(run, progress)
-        description = Description(published, quantization, tokenizer, limit)
+        description = Description(published, says, tokenizer, limit)
         return finish(run, path, records, description)
 
 

@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from starquant_fx.checkpoint.card import model_card
 from starquant_fx.checkpoint.format import CHECKPOINT, RUN_FILE, Hashes, Index, Quantization
 from starquant_fx.checkpoint.reading import load
-from starquant_fx.checkpoint.writing import write_description, write_index
+from starquant_fx.checkpoint.writing import write_card, write_description, write_index
 from starquant_fx.folders.writing import replacing_folder
 from starquant_fx.program import CONSTANTS
 from starquant_fx.report import Report, tensor_bytes
@@ -27,13 +28,13 @@ class Description:
 
     Attributes:
         published: The model's configuration.
-        quantization: What is added to it.
+        says: What is added to it.
         tokenizer: The model's, or None.
         memory_limit: That the run was given.
     """
 
     published: dict[str, Any]
-    quantization: Quantization
+    says: Quantization
     tokenizer: Any
     memory_limit: int | None
 
@@ -54,12 +55,9 @@ def finish(run: Run, path: Path, records: list[PartRecord], described: Descripti
         CheckpointError: Something cannot be written, or a shard was changed meanwhile.
     """
     with replacing_folder(path, CHECKPOINT) as place:
+        report = _report(run, records)
         files = write_description(
-            place,
-            described.published,
-            described.quantization,
-            _report(run, records),
-            described.tokenizer,
+            place, described.published, described.says, report, described.tokenizer
         )
         shards = [run.work.shard(number) for number in range(run.count)]
         for shard in shards:
@@ -72,6 +70,9 @@ def finish(run: Run, path: Path, records: list[PartRecord], described: Descripti
         )
         homes = {n: s.name for s, r in zip(shards, records, strict=True) for n in r.tensor_sha256}
         write_index(place, Index(hashes, homes))
+        model_type, size = described.published["model_type"], hashes.total_size
+        base_model = run.source.hub_id
+        write_card(place, model_card(report, model_type, described.says, size, base_model))
         begin = time.perf_counter()
         load(place)
         run_facts = _run_facts(run, records, described, time.perf_counter() - begin)

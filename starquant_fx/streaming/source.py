@@ -12,7 +12,7 @@ from starquant_fx.errors import CheckpointError
 from starquant_fx.fingerprint import fingerprint
 from starquant_fx.mapped import release
 from starquant_fx.models.loading import from_pretrained
-from starquant_fx.models.locate import locate
+from starquant_fx.models.locate import HUB_ID, locate
 
 
 class Source:
@@ -24,6 +24,7 @@ class Source:
     Attributes:
         model: The model; its parameters are maps of the files where they are stored as the model computes.
         tokenizer: Its tokenizer, or None.
+        hub_id: Under which it was named, or None.
         fingerprint: Of all values.
 
     Raises:
@@ -33,6 +34,8 @@ class Source:
 
     def __init__(self, name: str | os.PathLike[str]) -> None:
         self.folder = locate(name)
+        shown = os.fspath(name)
+        self.hub_id = shown if HUB_ID.fullmatch(shown) and not Path(shown).is_dir() else None
         self._files = self._facts()
         self.model, self.tokenizer = from_pretrained(self.folder)
         self.fingerprint = fingerprint(dict(self.model.named_parameters()))

@@ -33,6 +33,7 @@ COMPLETE = (
     "starquant_fx/folders",
     "starquant_fx/integrations/backend_options.py",
     "starquant_fx/integrations/dynamo_graph.py",
+    "starquant_fx/integrations/hugging_face",
     "starquant_fx/integrations/parameter_watch.py",
     "starquant_fx/integrations/torch_compile.py",
     "starquant_fx/model_facts.py",

@@ -1,0 +1,136 @@
+"""``import starquant_fx`` is enough, in any order, and stays light."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModel,
+    AutoModelForMaskedLM,
+    BertConfig,
+    BertForMaskedLM,
+    LlamaConfig,
+)
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
+
+import starquant_fx
+from starquant_fx.integrations import hugging_face
+from starquant_fx.integrations.hugging_face import configuration, hook, registration
+from starquant_fx.integrations.hugging_face.modeling import MODELS
+from starquant_fx.integrations.hugging_face.quantizer import StarQuantQuantizer
+
+Run = Callable[[str], str]
+Folder = Callable[[str], Path]
+LOAD = """
+model = transformers.AutoModelForMaskedLM.from_pretrained({folder!r})
+print(type(model).__name__, model.config.quantization_config.quant_method)
+"""
+QUANTIZERS = "transformers.quantizers.auto"
+LOADED = "StarQuantLladaForMaskedLM starquant"
+ORDERS = {
+    "ours first": "import starquant_fx, transformers",
+    "transformers first": "import transformers, starquant_fx",
+    "its auto classes first": "import transformers\nfrom transformers import AutoModelForMaskedLM\nimport starquant_fx",
+    "its models first": "import transformers, transformers.modeling_utils, starquant_fx",
+    "its tokenizers first": "import transformers\nfrom transformers import AutoTokenizer\nimport starquant_fx",
+    "its models after ours": "import starquant_fx, transformers, transformers.modeling_utils",
+    "a model of its own after ours": "import starquant_fx, transformers\nfrom transformers import BertForMaskedLM",
+    "our model classes first": "import starquant_fx.integrations.hugging_face.modeling, transformers",
+    "our quantizer first": "import starquant_fx.integrations.hugging_face.quantizer, transformers",
+    "our loaders first": "import starquant_fx.integrations.hugging_face.loading, transformers",
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_any_order_of_imports(order: str, fresh_python: Run, packed: Folder) -> None:
+    folder = str(packed("odd"))
+    assert fresh_python(ORDERS[order] + LOAD.format(folder=folder)).strip() == LOADED
+
+
+def test_the_import_loads_neither_torch_nor_transformers(fresh_python: Run) -> None:
+    code = "import json, sys, starquant_fx; print(json.dumps(sorted(sys.modules)))"
+    loaded = {name.split(".")[0] for name in json.loads(fresh_python(code))}
+    assert "starquant_fx" in loaded
+    assert loaded.isdisjoint({"torch", "transformers", "huggingface_hub", "safetensors"})
+
+
+def test_configurations_do_not_load_torch(fresh_python: Run) -> None:
+    code = (
+        "import sys, starquant_fx, transformers.models.auto.configuration_auto as auto\n"
+        "before = 'torch' in sys.modules\n"
+        "print(auto.CONFIG_MAPPING['llada'].__name__, auto.CONFIG_MAPPING['Dream'].__name__, before)"
+    )
+    first, second, torch = fresh_python(code).split()
+    assert (first, second) == ("StarQuantLladaConfig", "StarQuantDreamConfig")
+    plain = "import sys, transformers.models.auto.configuration_auto; print('torch' in sys.modules)"
+    assert torch == fresh_python(plain).strip()
+
+
+def test_threads_that_import_at_once(fresh_python: Run, packed: Folder) -> None:
+    code = """
+import threading, starquant_fx, importlib
+names = ["transformers.models.auto.modeling_auto", "transformers.models.auto.configuration_auto",
+         "transformers.modeling_utils", "transformers.quantizers.auto"]
+threads = [threading.Thread(target=importlib.import_module, args=(name,)) for name in names]
+for t in threads: t.start()
+for t in threads: t.join(60)
+print(sum(t.is_alive() for t in threads))
+import transformers
+"""
+    hung, *loaded = fresh_python(code + LOAD.format(folder=str(packed("odd")))).splitlines()
+    assert (hung, loaded) == ("0", [LOADED])
+
+
+def test_everything_is_registered_once() -> None:
+    hugging_face.register()
+    hugging_face.register()
+    hook.install()
+    assert sum(isinstance(finder, hook.AfterImport) for finder in sys.meta_path) == 1
+    assert AUTO_QUANTIZATION_CONFIG_MAPPING["starquant"] is starquant_fx.StarQuantConfig
+    assert AUTO_QUANTIZER_MAPPING["starquant"] is StarQuantQuantizer
+    for model_type, model in MODELS.items():
+        config = CONFIG_MAPPING[model_type]
+        assert config is configuration.CONFIGURATIONS[model_type]
+        assert AutoModelForMaskedLM._model_mapping[config] is model
+        assert AutoModel._model_mapping[config] is model
+
+
+def test_a_type_of_transformers_own_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a later version brought LLaDA itself."""
+    monkeypatch.setitem(CONFIG_MAPPING._extra_content, "llada", LlamaConfig)
+    hugging_face.register()
+    assert CONFIG_MAPPING["llada"] is LlamaConfig
+    assert LlamaConfig not in AutoModelForMaskedLM._model_mapping
+
+
+def test_a_failure_is_a_warning_and_the_import_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ImportError("no such name")
+
+    monkeypatch.setattr(registration, "register_quantization", fail)
+    with pytest.warns(UserWarning, match=r"could not register with transformers\.quantizers\.auto"):
+        hook.register_with_loaded()
+
+
+def test_other_modules_are_found_as_before() -> None:
+    finder = hook.AfterImport()
+    assert finder.find_spec("json") is None
+    assert finder.find_spec("transformers.no_such_module", transformers.__path__) is None
+    spec = finder.find_spec(QUANTIZERS, [str(Path(transformers.__path__[0], "quantizers"))])
+    assert spec is not None
+    assert type(spec.loader).__name__ == "SourceFileLoader"
+
+
+def test_models_of_transformers_are_as_before() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found: Any = AutoModelForMaskedLM._model_mapping[BertConfig]
+        assert found is BertForMaskedLM
