@@ -21,6 +21,7 @@ ENTRY_POINTS = {
     "starquant_fx.integrations",
     "starquant_fx.methods",
     "starquant_fx.recipes",
+    "starquant_fx.streaming",
 }
 # Core modules that work without torch.
 PLAIN = {"starquant_fx.config_facts", "starquant_fx.sampling"}

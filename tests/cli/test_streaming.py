@@ -1,0 +1,82 @@
+"""``starquant-fx compile MODEL DST``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import starquant_fx
+from starquant_fx.cli.streaming import duration
+from tests.cli.test_checkpoints import command
+from tests.compile_cases import small
+from tests.models import checkpoints
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "small.json"
+    path.write_text(json.dumps(small("rtn-w4a4").to_dict()))
+    return path
+
+
+def test_a_folder_after_the_model(
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source, target = checkpoints.write_llada(tmp_path / "source")[0], tmp_path / "a"
+    arguments = ("compile", source, target, "-r", recipe, "--samples", "5", "--length", "12")
+    code, out, err = command(monkeypatch, capsys, *arguments, "--memory-limit", "4GiB")
+    assert (code, err) == (0, "")
+    assert "1/3 model.transformer.blocks.0" in out
+    assert "3/3 model.transformer.ff_out" in out
+    assert "0.0 s left" in out
+    assert "5 sequences, 60 tokens" in out
+    assert f"wrote {target}" in out.replace("\n", "")
+    loaded = starquant_fx.load(target)
+    assert loaded.recipe.calibration.samples == 5
+    code, out, err = command(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert "--force replaces it" in err
+    code, _, err = command(monkeypatch, capsys, *arguments, "--force")
+    assert (code, err) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("a", "--save", "b"), "--save does not go with a folder to compile to"),
+        (("a", "--output", "b.safetensors"), "--output does not go with a folder"),
+        (("a", "--report", "b.json"), "--report does not go with a folder"),
+        (("a", "--cache", "c"), "--cache does not go with a folder"),
+        (("a", "--print-between-passes"), "--print-between-passes does not go"),
+        (("--memory-limit", "8GiB"), "--memory-limit needs a folder to compile to"),
+        (("a", "--memory-limit", "much"), "this is no size"),
+        (("nowhere/a",), "cannot be written here"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    options: tuple[str, ...],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = command(monkeypatch, capsys, "compile", "llada-tiny", *options)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert "do:" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_times_to_read() -> None:
+    assert [duration(s) for s in (0.04, 59.94, 61, 3723.4)] == [
+        "0.0 s",
+        "59.9 s",
+        "0:01:01",
+        "1:02:03",
+    ]
