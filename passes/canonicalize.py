@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from starquant_fx.pass_base import Pass, Preserves
-from starquant_fx.program import ATTENTION, LINEAR, READ_ELSEWHERE, Program, facts, note
+from starquant_fx.program import ATTENTION, LINEAR, Program, facts, note
 
 aten = torch.ops.aten
 COPIES = (aten._to_copy.default, aten.to.dtype, aten.to.dtype_layout, aten.to.device)
@@ -164,9 +164,7 @@ def _may_fold(reader: fx.Node, node: fx.Node) -> bool:
     if reader.target != LINEAR or reader.args[0] is not node:
         return False
     weight = reader.args[1]
-    if not isinstance(weight, fx.Node) or weight.op != "get_attr":
-        return False
-    return len(weight.users) == 1 and not facts(weight).get(READ_ELSEWHERE)
+    return isinstance(weight, fx.Node) and weight.op == "get_attr" and len(weight.users) == 1
 
 
 def _norm_parts(node: fx.Node) -> tuple[fx.Node | None, fx.Node | None, fx.Node | None]:

@@ -10,7 +10,7 @@ from torch import fx
 
 from starquant_fx.kernels.reference import quantize_weight, weight_scale
 from starquant_fx.pass_base import Pass, Preserves
-from starquant_fx.program import READ_ELSEWHERE, Program, facts
+from starquant_fx.program import Program
 
 aten = torch.ops.aten
 EMBEDDING = aten.embedding.default
@@ -37,8 +37,7 @@ class QuantizeEmbedding(Pass):
             assert isinstance(ids, fx.Node)
             if ids.op != "placeholder":  # of positions or types
                 continue
-            elsewhere = facts(weight).get(READ_ELSEWHERE, False)
-            if elsewhere or any(user.target != EMBEDDING for user in weight.users):
+            if any(user.target != EMBEDDING for user in weight.users):
                 text = f"{weight.target}: not quantized, a linear reads it too"
                 program.findings.setdefault("notes", {})[str(weight.target)] = text
             else:

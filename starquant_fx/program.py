@@ -28,8 +28,6 @@ SITES = "_starquant_sites"
 through the graph; kept at the graph they go with it."""
 ENTERING = "entering"
 """Placeholder of a part of a model: the one tensor that the parts before it hand on."""
-READ_ELSEWHERE = "read_elsewhere"
-"""Fact of a tensor's node in a part of a model: another part reads the tensor too."""
 ADDED_PARTS = ("state_bias", "low_rank")
 """Parts of a site that add to the result of a linear."""
 LINEAR = torch.ops.aten.linear.default

@@ -25,11 +25,12 @@ from starquant_fx.folders.writing import check_folder
 from starquant_fx.lowering import choose_target
 from starquant_fx.model_facts import check_mask_token, is_shifted, mask_token_of
 from starquant_fx.pass_manager import check_order
+from starquant_fx.progress import working
 from starquant_fx.recipe import Recipe
 from starquant_fx.recipes import get_recipe
 from starquant_fx.sampling.arguments import flag
 from starquant_fx.streaming.finishing import Description, finish
-from starquant_fx.streaming.memory import parse_size
+from starquant_fx.streaming.memory import forget_peak, parse_size
 from starquant_fx.streaming.part import Progress, Run, all_written
 from starquant_fx.streaming.parts import Parts
 from starquant_fx.streaming.source import Source
@@ -89,7 +90,9 @@ def compile_folder(
     path = check_folder(folder, CHECKPOINT, flag("force", force))
     place = usable_device(device)
     resolved = choose_target(target, place)
-    source = Source(model)
+    forget_peak()
+    with working("reading the model"):
+        source = Source(model)
     network, tokenizer = source.model, tokenizer or source.tokenizer
     architecture = checks.check_kind(network, network.config)
     published = checks.published_keys(network.config, network, architecture)

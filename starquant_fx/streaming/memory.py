@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 from starquant_fx.errors import ConfigError
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-STATUS = Path("/proc/self/status")
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(i?)B?\s*", re.IGNORECASE)
 
 
@@ -62,6 +63,12 @@ def peak_resident() -> int:
 
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used if sys.platform == "darwin" else used * 1024
+
+
+def forget_peak() -> None:
+    """Has the peak counted from now on, where the system can do that: what a process did before is not the run's."""
+    with contextlib.suppress(OSError):
+        CLEAR.write_text("5", encoding="ascii")
 
 
 def give_back() -> None:

@@ -11,7 +11,7 @@ from starquant_fx.calibration.spans import Span, part_spans
 from starquant_fx.capture import capture, skeleton
 from starquant_fx.pass_base import Pass
 from starquant_fx.pass_manager import run_passes
-from starquant_fx.program import ENTERING, READ_ELSEWHERE, Program, Site, facts, note
+from starquant_fx.program import ENTERING, Program, Site, facts
 from starquant_fx.recipe import Recipe
 from starquant_fx.streaming.roles import AdoptRoles
 
@@ -93,17 +93,15 @@ class Parts:
         if span.start is not None:
             values[span.start] = graph.placeholder(ENTERING)
             values[span.start].meta["val"] = span.start.meta["val"]
-        inside, tensors = set(span.nodes), {}
+        tensors: dict[str, Tensor] = {}
         for node in span.nodes:
             if node.op == "placeholder":
                 continue
-            new = values[node] = graph.node_copy(node, lambda n: values[n])
+            values[node] = graph.node_copy(node, lambda n: values[n])
             if node.op == "get_attr":
                 name = str(node.target)
                 tensors[name] = parameters[name] if name in parameters else self.constants[name]
                 tensors[name] = tensors[name].detach()
-                if not inside.issuperset(node.users):
-                    note(new, **{READ_ELSEWHERE: True})
         graph.output(values[span.end])
         module = fx.GraphModule(tensors, graph, class_name="DenoiserPart")
         return Program(module, whole.fake_mode, whole.recipe, whole.mask_token_id)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 
 from starquant_fx.errors import ConfigError, InputError, RecipeError
 from starquant_fx.passes import RefineSgat
-from starquant_fx.streaming.memory import parse_size, peak_resident, resident, shown_size
+from starquant_fx.streaming.memory import (
+    forget_peak,
+    parse_size,
+    peak_resident,
+    resident,
+    shown_size,
+)
 from tests.models import checkpoints
 from tests.streaming.cases import contents, recipe, stream
 
@@ -65,7 +73,6 @@ def test_a_pass_that_learns_through_blocks(llada: Path, tmp_path: Path) -> None:
     passes = list(chosen.passes)
     at = [one.name for one in passes].index("fit-sgat") + 1
     passes.insert(at, RefineSgat())
-    import dataclasses
 
     with pytest.raises(RecipeError, match="does not go block by block"):
         stream(llada, tmp_path / "a", dataclasses.replace(chosen, passes=tuple(passes)))
@@ -80,3 +87,11 @@ def test_a_model_of_transformers(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be built again"):
         stream(folder, tmp_path / "a")
     assert not (tmp_path / "a.unfinished").exists()
+
+
+def test_what_the_process_did_before_is_not_counted() -> None:
+
+    torch.ones(100_000_000)
+    before = peak_resident()
+    forget_peak()
+    assert peak_resident() < before - 200_000_000

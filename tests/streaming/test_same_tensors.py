@@ -17,18 +17,22 @@ from starquant_fx.passes import Gptq
 from starquant_fx.recipe import Recipe
 from starquant_fx.recipes import get_recipe
 from starquant_fx.report import Report
-from tests.models import checkpoints
 from tests.streaming.cases import IDS, recipe, stream, whole
 
 RECIPES = (
     "rtn-w4a4",
     "star-w4a4",
-    "star-w4a4[role:head=w8a8]",
     "quarot+tac+embed8-w4a4",
-    "dllmquant++-w4a8",
-    "awq+lowrank-w4a16",
-    "duquant+center-w4a4",
-    "sgat-w8a4",
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in (
+            "star-w4a4[role:head=w8a8]",
+            "dllmquant++-w4a8",
+            "awq+lowrank-w4a16",
+            "duquant+center-w4a4",
+            "sgat-w8a4",
+        )
+    ),
 )
 
 
@@ -51,17 +55,12 @@ def test_every_kind_of_recipe(name: str, llada: Path, tmp_path: Path) -> None:
     assert report.calibration["bytes"] <= right.calibration["bytes"]
 
 
-@pytest.mark.parametrize("name", ["rtn-w8a8", "star-w4a4"])
+@pytest.mark.parametrize("name", ["rtn-w8a8", pytest.param("star-w4a4", marks=pytest.mark.slow)])
 def test_dream(name: str, dream: Path, tmp_path: Path) -> None:
     same(dream, tmp_path / "a", recipe(name))
 
 
-@pytest.mark.parametrize("name", ["rtn-w4a4", "quarot+embed8-w4a4"])
-def test_a_head_tied_to_the_embedding(name: str, tmp_path: Path) -> None:
-    folder, _ = checkpoints.write_llada(tmp_path / "tied", weight_tying=True)
-    same(folder, tmp_path / "a", recipe(name))
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ignore",
     [
@@ -76,6 +75,7 @@ def test_sites_that_are_left_alone(ignore: tuple[str, ...], llada: Path, tmp_pat
     same(llada, tmp_path / "a", recipe(name, ignore))
 
 
+@pytest.mark.slow
 def test_gptq_on_full_precision_inputs(llada: Path, tmp_path: Path) -> None:
     same(llada, tmp_path / "a", recipe("gptq-w4a4").replacing(Gptq(inputs="full")))
 
@@ -84,6 +84,7 @@ def test_calibrated_on_what_the_model_generates(llada: Path, tmp_path: Path) -> 
     same(llada, tmp_path / "a", recipe("star-w4a4"), calibration=None)
 
 
+@pytest.mark.slow
 def test_shipped_model_and_texts(tmp_path: Path) -> None:
     texts = ["Once upon a time there was a cat. It was a good cat."] * 4
     out = starquant_fx.compile_folder(
