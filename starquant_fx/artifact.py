@@ -25,6 +25,7 @@ from starquant_fx.files import check_destination, replacing
 from starquant_fx.fingerprint import fingerprint
 from starquant_fx.lowering import AUTO, TARGETS, choose_target, runs_on
 from starquant_fx.model_facts import check_mask_token, check_module
+from starquant_fx.models.safetensors_files import check_length
 from starquant_fx.pass_manager import run_passes
 from starquant_fx.program import CONSTANTS
 from starquant_fx.recipe import Recipe
@@ -104,6 +105,7 @@ def load_artifact(
     check_module(model)
     path = Path(path)
     try:
+        check_length(path)
         with safe_open(path, framework="pt") as file:
             return _load(model, file, path, target)
     except (SafetensorError, OSError) as error:

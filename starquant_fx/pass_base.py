@@ -15,6 +15,9 @@ from starquant_fx.errors import PassError, RecipeError, nearest
 from starquant_fx.program import Program
 from starquant_fx.recipe import ROLES
 
+LONGEST = 2000
+"""Characters of a pass's text form."""
+
 
 class Preserves(enum.Enum):
     """How far a pass preserves the function that the graph computes."""
@@ -184,6 +187,14 @@ def parse_pass(text: str, registry: dict[str, type[Pass]], among: Iterable[Pass]
     Raises:
         RecipeError: The text is malformed, or names an unknown pass or option.
     """
+    if len(text) > LONGEST:  # splitting it takes the square of its length
+        raise RecipeError(
+            "the text of a pass is too long",
+            where=text[:40],
+            expected=f"at most {LONGEST} characters",
+            got=str(len(text)),
+            hint="leave options at their defaults out",
+        )
     match = re.fullmatch(r"([a-z][a-z0-9-]*)(?:\{(.*)\})?", text.strip())
     if match is None:
         raise RecipeError("malformed pass", where=text, expected="name{option=value,...}")
@@ -205,6 +216,6 @@ def parse_pass(text: str, registry: dict[str, type[Pass]], among: Iterable[Pass]
             )
         try:
             options[key.strip()] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError):  # nested too deeply: a text
             options[key.strip()] = value.strip()
     return registry[name].with_options(options)

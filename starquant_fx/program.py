@@ -179,7 +179,11 @@ class Program:
         return {str(n.target): self.tensor(n) for n in self.graph.nodes if n.op == "get_attr"}
 
     def set_tensor(self, name: str, value: Tensor) -> None:
-        """Sets (or replaces) the tensor with a qualified name; the graph's readers follow."""
+        """Sets (or replaces) the tensor with a qualified name; the graph's readers follow.
+
+        It is laid out row by row, as files keep it: products of other layouts round differently.
+        """
+        value = value.contiguous()
         owner: Any = self.module
         *path, leaf = name.split(".")
         for part in path:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from starquant_fx.errors import RecipeError, nearest
+from starquant_fx.patterns import check_pattern
 
 if TYPE_CHECKING:
     from starquant_fx.pass_base import Pass
@@ -186,12 +187,7 @@ class Recipe:
                     hint=nearest(pattern[5:], ROLES),
                 )
             if pattern.startswith("re:"):
-                try:
-                    re.compile(pattern[3:])
-                except re.error as error:
-                    raise RecipeError(
-                        "malformed regular expression", where=pattern, got=str(error)
-                    ) from error
+                check_pattern(pattern[3:], pattern)
         if self.version != VERSION:
             raise RecipeError(
                 "unknown recipe version", expected=str(VERSION), got=str(self.version)

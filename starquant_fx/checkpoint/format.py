@@ -178,6 +178,8 @@ def read_index(folder: Path) -> Index:
     for name in hashes.file_sha256:
         if name not in FILES or name in (INDEX_FILE, RUN_FILE):
             raise _damaged(where, "the names of a checkpoint's files", repr(name))
+    if unhashed := sorted({CONFIG_FILE, REPORT_FILE} - hashes.file_sha256.keys()):
+        raise _damaged(where, "file_sha256 of configuration and report", f"none of {unhashed}")
     shards = set(index.weight_map.values())
     for key, names in (("tensor_sha256", index.weight_map.keys()), ("header_sha256", shards)):
         if odd := sorted(getattr(hashes, key).keys() ^ names):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from starquant_fx.artifact_checks import STORED
@@ -17,10 +17,15 @@ from starquant_fx.checkpoint.contained import own_file
 from starquant_fx.checkpoint.format import AGAIN, Index
 from starquant_fx.errors import CheckpointError
 from starquant_fx.mapped import pieces
-from starquant_fx.models.safetensors_files import INDEX_FILE, unusable
+from starquant_fx.models.safetensors_files import (
+    INDEX_FILE,
+    LARGEST_HEADER,
+    open_tensors,
+    unusable,
+)
 
-LARGEST_HEADER = 100_000_000
-"""Bytes that safetensors allows a header."""
+LARGEST_FILE = 1 << 28
+"""Bytes of a file beside the shards: a tokenizer's takes tens of megabytes at most."""
 
 
 def plan(tensors: dict[str, Tensor], shard_bytes: int) -> list[list[str]]:
@@ -55,6 +60,7 @@ def write_shard(path: Path, tensors: dict[str, Tensor]) -> tuple[str, dict[str, 
         SHA-256 of length and header, and of every tensor's bytes.
 
     Raises:
+        CheckpointError: A tensor holds NaN or Inf, with which no checkpoint is loaded.
         OSError: It cannot be written.
     """
     # Wide elements first, so that every tensor begins at a multiple of its element's size.
@@ -77,6 +83,8 @@ def write_shard(path: Path, tensors: dict[str, Tensor]) -> tuple[str, dict[str, 
         for name, tensor in ordered:
             digest = hashlib.sha256()
             for piece in pieces(tensor):
+                if not _finite(piece):
+                    raise _not_finite(name, path, "check the model's weights and calibration")
                 values = _bytes(piece)
                 file.write(values)
                 digest.update(values)
@@ -108,11 +116,7 @@ class Shards:
 
     def _add(self, shard: str) -> None:
         path = own_file(self._folder, shard)
-        try:
-            opened = safe_open(path, framework="pt")
-            found = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-            raise unusable(self._folder / shard, str(error)) from error
+        opened, found = open_tensors(path, self._folder / shard)
         listed = {name for name, at in self._index.weight_map.items() if at == shard}
         if listed != found.keys():
             raise CheckpointError(
@@ -125,7 +129,7 @@ class Shards:
         if self._check:
             right = self._index.metadata.header_sha256[shard]
             if (got := _header_hash(path)) != right:
-                raise _changed(f"the header of {shard}", self._folder / shard, right, got)
+                raise _changed(f"the header of {shard}", self._folder / shard, right, _short(got))
         self._open[shard] = opened
         self.headers.update(found)
 
@@ -133,7 +137,8 @@ class Shards:
         """Reads one tensor; on the CPU it stays a private map of its file.
 
         Raises:
-            CheckpointError: Its bytes are not those that the index has the hash of.
+            CheckpointError: Its bytes are not those that the index has the hash of, or hold NaN or Inf; ``check``
+                alone finds either.
         """
         shard = self._index.weight_map[name]
         path = self._folder / shard
@@ -143,11 +148,15 @@ class Shards:
             raise unusable(path, str(error)) from error
         if self._check:
             digest = hashlib.sha256()
+            finite = True
             for piece in pieces(tensor):
                 digest.update(_bytes(piece))
+                finite = finite and _finite(piece)
             right = self._index.metadata.tensor_sha256[name]
             if digest.hexdigest() != right:
-                raise _changed(name, path, right, digest.hexdigest())
+                raise _changed(name, path, right, _short(digest.hexdigest()))
+            if not finite:
+                raise _not_finite(name, path, AGAIN)
         aligned = tensor.data_ptr() % tensor.element_size() == 0
         return tensor.to(device) if aligned else tensor.clone().to(device)
 
@@ -156,19 +165,27 @@ def check_files(folder: Path, index: Index) -> None:
     """Compares the hashes of the files beside the shards.
 
     Raises:
-        CheckpointError: One is missing, leads outside, or holds something else.
+        CheckpointError: One is missing, leads outside, is far too large, or holds something else.
     """
     for name, right in index.metadata.file_sha256.items():
-        with own_file(folder, name).open("rb") as file:
+        path = own_file(folder, name)
+        if (size := path.stat().st_size) > LARGEST_FILE:
+            raise _changed(name, folder / name, right, f"{size} bytes")
+        with path.open("rb") as file:
             got = hashlib.file_digest(file, "sha256").hexdigest()
         if got != right:
-            raise _changed(name, folder / name, right, got)
+            raise _changed(name, folder / name, right, _short(got))
 
 
 def _bytes(piece: Tensor) -> memoryview:
     """The bytes of contiguous values [N]."""
     values: memoryview = piece.contiguous().cpu().view(torch.uint8).numpy().data
     return values
+
+
+def _finite(piece: Tensor) -> bool:
+    """Whether values [N] are neither NaN nor infinite; true of integers."""
+    return not piece.is_floating_point() or bool(torch.isfinite(piece).all())
 
 
 def _header_hash(path: Path) -> str:
@@ -184,11 +201,25 @@ def _differences(listed: Iterable[str], found: Iterable[str]) -> str:
     return f"listed but absent: {absent[:3]}, held but not listed: {surplus[:3]}"
 
 
+def _short(digest: str) -> str:
+    return f"sha256 {digest[:12]}"
+
+
+def _not_finite(name: str, path: Path, hint: str) -> CheckpointError:
+    return CheckpointError(
+        f"{name} is not finite",
+        where=str(path),
+        expected="finite numbers",
+        got="NaN or Inf",
+        hint=hint,
+    )
+
+
 def _changed(what: str, path: Path, right: str, got: str) -> CheckpointError:
     return CheckpointError(
         f"{what} is not what was saved",
         where=str(path),
-        expected=f"sha256 {right[:12]}, as the index says",
-        got=f"sha256 {got[:12]}",
+        expected=f"{_short(right)}, as the index says",
+        got=got,
         hint=AGAIN,
     )

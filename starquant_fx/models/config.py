@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
+import sys
 from collections.abc import Iterable
 from typing import Any, ClassVar, Self
 
@@ -151,7 +151,7 @@ def _check_number(name: str, declared: str, value: object) -> None:
     else:
         expected = "a finite number above 0"
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        usable = number and 0 < float(value) < math.inf  # type: ignore[arg-type]
+        usable = number and 0 < value <= sys.float_info.max  # type: ignore[operator]
     if not usable:
         raise ConfigError(
             f"{name} is not usable", where=FILE, expected=expected, got=repr(value), hint=HINT

@@ -12,6 +12,9 @@ CONFIG_FILE = "config.json"
 QUANT_METHOD = "starquant"
 """What packed checkpoints of this package have as ``quant_method`` of their ``quantization_config``."""
 
+LARGEST_JSON = 8 << 20
+"""Bytes of a JSON file that is read: parsed, it may take thirty times as many. An index of 10⁴ tensors fits."""
+
 
 def contained(folder: Path, name: str) -> Path:
     """Returns the real path of a file that a model's folder names, if it stays in the folder.
@@ -83,6 +86,15 @@ def read_json(folder: Path, name: str, refusal: type[StarQuantError]) -> dict[st
             where=str(folder),
             expected="a model folder with config.json and *.safetensors",
             got=f"{len(held)} files: {', '.join(held[:5])}" if held else "an empty folder",
+            hint=hint,
+        )
+    size = path.stat().st_size
+    if size > LARGEST_JSON:
+        raise refusal(
+            f"{name} is too large",
+            where=str(folder / name),
+            expected=f"at most {LARGEST_JSON} bytes",
+            got=str(size),
             hint=hint,
         )
     try:

@@ -14,10 +14,12 @@ from torch import Tensor
 
 from starquant_fx.errors import CheckpointError
 from starquant_fx.mapped import copied, not_finite, pieces
-from starquant_fx.models.folder import contained, read_json
+from starquant_fx.models.folder import LARGEST_JSON, contained, read_json
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+LARGEST_HEADER = LARGEST_JSON
+"""Bytes of a safetensors header."""
 FLOAT_TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -144,11 +146,7 @@ class TensorFiles:
                 got="no such file",
                 hint="download or copy the missing file; an interrupted download leaves such gaps",
             )
-        try:
-            opened = safe_open(path, framework="pt")
-            slices = {key: opened.get_slice(key) for key in opened.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-            raise unusable(shown, str(error)) from error
+        opened, slices = open_tensors(path, shown)
         self._open[shown] = opened
         for key, header in slices.items():
             self.entries[key] = TensorEntry(shown, tuple(header.get_shape()), header.get_dtype())
@@ -161,6 +159,44 @@ class TensorFiles:
                 got=f"{len(slices)} tensors; listed but absent: {absent[:3]}, held but not listed: {surplus[:3]}",
                 hint="take the index and all shards from one and the same revision",
             )
+
+
+def open_tensors(path: Path, shown: Path) -> tuple[Any, dict[str, Any]]:
+    """Opens a safetensors file; no values are read.
+
+    Args:
+        path: The file.
+        shown: What it is called in an error.
+
+    Returns:
+        The open file, and what its header says by name, as ``get_slice`` gives it.
+
+    Raises:
+        CheckpointError: It is truncated or corrupt, or its header is too large.
+    """
+    try:
+        check_length(path)
+        opened = safe_open(path, framework="pt")
+        return opened, {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        raise unusable(shown, str(error)) from error
+
+
+def check_length(path: Path) -> None:
+    """Checks that a header is of a size that can be read.
+
+    Args:
+        path: A safetensors file.
+
+    Raises:
+        OSError: It cannot be read, is no file, or its header is too large.
+    """
+    if not path.is_file():  # opening a pipe would wait for somebody to write to it
+        raise OSError("not a file")
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if LARGEST_HEADER < length < path.stat().st_size:
+        raise OSError(f"a header of {length} bytes, more than {LARGEST_HEADER}")
 
 
 def _read_index(folder: Path) -> dict[str, str]:
