@@ -12,8 +12,6 @@ BLOCK = 64
 """Columns between two updates of all the columns that follow."""
 SQUARE = 1024
 """Rows and columns of a triangular matrix that are inverted at once."""
-FEW = 16
-"""Tokens are few where there are at most one for so many channels: then their own space is the smaller one."""
 
 
 def hessian(tokens: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -199,7 +197,7 @@ class _TokenMade:
 
 
 def feedback(tokens: Tensor, weights: Tensor | None, damping: float, order: bool) -> Feedback:
-    """The feedback of a site's tokens, in the smaller of both spaces.
+    """The feedback of a site's tokens, in the space that takes less memory: that of the channels, or of the tokens.
 
     Args:
         tokens: [N, d] as the integer GEMM will see them: transformed and gated.
@@ -210,7 +208,8 @@ def feedback(tokens: Tensor, weights: Tensor | None, damping: float, order: bool
     Returns:
         For ``gptq``.
     """
-    if FEW * tokens.shape[0] <= tokens.shape[1]:
+    count, features = tokens.shape
+    if count**2 * (features // BLOCK + 1) <= features**2:
         return TokenFeedback.of(tokens, weights, damping, order)
     return DenseFeedback.of(hessian(tokens, weights), damping, order)
 
