@@ -209,7 +209,7 @@ def feedback(tokens: Tensor, weights: Tensor | None, damping: float, order: bool
         For ``gptq``.
     """
     count, features = tokens.shape
-    if count**2 * (features // BLOCK + 1) <= features**2:
+    if count**2 * max(1, features // BLOCK) <= features**2:
         return TokenFeedback.of(tokens, weights, damping, order)
     return DenseFeedback.of(hessian(tokens, weights), damping, order)
 

@@ -106,8 +106,8 @@ def test_the_space_of_the_tokens_gives_the_same_codes(
 
 
 def test_few_tokens_take_the_smaller_space() -> None:
-    assert isinstance(feedback(torch.randn(45, 64), None, 0.01, True), TokenFeedback)
-    assert isinstance(feedback(torch.randn(46, 64), None, 0.01, True), DenseFeedback)
+    assert isinstance(feedback(torch.randn(64, 64), None, 0.01, True), TokenFeedback)
+    assert isinstance(feedback(torch.randn(65, 64), None, 0.01, True), DenseFeedback)
 
 
 def test_tokens_of_nothing_leave_round_to_nearest() -> None:
