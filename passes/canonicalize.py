@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -204,7 +205,8 @@ def _fold_into(program: Program, linear: fx.Node, gain: Tensor, shift: Tensor | 
     name = facts(linear)["of"]
     weight = program.tensor(linear.args[1])  # type: ignore[arg-type]
 
-    folded = program.constant(f"folded.{name}.weight", lambda: _scaled(weight, gain))
+    scaled = torch.empty_like if program.weightless else partial(_scaled, gain=gain)
+    folded = program.constant(f"folded.{name}.weight", partial(scaled, weight))
     linear.update_arg(1, folded)
     if shift is not None:
         arguments: tuple[Any, ...] = linear.args

@@ -85,3 +85,8 @@ def install() -> None:
         return
     sys.meta_path.insert(0, AfterImport())
     register_with_loaded()
+
+
+def remove() -> None:
+    """Ends the waiting, for programs of our own that never load through transformers: registering takes a second."""
+    sys.meta_path[:] = [one for one in sys.meta_path if not isinstance(one, AfterImport)]
