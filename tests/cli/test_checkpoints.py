@@ -98,3 +98,31 @@ def test_other_commands_say_what_loads_it(
     code, _, err = command(monkeypatch, capsys, "compile", place, "-r", "rtn-w4a4")
     assert code == 2
     assert "starquant_fx.load(folder) loads it" in err
+
+
+def test_convert_writes_what_other_programs_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, tokenizer = starquant_fx.from_pretrained("llada-tiny")
+    place = compiled("odd", "rtn-w4a16").save(tmp_path / "a", tokenizer=tokenizer)
+    arguments = ("convert", place, tmp_path / "b", "--to")
+    code, _, err = command(monkeypatch, capsys, *arguments, "compressed-tensor")
+    assert code == 2
+    assert "did you mean 'compressed-tensors'?" in err
+    code, out, err = command(monkeypatch, capsys, *arguments, "compressed-tensors")
+    assert (code, err) == (0, "")
+    assert str(tmp_path / "b") in out.replace("\n", "")
+    written = json.loads((tmp_path / "b" / "config.json").read_text())
+    assert written["quantization_config"]["quant_method"] == "compressed-tensors"
+    names = {file.name for file in (tmp_path / "b").iterdir()}
+    assert {"tokenizer.json", "tokenizer_config.json"} <= names
+
+
+def test_convert_refuses_what_the_format_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = compiled("odd", "star-w4a4").save(tmp_path / "a")
+    code, _, err = command(monkeypatch, capsys, "convert", place, tmp_path / "b")
+    assert code == 2
+    assert "cannot be written as compressed-tensors" in err
+    assert not (tmp_path / "b").exists()
