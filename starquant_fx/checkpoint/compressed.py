@@ -25,6 +25,7 @@ from starquant_fx.checkpoint.compressed_sites import (
     inexpressible,
     quantized_linears,
 )
+from starquant_fx.checkpoint.contained import checkpoint_folder
 from starquant_fx.checkpoint.format import QUANTIZATION, SHARD, shard_name
 from starquant_fx.checkpoint.reading import load
 from starquant_fx.checkpoint.shards import plan, write_shard
@@ -72,7 +73,7 @@ def convert(
     counterpart in the format is refused, not approximated.
 
     Args:
-        source: A compiled model, or the folder of a packed checkpoint, whose tokenizer goes along.
+        source: A compiled model, or the folder or hub id of a packed checkpoint, whose tokenizer goes along.
         folder: Where to; its parent must exist.
         shard_bytes: Bytes of a file of tensors at most.
         force: Whether a folder of this format that is there is replaced.
@@ -100,7 +101,7 @@ def convert(
     config[QUANTIZATION] = quantization_config(linears.values(), others)
     with replacing_folder(path, COMPRESSED) as place:
         if not isinstance(source, CompiledModel):
-            _copy_tokenizer(Path(source).expanduser().resolve(), place)
+            _copy_tokenizer(checkpoint_folder(source), place)
         _write(place, made, limit)
         text = json.dumps(config, indent=1)
         (place / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
