@@ -143,7 +143,7 @@ class FitSgat(Pass):
 
 def _workers(program: Program, cores: int) -> int:
     """Sites that are fitted at once: one a core, or as many as the memory allows."""
-    if program.memory is None or program.calibration is None:
+    if program.memory is None or program.calibration is None or not any(program.quantized_sites()):
         return cores
     tokens = program.calibration.use()["kept"]
     # In float32: the weights, twice while they are read; versions of the tokens' inputs; and their outputs.

@@ -88,8 +88,8 @@ class Report:
         bytes_after: The program's tensors: packed codes, scales and transforms as they are, other floats in bf16.
         seconds: Per pass, in order, (text form, seconds).
         notes: What passes want to be read.
-        calibration: sequences, tokens, tokens kept of each site, and bytes of the activations that were held at once;
-            empty without calibration data.
+        calibration: sequences, tokens, tokens kept of each site, and, if the model was compiled whole, bytes of the
+            activations that were held at once; empty without calibration data.
         kernels: Which kernels run on this machine, how many of each, and why.
     """
 
@@ -148,9 +148,10 @@ class Report:
             f"weights: {self.bytes_before / 1e6:.2f} MB (bf16) -> {self.bytes_after / 1e6:.2f} MB"
         )
         if used := self.calibration:
+            held = f", {used['bytes'] / 1e6:.0f} MB of activations" if "bytes" in used else ""
             yield Text(
                 f"calibration: {used['sequences']:,} sequences, {used['tokens']:,} tokens, {used['kept']:,} kept a "
-                f"site, {used['bytes'] / 1e6:.0f} MB of activations"
+                f"site{held}"
             )
         if self.kernels:
             yield Text(self.kernels)

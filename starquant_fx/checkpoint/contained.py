@@ -5,20 +5,25 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from starquant_fx.checkpoint.format import AGAIN
+from starquant_fx.checkpoint.format import AGAIN, REPORT_FILE
 from starquant_fx.errors import CheckpointError, InputError
 from starquant_fx.folders.workplace import remove_remains
 from starquant_fx.models.folder import contained
+from starquant_fx.models.locate import DOWNLOADED, HUB_ID, locate
 
 
-def checkpoint_folder(given: str | os.PathLike[str]) -> Path:
-    """The folder of a checkpoint, absolute and with its own links resolved.
+def checkpoint_folder(given: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """The folder of a checkpoint, absolute and with its own links resolved; one that a hub id names is downloaded.
 
-    A checkpoint that a killed process was just replacing comes back first.
+    A checkpoint that a killed process was just replacing comes back first. A folder wins over a hub id.
+
+    Args:
+        given: The folder, or a hub id ``owner/name``.
+        revision: Branch, tag or commit on the hub.
 
     Raises:
         InputError: It is no path.
-        CheckpointError: There is no such folder.
+        CheckpointError: There is no such folder, it cannot be downloaded, or a revision is asked of a folder.
     """
     if not isinstance(given, str | os.PathLike) or not isinstance(os.fspath(given), str):
         raise InputError(
@@ -26,7 +31,7 @@ def checkpoint_folder(given: str | os.PathLike[str]) -> Path:
             where="folder",
             expected="a str or a pathlib.Path",
             got=repr(given)[:200],
-            hint="name the folder that CompiledModel.save wrote",
+            hint="name the folder that CompiledModel.save wrote, or a hub id",
         )
     try:
         path = Path(given).expanduser().resolve()
@@ -35,13 +40,16 @@ def checkpoint_folder(given: str | os.PathLike[str]) -> Path:
         found = path.is_dir()
     except (OSError, ValueError, RuntimeError):  # no path at all, or a loop of links
         path, found = Path(given), False
+    named = isinstance(given, str) and HUB_ID.fullmatch(given) is not None
+    if (found and revision is not None) or (named and not found and not path.is_file()):
+        return locate(given, revision, (*DOWNLOADED, REPORT_FILE))
     if not found:
         raise CheckpointError(
             "there is no checkpoint here",
             where=str(given),
             expected="the folder that CompiledModel.save wrote",
             got="a file" if path.is_file() else "no such folder",
-            hint="check the spelling and the working directory; a hub's model is downloaded first",
+            hint="check the spelling and the working directory",
         )
     return path
 

@@ -47,6 +47,7 @@ def load(
     target: str | None = None,
     device: str | torch.device | None = None,
     check: bool = True,
+    revision: str | None = None,
 ) -> CompiledModel:
     """Loads a packed checkpoint that ``CompiledModel.save`` wrote.
 
@@ -56,16 +57,18 @@ def load(
     harmless). No code is run from the folder.
 
     Args:
-        folder: The checkpoint.
+        folder: The checkpoint, or a hub id ``owner/name``, which is downloaded first; no code is.
         target: As for ``compile``; None = the one that it was saved with, or what runs here.
         device: Where the model goes; the CPU by default.
         check: Whether to compare the hashes in the index, which reads every file once. They find damage, not forgery.
+        revision: Branch, tag or commit, for a hub id only.
 
     Returns:
         The compiled model.
 
     Raises:
-        CheckpointError: The folder is none, is of another version, or damaged; or a file leads outside of it.
+        CheckpointError: The folder is none, cannot be downloaded, is of another version, or damaged; or a file leads
+            outside of it.
         ConfigError: Its configuration is missing or describes no model, or this machine has no such device.
         LoweringError: There is no such target.
     """
@@ -73,7 +76,7 @@ def load(
     device = usable_device(device)
     if target is not None:
         choose_target(target, device)
-    path = checkpoint_folder(folder)
+    path = checkpoint_folder(folder, revision)
     facts, recipe, published = quantized_configuration(path)
     own_file(path, INDEX_FILE)
     index = read_index(path)

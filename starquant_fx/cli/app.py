@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from starquant_fx.cli.compile import compile_command
+from starquant_fx.cli.convert import convert_command
 from starquant_fx.cli.cost import cost_command
 from starquant_fx.cli.demo import demo_command
 from starquant_fx.cli.evaluate import evaluate_command
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command("compile")(compile_command)
 app.command("generate")(generate_command)
 app.command("export")(export_command)
+app.command("convert")(convert_command)
 app.command("evaluate")(evaluate_command)
 app.command("harness")(harness_command)
 app.command("inspect")(inspect_command)

@@ -6,15 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from starquant_fx.errors import InputError
+from starquant_fx.errors import InputError, StarQuantError
 
 
 def is_checkpoint(model: str) -> bool:
-    """Whether MODEL is the folder of a packed checkpoint."""
+    """Whether MODEL is a packed checkpoint: a folder, or a hub id whose configuration says so."""
     from starquant_fx.checkpoint.reading import is_checkpoint as packed
-    from starquant_fx.models.locate import SHIPPED
+    from starquant_fx.models.folder import CONFIG_FILE
+    from starquant_fx.models.locate import HUB_ID, SHIPPED, locate
 
-    return model not in SHIPPED and packed(Path(model).expanduser())
+    path = Path(model).expanduser()
+    if model in SHIPPED or path.exists() or not HUB_ID.fullmatch(model):
+        return model not in SHIPPED and packed(path)
+    try:
+        return packed(locate(model, files=(CONFIG_FILE,)))
+    except StarQuantError:
+        return False  # whoever loads it says what is wrong
 
 
 def load_checkpoint(
@@ -23,10 +30,10 @@ def load_checkpoint(
     """Loads a checkpoint and its tokenizer.
 
     Args:
-        folder: The checkpoint.
+        folder: The checkpoint, or its hub id.
         target: As ``compile``; ``auto`` = the one that it was saved with, if it runs here.
         device: Where the model goes.
-        given: Options that are for models in full precision; all must be None.
+        given: Options that are for models in full precision; none may be given.
 
     Returns:
         The compiled model and the tokenizer, or None where the folder has none.
@@ -35,12 +42,13 @@ def load_checkpoint(
         InputError: One of the options is given.
         StarQuantError: The folder cannot be loaded.
     """
+    from starquant_fx.checkpoint.contained import checkpoint_folder
     from starquant_fx.checkpoint.reading import load
     from starquant_fx.lowering import AUTO
     from starquant_fx.models.tokenizer import load_tokenizer
 
     for option, value in given.items():
-        if value is not None:
+        if value:
             raise InputError(
                 f"{option} does not go with a packed checkpoint",
                 where=option,
@@ -48,6 +56,6 @@ def load_checkpoint(
                 got=folder,
                 hint=f"leave {option} out: the checkpoint is compiled already",
             )
-    compiled = load(folder, target=None if target == AUTO else target, device=device)
-    path = Path(folder).expanduser().resolve()
+    path = checkpoint_folder(folder)
+    compiled = load(path, target=None if target == AUTO else target, device=device)
     return compiled, load_tokenizer(path, str(compiled.config.model_type))

@@ -10,7 +10,7 @@ import typer
 from starquant_fx.cli.evaluation import run
 from starquant_fx.cli.measure import FULL, measure
 from starquant_fx.cli.options import CacheFolder, CalibrationFile, Device, Model, Target
-from starquant_fx.cli.subject import Settings
+from starquant_fx.cli.subject import Settings, checkpoint_of
 from starquant_fx.errors import InputError
 from starquant_fx.recipe import LARGEST_SEED
 
@@ -20,6 +20,13 @@ DEFAULT = ("rtn-w4a4", "star-w4a4")
 
 def evaluate_command(
     model: Model,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            "--reference",
+            help="Where MODEL is a folder of `compile --save`: the model in full precision that it was compiled from.",
+        ),
+    ] = None,
     recipe: Annotated[
         list[str] | None, typer.Option("--recipe", "-r", help="Recipe to evaluate, repeatable.")
     ] = None,
@@ -136,12 +143,19 @@ def evaluate_command(
     from starquant_fx.recipes import recipe_names
 
     names = [*(recipe or []), *recipe_names(recipes or "")]
-    if rank and len(names or DEFAULT) + len(without or ()) + len(replace or ()) < 2:
+    checkpoint = checkpoint_of(model, reference)
+    usual = DEFAULT if checkpoint is None else ()
+    if (
+        rank
+        and (checkpoint is not None) + len(names or usual) + len(without or ()) + len(replace or ())
+        < 2
+    ):
         raise InputError("one recipe cannot be ranked", where="--rank", expected="two or more")
     run(
         Settings(
-            model=model,
-            recipes=tuple(names or DEFAULT),
+            model=model if reference is None else reference,
+            checkpoint=checkpoint,
+            recipes=tuple(names or usual),
             without=tuple(without or ()),
             replace=tuple(replace or ()),
             text=text,

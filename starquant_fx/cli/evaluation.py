@@ -9,7 +9,7 @@ import typer
 
 from starquant_fx.cli.figures import require_figures, write_figures
 from starquant_fx.cli.gate import gate_document
-from starquant_fx.cli.measure import FULL, measure
+from starquant_fx.cli.measure import FULL, measure, seeded
 from starquant_fx.cli.subject import Settings, Subject, mask_plan_of, prepare, prompts_of, show
 
 FORMAT, VERSION = "starquant-evaluation", 1
@@ -35,7 +35,12 @@ def run(settings: Settings) -> None:
     _write(settings, document)
     if settings.figures is not None:
         for path in write_figures(
-            settings.figures, subject.model, subject.recipes, subject.ids, comparisons, followed
+            settings.figures,
+            subject.model,
+            subject.only_recipes(),
+            subject.ids,
+            comparisons,
+            followed,
         ):
             typer.echo(f"wrote {path}")
 
@@ -84,12 +89,11 @@ def _one_seed(settings: Settings, subject: Subject, seed: int) -> tuple[Any, Any
     from starquant_fx.evaluation.sheets import masked_sheet, summary_sheet, trajectory_sheet
     from starquant_fx.evaluation.trajectory import trajectories
 
-    seeded = {name: recipe.seeded(seed) for name, recipe in subject.recipes.items()}
     plan = mask_plan_of(settings, subject.ids, seed)
     comparison, costs, models = measure(
         subject.model,
         subject.tokenizer,
-        seeded,
+        seeded(subject.recipes, seed),
         subject.texts,
         subject.ids,
         plan,

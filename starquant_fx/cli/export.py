@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from starquant_fx.cli.checkpoints import is_checkpoint, load_checkpoint
 from starquant_fx.cli.options import (
     CacheFolder,
     CalibrationFile,
@@ -81,7 +82,7 @@ def export_command(
         Path | None, typer.Option("--json", help="Write the report to this JSON file.")
     ] = None,
 ) -> None:
-    """Compile MODEL, or take an artifact of it, and write an ONNX folder that runs without PyTorch.
+    """Compile MODEL, take an artifact of it or a packed checkpoint, and write an ONNX folder that runs without PyTorch.
 
     Example: starquant-fx export llada-tiny llada-onnx --recipe star-w8a8
     """
@@ -102,20 +103,25 @@ def export_command(
     check_folder(folder, force)
     if json_file is not None:
         check_destination(json_file, ".json")
-    chosen = _recipe(recipe, artifact, seed)
+    packed = is_checkpoint(model)
+    chosen: Any = None if packed else _recipe(recipe, artifact, seed)
     texts = calibration_texts(model, calibration)
-    loaded, tokenizer = load(model)
-    if artifact is not None:
-        compiled = load_artifact(loaded, artifact, target="reference")
+    if packed:
+        given = {"--recipe": recipe, "--artifact": artifact, "--cache": cache, "--seed": seed}
+        compiled, tokenizer = load_checkpoint(model, "reference", None, given)
     else:
-        compiled = compile_model(
-            loaded,
-            chosen,
-            calibration=texts,
-            tokenizer=tokenizer,
-            target="reference",
-            cache=cache,
-        )
+        loaded, tokenizer = load(model)
+        if artifact is not None:
+            compiled = load_artifact(loaded, artifact, target="reference")
+        else:
+            compiled = compile_model(
+                loaded,
+                chosen,
+                calibration=texts,
+                tokenizer=tokenizer,
+                target="reference",
+                cache=cache,
+            )
     report = export_onnx(
         compiled,
         folder,
@@ -124,7 +130,7 @@ def export_command(
         opset=opset,
         attention_mask=attention_mask,
         tokenizer=tokenizer,
-        samples=_samples(tokenizer, texts, maximum_length(loaded)),
+        samples=_samples(tokenizer, texts, maximum_length(compiled)),
         verify=verify,
         force=force,
     )

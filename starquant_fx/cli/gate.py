@@ -6,7 +6,7 @@ import dataclasses
 import time
 from typing import Any
 
-from starquant_fx.cli.measure import FULL, compiled_models
+from starquant_fx.cli.measure import FULL, compiled_models, seeded
 from starquant_fx.cli.subject import DRAWS, Settings, Subject, mask_plan_of, show
 
 FORMAT, VERSION = "starquant-gate", 1
@@ -39,12 +39,11 @@ def _one_seed(settings: Settings, subject: Subject, seed: int) -> dict[str, Any]
     from starquant_fx.evaluation.gate_sheets import gate_sheet
     from starquant_fx.evaluation.record import gate_record
 
-    seeded = {name: recipe.seeded(seed) for name, recipe in subject.recipes.items()}
     plan = mask_plan_of(settings, subject.ids, seed)
     models, costs = compiled_models(
         subject.model,
         subject.tokenizer,
-        seeded,
+        seeded(subject.recipes, seed),
         subject.texts,
         subject.ids,
         plan,

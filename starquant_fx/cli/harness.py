@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from starquant_fx.cli.checkpoints import is_checkpoint, load_checkpoint
 from starquant_fx.cli.options import (
     CacheFolder,
     CalibrationFile,
@@ -93,7 +94,7 @@ def harness_command(
         Path | None, typer.Option("--output", "-o", help="Write the results to this JSON file.")
     ] = None,
 ) -> None:
-    """Run the paper's benchmarks on MODEL in full precision and low bits; no network is used.
+    """Run the paper's benchmarks on MODEL in full precision and low bits, or on a packed checkpoint; offline.
 
     Example: starquant-fx harness llada-tiny --tasks arc_challenge,piqa --recipe star-w4a4 --limit 50
     """
@@ -128,7 +129,12 @@ def harness_command(
     )
     tasks_loaded = manager.load(names)
     texts = calibration_texts(model, calibration)
-    loaded, tokenizer = denoiser(model, device=device)
+    packed = is_checkpoint(model)
+    if packed:
+        given = {"--recipe": recipes, "--calibration": calibration, "--cache": cache}
+        loaded, tokenizer = load_checkpoint(model, target, device, given)
+    else:
+        loaded, tokenizer = denoiser(model, device=device)
     options: dict[str, Any] = {
         "mc_num": mc_num,
         "batch_size": batch_size,
@@ -139,7 +145,7 @@ def harness_command(
         "block_length": block_length,
     }
     console, runs = Console(), []
-    runners = [None, *recipes] if full or not recipes else recipes
+    runners = [None, *recipes] if full or not recipes else recipes  # None = as it is loaded
     if plan or limit is None:  # whole tasks can take days: how long is said before they start
         lm = StarQuantLM(loaded, tokenizer, **options)
         planned = plan_tasks(lm, tasks_loaded, names, limit)
@@ -152,7 +158,7 @@ def harness_command(
         )
         lm = StarQuantLM(compiled, tokenizer, **options)
         done = run(
-            one.name if one else FULL,
+            loaded.recipe.name if packed else one.name if one else FULL,
             lm,
             tasks_loaded,
             names,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from starquant_fx.errors import RecipeError, nearest
+from starquant_fx.recipe import Recipe
 
 FULL = "full precision"
 
@@ -88,6 +89,13 @@ def labelled(recipes: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:
     return dict(pairs)
 
 
+def seeded(recipes: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """The recipes with every draw under a seed; what is compiled already stays as it is."""
+    return {
+        name: one.seeded(seed) if isinstance(one, Recipe) else one for name, one in recipes.items()
+    }
+
+
 def measure(
     model: Any,
     tokenizer: Any,
@@ -104,7 +112,7 @@ def measure(
     Args:
         model: The model.
         tokenizer: Its tokenizer.
-        recipes: What to compile; see ``labelled``.
+        recipes: What to compile; see ``labelled``. Compiled models are taken as they are.
         texts: Calibration texts, or None.
         ids: Held-out segments [N, L].
         plan: Masks.
@@ -140,6 +148,7 @@ def compiled_models(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The models of ``measure`` with the full-precision one first, and the costs, both by name."""
     from starquant_fx.api import compile as compile_model
+    from starquant_fx.compiled import CompiledModel
     from starquant_fx.evaluation.checks import require_fit, require_segments
     from starquant_fx.evaluation.sheets import Cost
 
@@ -151,14 +160,18 @@ def compiled_models(
         if observe is not None:
             observe(name, None)
         start = time.perf_counter()
-        compiled = compile_model(
-            model,
-            recipe,
-            calibration=texts,
-            tokenizer=tokenizer,
-            target=target,
-            observe=observe,
-            cache=cache,
+        compiled = (
+            recipe
+            if isinstance(recipe, CompiledModel)
+            else compile_model(
+                model,
+                recipe,
+                calibration=texts,
+                tokenizer=tokenizer,
+                target=target,
+                observe=observe,
+                cache=cache,
+            )
         )
         models[name] = compiled
         costs[name] = Cost(compiled.report.bytes_after / 1e6, time.perf_counter() - start)

@@ -86,4 +86,5 @@ def compile_in_parts(
         f"wrote {folder} ({shown_size(run['checkpoint_bytes'])}) in {duration(run['seconds'])}, peak "
         f"{shown_size(run['peak_resident_bytes'])} of memory",
         highlight=False,
+        markup=False,
     )

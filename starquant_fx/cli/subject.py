@@ -8,9 +8,10 @@ from typing import Any
 
 import typer
 
+from starquant_fx.cli.checkpoints import is_checkpoint, load_checkpoint
 from starquant_fx.cli.measure import FULL, chosen_recipes, labelled
 from starquant_fx.cli.options import check_place, load, need_tokenizer
-from starquant_fx.errors import InputError
+from starquant_fx.errors import CheckpointError, InputError
 
 DRAWS, QUICK_DRAWS = 4, 1
 """Masks a segment for the NELBO and for the quick gate."""
@@ -20,9 +21,13 @@ PROMPT = 32
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The options of the command, by their names; where ``draws`` or ``ratios`` are None, the usual ones."""
+    """The options of the command, by their names; where ``draws`` or ``ratios`` are None, the usual ones.
+
+    ``model`` is in full precision; a packed checkpoint to compare with it is ``checkpoint``.
+    """
 
     model: str
+    checkpoint: str | None
     recipes: tuple[str, ...]
     without: tuple[str, ...]
     replace: tuple[str, ...]
@@ -55,7 +60,7 @@ class Subject:
     Attributes:
         model: The full-precision model.
         tokenizer: Its tokenizer.
-        recipes: By name.
+        recipes: By name; a packed checkpoint is a compiled model instead of a recipe.
         texts: To calibrate on, or None.
         ids: Held-out segments [N, L].
     """
@@ -65,6 +70,10 @@ class Subject:
     recipes: dict[str, Any]
     texts: list[str] | None
     ids: Any
+
+    def only_recipes(self) -> dict[str, Any]:
+        """The recipes by name, those of compiled models too."""
+        return {name: getattr(one, "recipe", one) for name, one in self.recipes.items()}
 
 
 def prepare(settings: Settings) -> Subject:
@@ -81,6 +90,8 @@ def prepare(settings: Settings) -> Subject:
     check_place(settings.target, settings.device)
     model, tokenizer = load(settings.model, settings.device)
     check_tokenizer(need_tokenizer(tokenizer, settings.model), model, mask_token_of(model))
+    if settings.checkpoint is not None:
+        recipes = {**_packed(settings, model), **recipes}
     ids = cut(held_out, tokenizer, settings.length, settings.segments)
     require_segments(ids, least=2)
     for seed in settings.seeds:
@@ -88,6 +99,48 @@ def prepare(settings: Settings) -> Subject:
     if settings.trajectory:
         prompts_of(settings, ids)
     return Subject(model, tokenizer, recipes, texts, ids)
+
+
+def checkpoint_of(model: str, reference: str | None) -> str | None:
+    """MODEL, if it is a packed checkpoint, else None.
+
+    Raises:
+        InputError: It comes without ``--reference``, or something else with it.
+    """
+    packed = is_checkpoint(model)
+    if packed == (reference is not None):
+        return model if packed else None
+    raise InputError(
+        "a packed checkpoint is compared with the model that it was compiled from"
+        if packed
+        else "--reference is for packed checkpoints",
+        where="--reference",
+        expected="that model's name, folder or hub id" if packed else "nothing",
+        got="nothing" if packed else f"MODEL = {model}",
+        hint="for example --reference llada-tiny" if packed else "leave --reference out",
+    )
+
+
+def _packed(settings: Settings, model: Any) -> dict[str, Any]:
+    """The packed checkpoint, by the name of its recipe.
+
+    Raises:
+        CheckpointError: It was compiled from another model.
+    """
+    from starquant_fx.fingerprint import fingerprint
+
+    assert settings.checkpoint is not None
+    compiled, _ = load_checkpoint(settings.checkpoint, settings.target, settings.device, {})
+    found = fingerprint(dict(model.named_parameters()))
+    if found != compiled.fingerprint:
+        raise CheckpointError(
+            "the checkpoint was compiled from another model",
+            where=settings.checkpoint,
+            expected=f"fingerprint {compiled.fingerprint[:12]}",
+            got=f"fingerprint {found[:12]} of {settings.model}",
+            hint="--reference names the model that was compiled, in the dtype it was compiled in",
+        )
+    return {f"packed {compiled.recipe.name}": compiled}
 
 
 def mask_plan_of(settings: Settings, ids: Any, seed: int) -> Any:

@@ -34,7 +34,7 @@ from starquant_fx.streaming.memory import forget_peak, parse_size
 from starquant_fx.streaming.part import Progress, Run, all_written
 from starquant_fx.streaming.parts import Parts
 from starquant_fx.streaming.source import Source
-from starquant_fx.streaming.work import PartRecord, Work, opened
+from starquant_fx.streaming.work import PartRecord, Work, discard, finished, opened
 from starquant_fx.tensor_file import read_tensors, write_tensors
 
 NOT_IN_PARTS = ("refine-sgat",)
@@ -87,7 +87,9 @@ def compile_folder(
     """
     chosen = _recipe(recipe)
     limit = None if memory_limit is None else parse_size(memory_limit)
-    path = check_folder(folder, CHECKPOINT, flag("force", force))
+    path = check_folder(folder, CHECKPOINT, True)
+    done = finished(path)
+    check_folder(folder, CHECKPOINT, flag("force", force) or done)
     place = usable_device(device)
     resolved = choose_target(target, place)
     forget_peak()
@@ -104,17 +106,23 @@ def compile_folder(
     plan = {
         **dataclasses.asdict(says),
         "parts": [span.name for span in parts.spans],
+        "config": published,
+        "tokenizer": _tokenizer_described(tokenizer),
+        "hub_id": source.hub_id,
         "calibration": _described(calibration),
         "device": str(place),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
     with opened(path, len(parts.spans), json.loads(json.dumps(plan))) as work, evaluating(network):
+        if done:
+            discard(work.folder)
+            return path
         with making_tensors_on(place), making_float32():
             data = _states(work, source, calibration, tokenizer, mask_id, chosen)
         run = Run(source, parts, data, work, resolved, place, limit)
         records = _compiled(run, progress)
-        description = Description(published, says, tokenizer, limit)
+        description = Description(published, says, tokenizer, limit, force)
         return finish(run, path, records, description)
 
 
@@ -142,11 +150,11 @@ def _compiled(run: Run, progress: Progress | None) -> list[PartRecord]:
         record = run.work.record(number)
         if record is None:
             record = run.compile(number, all_written(records))
-            spent.append(sum(record.seconds.values()))
+        spent.append(sum(record.seconds.values()))
         records.append(record)
         if progress is not None:
             # Blocks are alike, but for the first, which has the embedding, and the head after them.
-            usual = sorted(spent)[len(spent) // 2] if spent else 0.0
+            usual = sorted(spent)[len(spent) // 2]
             progress(number + 1, run.count, record, usual * (run.count - number - 1))
     return records
 
@@ -187,3 +195,10 @@ def _described(calibration: Calibration) -> str:
         return f"ids {fingerprint({'ids': calibration})}"
     text = json.dumps(calibration, default=str)
     return f"texts {hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def _tokenizer_described(tokenizer: Any) -> str | None:
+    """What tells one tokenizer from another."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    text = repr(tokenizer) if backend is None else backend.to_str()
+    return None if tokenizer is None else hashlib.sha256(text.encode()).hexdigest()

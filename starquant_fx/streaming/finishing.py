@@ -14,12 +14,12 @@ from starquant_fx.checkpoint.card import model_card
 from starquant_fx.checkpoint.format import CHECKPOINT, RUN_FILE, Hashes, Index, Quantization
 from starquant_fx.checkpoint.reading import load
 from starquant_fx.checkpoint.writing import write_card, write_description, write_index
-from starquant_fx.folders.writing import replacing_folder
+from starquant_fx.folders.writing import check_folder, replacing_folder
 from starquant_fx.program import CONSTANTS
 from starquant_fx.report import Report, tensor_bytes
 from starquant_fx.streaming.memory import peak_resident
 from starquant_fx.streaming.part import Run
-from starquant_fx.streaming.work import PartRecord, discard
+from starquant_fx.streaming.work import PartRecord, discard, mark_finished
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +31,14 @@ class Description:
         says: What is added to it.
         tokenizer: The model's, or None.
         memory_limit: That the run was given.
+        force: Whether a checkpoint that is there is replaced.
     """
 
     published: dict[str, Any]
     says: Quantization
     tokenizer: Any
     memory_limit: int | None
+    force: bool
 
 
 def finish(run: Run, path: Path, records: list[PartRecord], described: Description) -> Path:
@@ -54,6 +56,7 @@ def finish(run: Run, path: Path, records: list[PartRecord], described: Descripti
     Raises:
         CheckpointError: Something cannot be written, or a shard was changed meanwhile.
     """
+    check_folder(path, CHECKPOINT, described.force)  # it may have come meanwhile
     with replacing_folder(path, CHECKPOINT) as place:
         report = _report(run, records)
         files = write_description(
@@ -77,7 +80,8 @@ def finish(run: Run, path: Path, records: list[PartRecord], described: Descripti
         load(place)
         run_facts = _run_facts(run, records, described, time.perf_counter() - begin)
         (place / RUN_FILE).write_text(json.dumps(run_facts, indent=1) + "\n", encoding="utf-8")
-    discard(run.work)
+        mark_finished(run.work, place)
+    discard(run.work.folder)
     return path
 
 
@@ -86,8 +90,8 @@ def _report(run: Run, records: list[PartRecord]) -> Report:
     parameters = {n: p.detach() for n, p in run.source.model.named_parameters()}
     calibration: dict[str, int] = {}
     for record in records:
-        for key, value in record.calibration.items():
-            calibration[key] = max(value, calibration.get(key, 0))
+        calibration |= record.calibration
+    calibration.pop("bytes", None)  # how much was in memory depends on what the machine had
     return Report(
         recipe=run.parts.captured.recipe.name,
         target=run.target,

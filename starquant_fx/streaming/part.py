@@ -159,7 +159,7 @@ class Run:
                 where=f"memory_limit, after {after}",
                 expected=f"at most {shown_size(self.memory_limit)}",
                 got=shown_size(peak),
-                hint="raise the limit, or calibrate on fewer tokens; parts that are done are kept",
+                hint="raise the limit: parts that are done are kept. Or begin anew, calibrating on fewer tokens",
             )
 
 

@@ -53,7 +53,7 @@ class Parts:
         return cls(captured, part_spans(captured.graph), program.sites, constants)
 
     def passes(self, number: int) -> tuple[Pass, ...]:
-        """The recipe's passes for a part: those before the sites alone where it has nothing to quantize."""
+        """The recipe's passes for a part; without TAC where it has no output projection to correct."""
         recipe = self.captured.recipe
         roles = {
             linear: role
@@ -62,11 +62,7 @@ class Parts:
         }
         inside = {facts(n).get("of") for n in self.spans[number].nodes}
         quantized = [s for s in self.sites.values() if s.options and inside.issuperset(s.linears)]
-        passes: list[Pass] = []
-        for one in recipe.passes:
-            passes.append(AdoptRoles(roles=roles) if one.name == ROLES else one)
-            if one.name == ROLES and not quantized:
-                break
+        passes = [AdoptRoles(roles=roles) if p.name == ROLES else p for p in recipe.passes]
         outputs = any("o" in site.roles for site in quantized)
         return tuple(one for one in passes if outputs or one.name != "insert-tac")
 

@@ -19,6 +19,7 @@ from starquant_fx.errors import InputError
 from starquant_fx.integrations.harness import loading
 from starquant_fx.recipe import Recipe
 from starquant_fx.recipes import get_recipe
+from tests.compile_cases import compiled
 from tests.integrations.harness_cases import tokenizer, words, write_nine
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +75,21 @@ def test_recipes_are_compared_task_by_task(tmp_path: Path, small_model: Path) ->
     assert values["complete"] is True
     for text in ("rtn-w8a8", "acc_norm", "±"):
         assert text in done.stdout
+
+
+@needs_harness
+def test_a_packed_checkpoint_is_evaluated_as_it_is(tmp_path: Path, small_model: Path) -> None:
+    write_nine(tmp_path)
+    output, place = tmp_path / "results.json", tmp_path / "packed"
+    compiled("llada", "rtn-w8a8").save(place, tokenizer=tokenizer())
+    options = ("--tasks", "piqa", "--data", tmp_path, "--limit", "1", "--mc-num", "2")
+    done = harness(*options, "--output", output, model=place)
+    assert done.returncode == 0, done.stderr
+    values = json.loads(output.read_text())
+    assert [run["name"] for run in values["runs"]] == ["rtn-w8a8"]
+    done = harness(*options, "--recipe", "rtn-w4a4", model=place)
+    assert done.returncode == 2
+    assert "--recipe does not go with a packed checkpoint" in done.stderr
 
 
 @needs_harness

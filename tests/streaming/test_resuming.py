@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import starquant_fx
 from starquant_fx.checkpoint import shards
@@ -278,4 +279,59 @@ def test_a_checkpoint_that_is_there_stays_until_the_end(
         stream(llada, tmp_path / "a", "rtn-w8a8", force=True, progress=stop)
     assert contents(tmp_path / "a") == old
     stream(llada, tmp_path / "a", "rtn-w8a8", force=True)
+    assert starquant_fx.load(tmp_path / "a").recipe == recipe("rtn-w8a8")
+
+
+def test_stopped_before_the_remains_are_gone(
+    llada: Path, right: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command then says that all is done; another one begins anew, with nothing of the old run."""
+
+    def stop(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    for other in (RECIPE, "rtn-w8a8"):
+        with monkeypatch.context() as patch:
+            patch.setattr("starquant_fx.streaming.finishing.discard", stop)
+            assert isinstance(outcome(llada, tmp_path / other), KeyboardInterrupt)
+        assert contents(tmp_path / other) == right
+        assert (tmp_path / f"{other}.unfinished").is_dir()
+    stream(llada, tmp_path / RECIPE, RECIPE)
+    assert contents(tmp_path / RECIPE) == right
+    assert not (tmp_path / f"{RECIPE}.unfinished").exists()
+    assert "what was begun here is another run" in refused(llada, tmp_path / "rtn-w8a8", "rtn-w8a8")
+
+
+@pytest.mark.parametrize("changed", ["config", "tokenizer"])
+def test_what_else_the_result_depends_on(
+    changed: str, llada: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for file in llada.iterdir():
+        (source / file.name).write_bytes(file.read_bytes())
+    stop_after(1, monkeypatch, source, tmp_path / "a")
+    options: dict[str, Any] = {}
+    if changed == "config":
+        config = json.loads((source / "config.json").read_text())
+        (source / "config.json").write_text(json.dumps(config | {"rope_theta": 77.0}))
+    else:
+        options["tokenizer"] = starquant_fx.from_pretrained("llada-tiny")[1]
+    assert changed in refused(source, tmp_path / "a", **options)
+
+
+def test_a_run_without_a_finished_part_is_begun_anew(llada: Path, tmp_path: Path) -> None:
+    with pytest.raises(StarQuantError):
+        stream(llada, tmp_path / "a", calibration=torch.full((2, 12), 10**6))
+    assert (tmp_path / "a.unfinished").is_dir()
+    stream(llada, tmp_path / "a")
+
+
+def test_a_checkpoint_that_came_meanwhile_is_not_replaced(llada: Path, tmp_path: Path) -> None:
+    def come(done: int, *rest: object) -> None:
+        if done == 3:
+            stream(llada, tmp_path / "b", "rtn-w8a8")
+            (tmp_path / "b").rename(tmp_path / "a")
+
+    assert "force=True" in refused(llada, tmp_path / "a", progress=come)
     assert starquant_fx.load(tmp_path / "a").recipe == recipe("rtn-w8a8")

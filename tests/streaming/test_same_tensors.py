@@ -52,7 +52,7 @@ def test_every_kind_of_recipe(name: str, llada: Path, tmp_path: Path) -> None:
     blank: dict[str, Any] = {"seconds": (), "calibration": {}}
     assert dataclasses.replace(report, **blank) == dataclasses.replace(right, **blank)
     assert report.calibration["kept"] == right.calibration["kept"] == IDS.numel()
-    assert report.calibration["bytes"] <= right.calibration["bytes"]
+    assert "bytes" not in report.calibration
 
 
 @pytest.mark.parametrize("name", ["rtn-w8a8", pytest.param("star-w4a4", marks=pytest.mark.slow)])
@@ -73,6 +73,12 @@ def test_dream(name: str, dream: Path, tmp_path: Path) -> None:
 def test_sites_that_are_left_alone(ignore: tuple[str, ...], llada: Path, tmp_path: Path) -> None:
     name = "quarot+lowrank-w4a4" if "role:o" in ignore else "star-w4a4"
     same(llada, tmp_path / "a", recipe(name, ignore))
+
+
+def test_an_embedding_of_eight_bits_before_a_block_that_is_left_alone(
+    llada: Path, tmp_path: Path
+) -> None:
+    same(llada, tmp_path / "a", recipe("rtn+embed8-w4a4", ("role:head", r"re:.*blocks\.0\..*")))
 
 
 @pytest.mark.slow
@@ -105,7 +111,6 @@ def test_activations_that_do_not_fit_go_to_files(
     facts = json.loads((out / RUN_FILE).read_bytes())
     assert facts["peak_spilled_bytes"] > IDS.numel() * (3 * 32 + 40) * 4
     loaded, right = starquant_fx.load(out), whole(llada, chosen)
-    assert loaded.report.calibration["bytes"] == 0
     assert all(torch.equal(loaded.tensors()[name], tensor) for name, tensor in right.items())
 
 
