@@ -40,7 +40,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--cases", type=int, default=10_000)
     top.add_argument("--first", type=int, default=0, help="number of the first case")
     top.add_argument("--seed", type=int, default=0)
-    top.add_argument("--seconds", type=float, default=Limits.seconds, help="of a case, at most")
+    top.add_argument(
+        "--seconds", type=float, default=Limits.seconds, help="of the processor for a case, at most"
+    )
     top.add_argument(
         "--mebibytes", type=int, default=Limits.memory >> 20, help="of a case, at most"
     )

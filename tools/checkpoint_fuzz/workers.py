@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from checkpoint_fuzz.cases import Case, make
-from checkpoint_fuzz.limits import Limits, bound_addresses
+from checkpoint_fuzz.limits import WAITING, Limits, bound_addresses
 from checkpoint_fuzz.subjects import Subject
 from checkpoint_fuzz.verdicts import Verdict, judge
 
@@ -69,7 +69,7 @@ class Worker:
     Args:
         command: What starts it.
         log: Where its standard error goes.
-        limits: Of each case; the process is killed at twice the time.
+        limits: Of each case; the process is killed at twice the time in all.
     """
 
     def __init__(self, command: list[str], log: IO[Any], limits: Limits) -> None:
@@ -84,7 +84,7 @@ class Worker:
         """A case and its verdict, or the verdict alone if the process died of it."""
         assert self._process.stdin is not None
         print(number, file=self._process.stdin, flush=True)
-        answer, hung = self._line(2 * self._limits.seconds + 10)
+        answer, hung = self._line(2 * WAITING * self._limits.seconds)
         if answer is not None:
             return answer[0], Verdict(**answer[1])
         if hung:
