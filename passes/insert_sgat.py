@@ -67,7 +67,8 @@ class InsertSgat(Pass):
     def requires(self, program: Program) -> None:
         """Gates have states to go by."""
         self.expect(
-            not self.rank or bool(program.nodes(op("partition"))),
+            not self.rank
+            or all(program.site_nodes(site, "partition") for site in self._sites(program)),
             "gates need the states of a site's tokens",
             where="rank",
             expected="the pass insert-partition before this one",
