@@ -20,7 +20,7 @@ from starquant_fx.diffusion.stepping import evaluating
 from starquant_fx.errors import CaptureError, InputError
 from starquant_fx.fingerprint import fingerprint
 from starquant_fx.lowering import choose_target
-from starquant_fx.model_facts import check_mask_token, check_module, mask_token_of, model_device
+from starquant_fx.model_facts import check_module, chosen_mask_token, model_device
 from starquant_fx.pass_manager import Observer, check_order, run_passes
 from starquant_fx.program import CONSTANTS
 from starquant_fx.recipe import Recipe
@@ -80,9 +80,7 @@ def compile(
     resolved = choose_target(target, place)
     if own != place:
         model = copy.deepcopy(model).to(place)
-    mask_id = check_mask_token(mask_token_id, model)
-    if mask_id is None:
-        mask_id = check_mask_token(mask_token_of(model, tokenizer), model)
+    mask_id = chosen_mask_token(mask_token_id, model, tokenizer)
     if token_state_input:
         mask_id = None
     elif mask_id is None:

@@ -140,6 +140,15 @@ def check_mask_token(mask_id: object, model: object) -> int | None:
     return mask_id  # type: ignore[return-value]
 
 
+def chosen_mask_token(asked: object, model: object, tokenizer: Any) -> int | None:
+    """The mask token that was asked for, else the one that ``mask_token_of`` finds; None if there is neither.
+
+    Raises:
+        InputError: It is no integer, or outside the model's vocabulary.
+    """
+    return check_mask_token(mask_token_of(model, tokenizer) if asked is None else asked, model)
+
+
 def check_tokenizer(tokenizer: Any, model: object, mask_id: int | None) -> None:
     """Checks that a tokenizer can belong to a model.
 

@@ -14,6 +14,9 @@ from starquant_fx.devices import Draws
 from starquant_fx.errors import CalibrationError
 from starquant_fx.tensor_file import read_tensors, write_tensors
 
+CHUNK = 16
+"""Sequences that a graph is run on at once."""
+
 
 class Entering(Protocol):
     """What enters a part of a model that is compiled on its own."""
@@ -117,37 +120,39 @@ class CalibrationData:
             "bytes": self.activations.held,
         }
 
-    def chunks(self, size: int = 16) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Iterates over (ids, states or None) of at most ``size`` sequences."""
-        for index, batch in enumerate(self.batches):
+    def chunks(
+        self, size: int = CHUNK, first: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Iterates over (ids, states or None) of at most ``size`` sequences.
+
+        Args:
+            size: Sequences of a chunk.
+            first: Only the first sequences of the first batch; None = all.
+        """
+        for index, batch in enumerate(self.batches if first is None else self.batches[:1]):
             states = self.token_states[index] if self.token_states else None
-            for start in range(0, batch.shape[0], size):
-                rows = slice(start, start + size)
+            count = len(batch) if first is None else min(first, len(batch))
+            for start in range(0, count, size):
+                rows = slice(start, min(start + size, count))
                 yield batch[rows], states[rows] if states is not None else None
 
     def inputs(
-        self, stream: str, size: int = 16, first: int | None = None
+        self, stream: str, first: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
         """Iterates over what a graph reads, chunk by chunk: ids, states or None, and what enters a part or None.
 
         Args:
             stream: Which of ``STREAMS`` the graph belongs to.
-            size: Sequences of a chunk.
-            first: Only the first sequences of the first batch; None = all.
+            first: As for ``chunks``.
 
         Yields:
             Ids [b, L], states [b, L] and values [b, L, d].
         """
         start = 0
-        for index, batch in enumerate(self.batches if first is None else self.batches[:1]):
-            states = self.token_states[index] if self.token_states else None
-            count = len(batch) if first is None else min(first, len(batch))
-            for begin in range(0, count, size):
-                rows = slice(begin, min(begin + size, count))
-                place = slice(start + rows.start, start + rows.stop)
-                entering = None if self.entering is None else self.entering.rows(stream, place)
-                yield batch[rows], None if states is None else states[rows], entering
-            start += len(batch)
+        for ids, states in self.chunks(first=first):
+            rows = slice(start, start + len(ids))
+            yield ids, states, None if self.entering is None else self.entering.rows(stream, rows)
+            start = rows.stop
 
     def masked_anew(
         self, rows: Tensor, mask_token_id: int | None, seed: int

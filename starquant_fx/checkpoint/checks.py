@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from starquant_fx.artifact_checks import STORED
-from starquant_fx.checkpoint.format import DTYPES, QUANTIZATION
+from starquant_fx.checkpoint.format import DTYPES
 from starquant_fx.compiled import compiled_model
 from starquant_fx.errors import CheckpointError, InputError, StarQuantError, cause
+from starquant_fx.models.folder import QUANTIZATION
 from starquant_fx.models.registry import ARCHITECTURES, Architecture
 from starquant_fx.recipe import Recipe
 from starquant_fx.recipes import from_dict

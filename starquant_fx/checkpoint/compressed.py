@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -26,15 +25,15 @@ from starquant_fx.checkpoint.compressed_sites import (
     quantized_linears,
 )
 from starquant_fx.checkpoint.contained import checkpoint_folder
-from starquant_fx.checkpoint.format import QUANTIZATION, SHARD, shard_name
+from starquant_fx.checkpoint.format import SHARD, shard_name
 from starquant_fx.checkpoint.reading import load
 from starquant_fx.checkpoint.shards import plan, write_shard
-from starquant_fx.checkpoint.writing import SHARD_BYTES
+from starquant_fx.checkpoint.writing import SHARD_BYTES, write_json
 from starquant_fx.compiled import CompiledModel
 from starquant_fx.folders.kind import FolderKind
 from starquant_fx.folders.writing import check_folder, replacing_folder
 from starquant_fx.kernels import reference
-from starquant_fx.models.folder import CONFIG_FILE, contained
+from starquant_fx.models.folder import CONFIG_FILE, QUANTIZATION, contained, quant_method
 from starquant_fx.models.locate import TOKENIZER_FILES
 from starquant_fx.models.safetensors_files import INDEX_FILE
 from starquant_fx.program import CONSTANTS
@@ -45,8 +44,7 @@ Made = dict[str, tuple[Tensor, Callable[[], Tensor]]]
 
 
 def _is_compressed(config: dict[str, Any]) -> bool:
-    quantization = config.get(QUANTIZATION)
-    return isinstance(quantization, dict) and quantization.get("quant_method") == METHOD
+    return quant_method(config) == METHOD
 
 
 COMPRESSED = FolderKind(
@@ -103,8 +101,7 @@ def convert(
         if not isinstance(source, CompiledModel):
             _copy_tokenizer(checkpoint_folder(source), place)
         _write(place, made, limit)
-        text = json.dumps(config, indent=1)
-        (place / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+        write_json(place / CONFIG_FILE, config)
     return path
 
 
@@ -168,8 +165,7 @@ def _write(place: Path, made: Made, limit: int) -> None:
         write_shard(place / shard, {name: made[name][1]() for name in names})
         where |= dict.fromkeys(names, shard)
     size = sum(shape.nbytes for shape, _ in made.values())
-    index = {"metadata": {"total_size": size}, "weight_map": where}
-    (place / INDEX_FILE).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    write_json(place / INDEX_FILE, {"metadata": {"total_size": size}, "weight_map": where})
 
 
 def _copy_tokenizer(source: Path, place: Path) -> None:

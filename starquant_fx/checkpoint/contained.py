@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from starquant_fx.checkpoint.format import AGAIN, REPORT_FILE
+from starquant_fx.checkpoint.format import AGAIN, FETCHED
 from starquant_fx.errors import CheckpointError, InputError
 from starquant_fx.folders.workplace import remove_remains
 from starquant_fx.models.folder import contained
-from starquant_fx.models.locate import DOWNLOADED, HUB_ID, locate
+from starquant_fx.models.locate import HUB_ID, locate
 
 
 def checkpoint_folder(given: str | os.PathLike[str], revision: str | None = None) -> Path:
@@ -42,7 +42,7 @@ def checkpoint_folder(given: str | os.PathLike[str], revision: str | None = None
         path, found = Path(given), False
     named = isinstance(given, str) and HUB_ID.fullmatch(given) is not None
     if (found and revision is not None) or (named and not found and not path.is_file()):
-        return locate(given, revision, (*DOWNLOADED, REPORT_FILE))
+        return locate(given, revision, FETCHED)
     if not found:
         raise CheckpointError(
             "there is no checkpoint here",

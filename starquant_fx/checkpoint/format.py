@@ -10,8 +10,14 @@ from typing import Any
 from starquant_fx.errors import CheckpointError, StarQuantError, cause
 from starquant_fx.folders.kind import FolderKind
 from starquant_fx.lowering import TARGETS
-from starquant_fx.models.folder import CONFIG_FILE, QUANT_METHOD, read_json
-from starquant_fx.models.locate import TOKENIZER_FILES
+from starquant_fx.models.folder import (
+    CONFIG_FILE,
+    QUANT_METHOD,
+    QUANTIZATION,
+    quant_method,
+    read_json,
+)
+from starquant_fx.models.locate import DOWNLOADED, TOKENIZER_FILES
 from starquant_fx.models.safetensors_files import FLOAT_TYPES, INDEX_FILE
 from starquant_fx.recipe import Recipe
 from starquant_fx.recipes import from_dict
@@ -22,11 +28,12 @@ VERSION = 1
 REPORT_FILE = "starquant_report.json"
 RUN_FILE = "starquant_run.json"
 """How long a streaming compilation took and how much memory: of another content at every run, so without a hash."""
-QUANTIZATION = "quantization_config"
 SHARD = re.compile(r"model-[0-9]{5}-of-[0-9]{5}\.safetensors")
 CARD_FILE = "README.md"
 """The model card; people edit it, so the index has no hash of it."""
 FILES = frozenset({CONFIG_FILE, INDEX_FILE, REPORT_FILE, RUN_FILE, CARD_FILE, *TOKENIZER_FILES})
+FETCHED = (*DOWNLOADED, REPORT_FILE, CARD_FILE)
+"""Patterns of what is fetched from the hub; data only."""
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in FLOAT_TYPES.values()}
 """Float types by the name that ``quantization_config`` gives them."""
 AGAIN = "copy the folder again from where it was saved, or save the model again"
@@ -39,8 +46,7 @@ def shard_name(number: int, count: int) -> str:
 
 def is_packed(config: dict[str, Any]) -> bool:
     """Whether the content of a ``config.json`` is a checkpoint's."""
-    quantization = config.get(QUANTIZATION)
-    return isinstance(quantization, dict) and quantization.get("quant_method") == QUANT_METHOD
+    return quant_method(config) == QUANT_METHOD
 
 
 CHECKPOINT = FolderKind(

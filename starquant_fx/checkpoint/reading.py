@@ -16,7 +16,6 @@ from starquant_fx.checkpoint.contained import checkpoint_folder, own_file
 from starquant_fx.checkpoint.format import (
     AGAIN,
     DTYPES,
-    QUANTIZATION,
     REPORT_FILE,
     Quantization,
     is_packed,
@@ -30,7 +29,7 @@ from starquant_fx.devices import usable_device
 from starquant_fx.errors import CheckpointError, ConfigError, StarQuantError, cause
 from starquant_fx.lowering import AUTO, choose_target, runs_on
 from starquant_fx.model_facts import check_mask_token
-from starquant_fx.models.folder import CONFIG_FILE, read_json, read_published
+from starquant_fx.models.folder import CONFIG_FILE, QUANTIZATION, read_json, read_published
 from starquant_fx.models.published import published_config
 from starquant_fx.models.registry import ARCHITECTURES
 from starquant_fx.models.safetensors_files import INDEX_FILE

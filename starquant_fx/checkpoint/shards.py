@@ -16,6 +16,7 @@ from starquant_fx.artifact_checks import STORED
 from starquant_fx.checkpoint.contained import own_file
 from starquant_fx.checkpoint.format import AGAIN, Index
 from starquant_fx.errors import CheckpointError
+from starquant_fx.files import sha256_of
 from starquant_fx.mapped import pieces
 from starquant_fx.models.safetensors_files import (
     INDEX_FILE,
@@ -171,9 +172,7 @@ def check_files(folder: Path, index: Index) -> None:
         path = own_file(folder, name)
         if (size := path.stat().st_size) > LARGEST_FILE:
             raise _changed(name, folder / name, right, f"{size} bytes")
-        with path.open("rb") as file:
-            got = hashlib.file_digest(file, "sha256").hexdigest()
-        if got != right:
+        if (got := sha256_of(path)) != right:
             raise _changed(name, folder / name, right, _short(got))
 
 

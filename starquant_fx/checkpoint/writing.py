@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -17,7 +16,6 @@ from starquant_fx.checkpoint.card import check_tags, model_card
 from starquant_fx.checkpoint.format import (
     CARD_FILE,
     CHECKPOINT,
-    QUANTIZATION,
     REPORT_FILE,
     VERSION,
     Hashes,
@@ -28,8 +26,9 @@ from starquant_fx.checkpoint.format import (
 from starquant_fx.checkpoint.shards import plan, write_shard
 from starquant_fx.compiled import CompiledModel
 from starquant_fx.errors import InputError, cause
+from starquant_fx.files import sha256_of
 from starquant_fx.folders.writing import check_folder, replacing_folder
-from starquant_fx.models.folder import CONFIG_FILE, QUANT_METHOD
+from starquant_fx.models.folder import CONFIG_FILE, QUANT_METHOD, QUANTIZATION
 from starquant_fx.models.locate import TOKENIZER_FILES
 from starquant_fx.models.safetensors_files import INDEX_FILE
 from starquant_fx.recipe import Recipe
@@ -159,7 +158,7 @@ def write_description(
     config = {**published, QUANTIZATION: dataclasses.asdict(says)}
     config.pop("auto_map", None)  # names code that is not in this folder
     write_json(folder / CONFIG_FILE, config)
-    return {file.name: _hash(file) for file in sorted(folder.iterdir())}
+    return {file.name: sha256_of(file) for file in sorted(folder.iterdir())}
 
 
 def write_index(folder: Path, index: Index) -> None:
@@ -202,8 +201,3 @@ def write_tokenizer(folder: Path, tokenizer: Any) -> None:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes a JSON file."""
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

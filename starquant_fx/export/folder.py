@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 from contextlib import AbstractContextManager
@@ -12,7 +11,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 import starquant_fx
-from starquant_fx.files import write_atomically
+from starquant_fx.files import sha256_of, write_atomically
 from starquant_fx.folders import writing
 from starquant_fx.folders.kind import FolderKind
 from starquant_fx.runtime.metadata import (
@@ -65,10 +64,7 @@ def write(folder: Path, model: ir.Model, metadata: Metadata, tokenizer: str | No
     ir.save(model, folder / MODEL, external_data=data, max_workers=1)  # one tensor at a time
     if tokenizer is not None:
         (folder / TOKENIZER).write_text(tokenizer, encoding="utf-8")
-    files = {}
-    for file in sorted(folder.iterdir()):
-        with file.open("rb") as stream:
-            files[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    files = {file.name: sha256_of(file) for file in sorted(folder.iterdir())}
     content = {
         "format": FORMAT,
         "version": VERSION,

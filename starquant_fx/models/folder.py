@@ -9,6 +9,8 @@ from typing import Any
 from starquant_fx.errors import CheckpointError, ConfigError, StarQuantError, cause
 
 CONFIG_FILE = "config.json"
+QUANTIZATION = "quantization_config"
+"""Key of ``config.json`` that says how the weights are quantized."""
 QUANT_METHOD = "starquant"
 """What packed checkpoints of this package have as ``quant_method`` of their ``quantization_config``."""
 
@@ -60,6 +62,12 @@ def _is_hub_blob(folder: Path, real: Path) -> bool:
         above.name == "snapshots" and real.parent == above.parent / "blobs"
         for above in folder.resolve().parents
     )
+
+
+def quant_method(config: dict[str, Any]) -> object:
+    """The method that the content of a ``config.json`` says its weights are quantized by; None if it says none."""
+    quantization = config.get(QUANTIZATION)
+    return quantization.get("quant_method") if isinstance(quantization, dict) else None
 
 
 def read_json(folder: Path, name: str, refusal: type[StarQuantError]) -> dict[str, Any]:
@@ -132,15 +140,14 @@ def read_config(folder: Path) -> dict[str, Any]:
         CheckpointError: The file leads outside of the folder.
     """
     published = read_published(folder)
-    if quantization := published.get("quantization_config"):
-        packed = isinstance(quantization, dict) and quantization.get("quant_method") == QUANT_METHOD
+    if quantization := published.get(QUANTIZATION):
         raise ConfigError(
             "the checkpoint is already quantized",
             where=str(folder / CONFIG_FILE),
             expected="float weights",
             got=f"quantization_config = {quantization}"[:200],
             hint="it is a packed checkpoint: starquant_fx.load(folder) loads it"
-            if packed
+            if quant_method(published) == QUANT_METHOD
             else "load the model from which it was quantized",
         )
     return published

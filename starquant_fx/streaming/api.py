@@ -23,7 +23,7 @@ from starquant_fx.errors import RecipeError
 from starquant_fx.fingerprint import fingerprint
 from starquant_fx.folders.writing import check_folder
 from starquant_fx.lowering import choose_target
-from starquant_fx.model_facts import check_mask_token, is_shifted, mask_token_of
+from starquant_fx.model_facts import chosen_mask_token, is_shifted
 from starquant_fx.pass_manager import check_order
 from starquant_fx.progress import working
 from starquant_fx.recipe import Recipe
@@ -98,9 +98,7 @@ def compile_folder(
     network, tokenizer = source.model, tokenizer or source.tokenizer
     architecture = checks.check_kind(network, network.config)
     published = checks.published_keys(network.config, network, architecture)
-    mask_id = check_mask_token(mask_token_id, network)
-    if mask_id is None:
-        mask_id = check_mask_token(mask_token_of(network, tokenizer), network)
+    mask_id = chosen_mask_token(mask_token_id, network, tokenizer)
     says = quantization(chosen, mask_id, checks.dtype_name(network), resolved, source.fingerprint)
     parts = Parts.of(network, chosen, mask_id)
     plan = {

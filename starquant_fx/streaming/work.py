@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -14,7 +13,7 @@ from typing import Any
 
 from starquant_fx.checkpoint.format import shard_name
 from starquant_fx.errors import CheckpointError, cause
-from starquant_fx.files import write_atomically
+from starquant_fx.files import sha256_of, write_atomically
 from starquant_fx.folders.workplace import hidden, locked
 from starquant_fx.models.safetensors_files import INDEX_FILE
 from starquant_fx.report import SiteRow
@@ -170,37 +169,35 @@ def finished(path: Path) -> bool:
     """Whether the run that wrote this checkpoint was only stopped before it could remove its own folder."""
     try:
         mark = path.with_name(path.name + ENDING) / FINISHED
-        return mark.read_text(encoding="ascii") == _index_hash(path)
+        return mark.read_text(encoding="ascii") == sha256_of(path / INDEX_FILE)
     except (OSError, ValueError):
         return False
 
 
 def mark_finished(work: Work, folder: Path) -> None:
     """Notes that a checkpoint is complete, before it takes its place."""
-    write_atomically(work.folder / FINISHED, _index_hash(folder))
-
-
-def _index_hash(folder: Path) -> str:
-    return hashlib.sha256((folder / INDEX_FILE).read_bytes()).hexdigest()
+    write_atomically(work.folder / FINISHED, sha256_of(folder / INDEX_FILE))
 
 
 def _same_plan(folder: Path, plan: dict[str, Any]) -> None:
     """Writes the plan, or refuses one that differs from that of parts that are done."""
     path = folder / PLAN
-    if not any(folder.glob("part-*.json")):  # nothing is lost: begin anew
+    begun = any(folder.glob("part-*.json"))
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(before, dict):
+            raise ValueError(f"a {type(before).__name__}")
+    except (OSError, ValueError) as error:
+        if begun:
+            raise _damaged(path, cause(error)) from error
+        before = {}
+    odd = sorted(k for k in before.keys() | plan if before.get(k) != plan.get(k))
+    if odd and not begun:  # nothing is lost: begin anew
         for entry in folder.iterdir():
             if entry.name != LOCK:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         write_atomically(path, json.dumps(plan, indent=1))
-        return
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _damaged(path, cause(error)) from error
-    if not isinstance(before, dict):
-        raise _damaged(path, f"a {type(before).__name__}")
-    odd = sorted(k for k in before.keys() | plan if before.get(k) != plan.get(k))
-    if odd:
+    elif odd:
         raise _refusal(
             "what was begun here is another run",
             folder,

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import io
-import os
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from torch import nn
 
-from starquant_fx.checkpoint import shards
 from starquant_fx.checkpoint.reading import load
 from starquant_fx.checkpoint.writing import save
 from starquant_fx.errors import CheckpointError, InputError
@@ -23,36 +19,13 @@ from starquant_fx.folders.exchange import exchange
 from starquant_fx.folders.workplace import CONTENT, MARKER, NEW, OLD
 from tests import small_models
 from tests.compile_cases import compiled, fresh
+from tests.failing import Failing
 
 OLD_RECIPE, NEW_RECIPE = "rtn-w4a4", "rtn-w8a8"
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
-
-
-class Failing:
-    """Counts what is done to files below a folder, and raises before one of these."""
-
-    places: ClassVar[tuple[tuple[Any, str], ...]] = (
-        *((os, name) for name in ("rename", "replace", "mkdir", "fsync")),
-        (io, "open"),
-        (shards, "_bytes"),
-    )
-
-    def __init__(self, at: int, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.left, self.error = at, error
-        for owner, name in self.places:
-            monkeypatch.setattr(owner, name, self.counted(getattr(owner, name)))
-
-    def counted(self, real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            self.left -= 1
-            if self.left == -1:
-                raise self.error
-            return real(*arguments, **options)
-
-        return call
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "no space"), KeyboardInterrupt()])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import json
 import os
 import subprocess
@@ -15,34 +14,12 @@ import pytest
 import torch
 
 import starquant_fx
-from starquant_fx.checkpoint import shards
 from starquant_fx.errors import CheckpointError, StarQuantError
 from starquant_fx.streaming import work
+from tests.failing import Failing
 from tests.streaming.cases import contents, recipe, stream
 
 RECIPE = "gptq+tac-w4a4"
-
-
-class Stopping:
-    """Counts what is done to files, and raises before one of these, or whenever it is asked to after it."""
-
-    def __init__(self, at: int, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.left, self.error = at, error
-        for owner, name in (
-            *((os, name) for name in ("rename", "replace", "mkdir", "fsync", "link")),
-            (io, "open"),
-            (shards, "_bytes"),
-        ):
-            monkeypatch.setattr(owner, name, self.counted(getattr(owner, name)))
-
-    def counted(self, real: Any) -> Any:
-        def call(*arguments: Any, **options: Any) -> Any:
-            self.left -= 1
-            if self.left == -1:
-                raise self.error
-            return real(*arguments, **options)
-
-        return call
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +41,7 @@ def test_stopped_at_any_write(
     for at in range(0, 10_000, 17):
         target = tmp_path / f"a{at}"
         with monkeypatch.context() as patch:
-            Stopping(at, error, patch)
+            Failing(at, error, patch)
             raised = outcome(llada, target)
         if raised is None:
             break
@@ -97,6 +74,7 @@ import os, signal, sys
 import starquant_fx
 from starquant_fx.streaming import part, work
 from pathlib import Path
+from tests.failing import Failing
 from tests.streaming.cases import stream
 
 where, source, target = sys.argv[1:]

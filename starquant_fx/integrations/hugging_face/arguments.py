@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from starquant_fx.checkpoint.format import DTYPES
 from starquant_fx.errors import InputError, nearest
 from starquant_fx.integrations.hugging_face.configuration import DenoiserConfig
-from starquant_fx.models.safetensors_files import FLOAT_TYPES
 
 HUB = ("cache_dir", "force_download", "local_files_only", "token", "revision")
 """Passed on to the hub's client."""
@@ -109,12 +109,11 @@ def _config(given: Any) -> DenoiserConfig | None:
 def _dtype(older: Any, asked: Any) -> Any:
     """A float type by its value or name; ``torch_dtype`` is the older name of the argument."""
     asked = older if asked is None else asked
-    named = {str(one).removeprefix("torch."): one for one in FLOAT_TYPES.values()}
     if asked is None or asked == "auto":
         return asked
-    found = named.get(str(asked).removeprefix("torch.")) if asked else None
+    found = DTYPES.get(str(asked).removeprefix("torch.")) if asked else None
     if found is None:
-        raise _refusal("dtype", f"{', '.join(named)}, 'auto' or None", repr(asked))
+        raise _refusal("dtype", f"{', '.join(DTYPES)}, 'auto' or None", repr(asked))
     return found
 
 

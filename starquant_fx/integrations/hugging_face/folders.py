@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from starquant_fx.checkpoint.format import REPORT_FILE
+from starquant_fx.checkpoint.format import FETCHED
 from starquant_fx.errors import CheckpointError
 from starquant_fx.models.folder import contained
-from starquant_fx.models.locate import DOWNLOADED, HUB_ID, download
+from starquant_fx.models.locate import HUB_ID, download
 
 MAIN = "main"
 
@@ -37,10 +37,8 @@ def model_folder(name: str | os.PathLike[str], subfolder: str, hub: dict[str, An
             raise _refusal("revision", "None for a folder", repr(revision))
         folder = local.resolve()
     elif isinstance(name, str) and HUB_ID.fullmatch(name):
-        patterns = [*DOWNLOADED, REPORT_FILE]
-        if subfolder:
-            patterns = [f"{subfolder}/{pattern}" for pattern in patterns]
-        folder = download(name, tuple(patterns), **hub)
+        inside = f"{subfolder}/" if subfolder else ""
+        folder = download(name, tuple(f"{inside}{pattern}" for pattern in FETCHED), **hub)
     else:
         raise _refusal("pretrained_model_name_or_path", "a folder, or a hub id", repr(name))
     if subfolder:

@@ -9,12 +9,12 @@ from typing import Any
 from torch import nn
 
 from starquant_fx.checkpoint.checks import check_kind, dtype_name
-from starquant_fx.checkpoint.format import QUANTIZATION, SHARD, is_packed, shard_name
+from starquant_fx.checkpoint.format import SHARD, is_packed, shard_name
 from starquant_fx.checkpoint.shards import plan, write_shard
 from starquant_fx.checkpoint.writing import write_json, write_tokenizer
 from starquant_fx.folders.kind import FolderKind
 from starquant_fx.folders.writing import check_folder, replacing_folder
-from starquant_fx.models.folder import CONFIG_FILE
+from starquant_fx.models.folder import CONFIG_FILE, QUANTIZATION
 from starquant_fx.models.locate import TOKENIZER_FILES
 from starquant_fx.models.registry import ARCHITECTURES
 from starquant_fx.models.safetensors_files import INDEX_FILE

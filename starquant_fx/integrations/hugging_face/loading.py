@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from starquant_fx.checkpoint.format import QUANTIZATION, Quantization
+from starquant_fx.checkpoint.format import DTYPES, Quantization
 from starquant_fx.checkpoint.reading import is_checkpoint, quantized_configuration
 from starquant_fx.checkpoint.reading import load as load_packed
 from starquant_fx.checkpoint.writing import quantization_of
@@ -21,11 +21,11 @@ from starquant_fx.integrations.hugging_face.folders import model_folder
 from starquant_fx.integrations.hugging_face.quantization_config import StarQuantConfig
 from starquant_fx.integrations.hugging_face.quantizer import StarQuantQuantizer
 from starquant_fx.lowering import AUTO
-from starquant_fx.models.folder import CONFIG_FILE, read_published
+from starquant_fx.models.folder import CONFIG_FILE, QUANTIZATION, read_published
 from starquant_fx.models.loading import from_pretrained
 from starquant_fx.models.published import published_config
 from starquant_fx.models.registry import ARCHITECTURES
-from starquant_fx.models.safetensors_files import FLOAT_TYPES, TensorFiles
+from starquant_fx.models.safetensors_files import TensorFiles
 
 if TYPE_CHECKING:
     from starquant_fx.integrations.hugging_face.modeling import DenoiserForMaskedLM
@@ -209,5 +209,4 @@ def _stored_dtype(folder: Path) -> torch.dtype:
     """The float type that the configuration names, else that most of the checkpoint is stored in."""
     published: dict[str, Any] = read_published(folder)
     named = published.get("dtype") or published.get("torch_dtype")
-    types = {str(one).removeprefix("torch."): one for one in FLOAT_TYPES.values()}
-    return types.get(str(named)) or TensorFiles(folder).most_common_dtype()
+    return DTYPES.get(str(named)) or TensorFiles(folder).most_common_dtype()
