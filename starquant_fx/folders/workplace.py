@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -43,7 +44,8 @@ def workplace(folder: Path, name: str) -> Iterator[Path]:
     try:
         place.mkdir()
         with (place / MARKER).open("w", encoding="utf-8") as stream:
-            locked(stream)
+            with contextlib.suppress(OSError):
+                locked(stream)
             stream.write(CONTENT)  # a marker without it is not one yet: there is no lock
             stream.flush()
             (place / NEW).mkdir()
@@ -87,12 +89,16 @@ def _remove(place: Path, path: Path) -> None:
 
 
 def locked(stream: IO[str]) -> bool:
-    """Locks an open file until it is closed; whether that could be done."""
+    """Locks an open file until it is closed; False if somebody else has it.
+
+    Raises:
+        OSError: The system or the file system has no locks.
+    """
     if sys.platform == "win32":
-        return False
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
     return True
 

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from starquant_fx.calibration.data import CalibrationData
-from starquant_fx.calibration.prepare import Calibration, prepare
+from starquant_fx.calibration.prepare import Calibration
 from starquant_fx.checkpoint import checks
 from starquant_fx.checkpoint.format import CHECKPOINT
 from starquant_fx.checkpoint.writing import quantization
-from starquant_fx.devices import making_float32, making_tensors_on, usable_device
+from starquant_fx.devices import making_float32, usable_device
 from starquant_fx.diffusion.stepping import evaluating
 from starquant_fx.errors import RecipeError
-from starquant_fx.fingerprint import fingerprint
 from starquant_fx.folders.writing import check_folder
 from starquant_fx.lowering import choose_target
-from starquant_fx.model_facts import chosen_mask_token, is_shifted
+from starquant_fx.model_facts import chosen_mask_token
 from starquant_fx.pass_manager import check_order
 from starquant_fx.progress import working
 from starquant_fx.recipe import Recipe
@@ -33,9 +30,11 @@ from starquant_fx.streaming.finishing import Description, finish
 from starquant_fx.streaming.memory import forget_peak, parse_size
 from starquant_fx.streaming.part import Progress, Run, all_written
 from starquant_fx.streaming.parts import Parts
+from starquant_fx.streaming.place import discard, reserved
+from starquant_fx.streaming.plan import check_tokenizer, surroundings
 from starquant_fx.streaming.source import Source
-from starquant_fx.streaming.work import PartRecord, Work, discard, finished, opened
-from starquant_fx.tensor_file import read_tensors, write_tensors
+from starquant_fx.streaming.states import calibration_states
+from starquant_fx.streaming.work import PartRecord, Work, finished
 
 NOT_IN_PARTS = ("refine-sgat",)
 """Passes that learn through more than one block."""
@@ -85,43 +84,45 @@ def compile_folder(
             unfinished run left belongs to another call.
         ConfigError: The memory limit is no size, or too small.
     """
+    begin = time.perf_counter()
     chosen = _recipe(recipe)
     limit = None if memory_limit is None else parse_size(memory_limit)
     path = check_folder(folder, CHECKPOINT, True)
     done = finished(path)
-    check_folder(folder, CHECKPOINT, flag("force", force) or done)
+    check_folder(path, CHECKPOINT, flag("force", force) or done)
     place = usable_device(device)
     resolved = choose_target(target, place)
     forget_peak()
-    with working("reading the model"):
-        source = Source(model)
-    network, tokenizer = source.model, tokenizer or source.tokenizer
-    architecture = checks.check_kind(network, network.config)
-    published = checks.published_keys(network.config, network, architecture)
-    mask_id = chosen_mask_token(mask_token_id, network, tokenizer)
-    says = quantization(chosen, mask_id, checks.dtype_name(network), resolved, source.fingerprint)
-    parts = Parts.of(network, chosen, mask_id)
-    plan = {
-        **dataclasses.asdict(says),
-        "parts": [span.name for span in parts.spans],
-        "config": published,
-        "tokenizer": _tokenizer_described(tokenizer),
-        "hub_id": source.hub_id,
-        "calibration": _described(calibration),
-        "device": str(place),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-    with opened(path, len(parts.spans), json.loads(json.dumps(plan))) as work, evaluating(network):
+    with reserved(path) as held:
+        with working("reading the model"):
+            source = Source(model)
+        network, tokenizer = source.model, tokenizer or source.tokenizer
+        architecture = checks.check_kind(network, network.config)
+        published = checks.published_keys(network.config, network, architecture)
+        mask_id = chosen_mask_token(mask_token_id, network, tokenizer)
+        says = quantization(
+            chosen, mask_id, checks.dtype_name(network), resolved, source.fingerprint
+        )
+        check_tokenizer(tokenizer, held)
+        parts = Parts.of(network, chosen, mask_id)
+        names = [span.name for span in parts.spans]
+        facts = {"parts": names, "config": published, "hub_id": source.hub_id}
+        plan = {**dataclasses.asdict(says), **facts, **surroundings(calibration, tokenizer, place)}
+        work = Work(held, len(names), json.loads(json.dumps(plan)))
         if done:
-            discard(work.folder)
+            discard(held)
             return path
-        with making_tensors_on(place), making_float32():
-            data = _states(work, source, calibration, tokenizer, mask_id, chosen)
-        run = Run(source, parts, data, work, resolved, place, limit)
-        records = _compiled(run, progress)
-        description = Description(published, says, tokenizer, limit, force)
-        return finish(run, path, records, description)
+        with evaluating(network):
+            with making_float32():
+                options = chosen.calibration
+                data = calibration_states(
+                    work, source, calibration, tokenizer, mask_id, options, place, limit
+                )
+            run = Run(source, parts, data, work, resolved, place, limit)
+            starting = time.perf_counter() - begin
+            records = _compiled(run, progress)
+            description = Description(published, says, tokenizer, limit, force, starting)
+            return finish(run, path, records, description)
 
 
 def _recipe(recipe: str | Recipe) -> Recipe:
@@ -155,48 +156,3 @@ def _compiled(run: Run, progress: Progress | None) -> list[PartRecord]:
             usual = sorted(spent)[len(spent) // 2]
             progress(number + 1, run.count, record, usual * (run.count - number - 1))
     return records
-
-
-def _states(
-    work: Work,
-    source: Source,
-    calibration: Calibration,
-    tokenizer: Any,
-    mask_id: int | None,
-    recipe: Recipe,
-) -> CalibrationData:
-    """The calibration states: those of the run's beginning, or new ones."""
-    if work.states.is_file():
-        held = read_tensors(work.states)
-        options = recipe.calibration
-        return CalibrationData(
-            [held[name] for name in sorted(held)],
-            max_tokens=options.max_tokens,
-            seed=options.seed,
-            shifted=is_shifted(source.model),
-        )
-    hooks = source.release_after_use()
-    try:
-        data = prepare(source.model, calibration, tokenizer, mask_id, recipe.calibration)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    write_tensors(work.states, {f"{i:05d}": batch for i, batch in enumerate(data.batches)})
-    return data
-
-
-def _described(calibration: Calibration) -> str:
-    """What tells one calibration from another."""
-    if calibration is None:
-        return "own generations"
-    if isinstance(calibration, Tensor):
-        return f"ids {fingerprint({'ids': calibration})}"
-    text = json.dumps(calibration, default=str)
-    return f"texts {hashlib.sha256(text.encode()).hexdigest()}"
-
-
-def _tokenizer_described(tokenizer: Any) -> str | None:
-    """What tells one tokenizer from another."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    text = repr(tokenizer) if backend is None else backend.to_str()
-    return None if tokenizer is None else hashlib.sha256(text.encode()).hexdigest()

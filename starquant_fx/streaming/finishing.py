@@ -17,9 +17,10 @@ from starquant_fx.checkpoint.writing import write_card, write_description, write
 from starquant_fx.folders.writing import check_folder, replacing_folder
 from starquant_fx.program import CONSTANTS
 from starquant_fx.report import Report, tensor_bytes
-from starquant_fx.streaming.memory import peak_resident
+from starquant_fx.streaming.memory import check_memory, peak_resident
 from starquant_fx.streaming.part import Run
-from starquant_fx.streaming.work import PartRecord, discard, mark_finished
+from starquant_fx.streaming.place import discard
+from starquant_fx.streaming.work import PartRecord, mark_finished
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Description:
         tokenizer: The model's, or None.
         memory_limit: That the run was given.
         force: Whether a checkpoint that is there is replaced.
+        starting: Seconds before the first part that this process compiled.
     """
 
     published: dict[str, Any]
@@ -39,6 +41,7 @@ class Description:
     tokenizer: Any
     memory_limit: int | None
     force: bool
+    starting: float
 
 
 def finish(run: Run, path: Path, records: list[PartRecord], described: Description) -> Path:
@@ -55,6 +58,7 @@ def finish(run: Run, path: Path, records: list[PartRecord], described: Descripti
 
     Raises:
         CheckpointError: Something cannot be written, or a shard was changed meanwhile.
+        ConfigError: Loading it took more memory than it may.
     """
     check_folder(path, CHECKPOINT, described.force)  # it may have come meanwhile
     with replacing_folder(path, CHECKPOINT) as place:
@@ -78,6 +82,7 @@ def finish(run: Run, path: Path, records: list[PartRecord], described: Descripti
         write_card(place, model_card(report, model_type, described.says, size, base_model))
         begin = time.perf_counter()
         load(place)
+        check_memory(run.memory_limit, "loading the checkpoint")
         run_facts = _run_facts(run, records, described, time.perf_counter() - begin)
         (place / RUN_FILE).write_text(json.dumps(run_facts, indent=1) + "\n", encoding="utf-8")
         mark_finished(run.work, place)
@@ -114,7 +119,8 @@ def _run_facts(
         for name, seconds in record.seconds.items():
             passes[name] = round(passes.get(name, 0.0) + seconds, 3)
     return {
-        "seconds": round(sum(passes.values()) + checking, 3),
+        "seconds": round(described.starting + sum(passes.values()) + checking, 3),
+        "seconds_of_starting": round(described.starting, 3),
         "seconds_of_loading_it_again": round(checking, 3),
         "seconds_by_pass": dict(sorted(passes.items(), key=lambda item: -item[1])),
         "seconds_by_part": {r.name: round(sum(r.seconds.values()), 3) for r in records},

@@ -65,6 +65,19 @@ def peak_resident() -> int:
     return used if sys.platform == "darwin" else used * 1024
 
 
+def check_memory(limit: int | None, after: str) -> None:
+    """Raises a ConfigError if the process took more memory than a limit in bytes says."""
+    peak = peak_resident()
+    if limit is not None and peak > limit:
+        raise ConfigError(
+            "the run took more memory than it may",
+            where=f"memory_limit, after {after}",
+            expected=f"at most {shown_size(limit)}",
+            got=shown_size(peak),
+            hint="raise the limit: parts that are done are kept. Or begin anew, calibrating on fewer tokens",
+        )
+
+
 def forget_peak() -> None:
     """Has the peak counted from now on, where the system can do that: what a process did before is not the run's."""
     with contextlib.suppress(OSError):

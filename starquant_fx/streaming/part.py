@@ -14,13 +14,13 @@ from starquant_fx.calibration.data import Activations, CalibrationData
 from starquant_fx.checkpoint.checks import check_tensors
 from starquant_fx.checkpoint.shards import write_shard
 from starquant_fx.compiled import spare
-from starquant_fx.errors import ConfigError
 from starquant_fx.files import replacing
 from starquant_fx.mapped import release
 from starquant_fx.pass_manager import run_passes
 from starquant_fx.program import CONSTANTS, Program
 from starquant_fx.report import make_report, tensor_bytes
-from starquant_fx.streaming.memory import give_back, peak_resident, resident, shown_size
+from starquant_fx.streaming import sealed
+from starquant_fx.streaming.memory import check_memory, give_back, peak_resident, resident
 from starquant_fx.streaming.parts import Parts
 from starquant_fx.streaming.source import Source
 from starquant_fx.streaming.streams import HandingOn, Streams
@@ -79,10 +79,10 @@ class Run:
         tensors = {name: parameters[name].to(self.device) for name in reads}
         program = self.parts.program(number, tensors)
         passes = self.parts.passes(number)
-        spilled = self.work.folder / "sites"
+        spilled = self.work.sites
         shutil.rmtree(spilled, ignore_errors=True)
         spilled.mkdir()
-        entering = Streams(self.work.entering(number)) if number else None
+        entering = self._entering(number)
         self._give_memory(program, spilled, entering)
         handing = None
         if number + 1 < self.count:
@@ -91,11 +91,11 @@ class Run:
 
         def observe(text: str, now: Program) -> None:
             watch.lap(text)
-            self._check_memory(text)
+            check_memory(self.memory_limit, text)
             if handing is not None:
                 handing(text, now)
                 watch.lap("hand on")
-                self._check_memory("hand on")
+                check_memory(self.memory_limit, "hand on")
 
         run_passes(program, passes, observe)
         report = make_report(program, self.target, 0, 0)
@@ -138,6 +138,14 @@ class Run:
         give_back()
         return record
 
+    def _entering(self, number: int) -> Streams | None:
+        """What enters a part, compared with its hashes; None = token ids alone."""
+        if number == 0:
+            return None
+        place = self.work.entering(number)
+        sealed.check(place)
+        return Streams(place)
+
     def _give_memory(self, program: Program, spilled: Path, entering: Streams | None) -> None:
         """Tells a program what it may take, and its calibration data where to put what is more."""
         activations = Activations()
@@ -149,18 +157,6 @@ class Run:
         program.calibration = dataclasses.replace(
             self.data, activations=activations, entering=entering
         )
-
-    def _check_memory(self, after: str) -> None:
-        """Raises a ConfigError if more memory was taken than the limit says."""
-        peak = peak_resident()
-        if self.memory_limit is not None and peak > self.memory_limit:
-            raise ConfigError(
-                "the run took more memory than it may",
-                where=f"memory_limit, after {after}",
-                expected=f"at most {shown_size(self.memory_limit)}",
-                got=shown_size(peak),
-                hint="raise the limit: parts that are done are kept. Or begin anew, calibrating on fewer tokens",
-            )
 
 
 class _Watch:

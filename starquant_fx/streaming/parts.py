@@ -16,7 +16,7 @@ from starquant_fx.recipe import Recipe
 from starquant_fx.streaming.roles import AdoptRoles
 
 ROLES = "assign-roles"
-"""The last of the passes that see the whole graph."""
+"""The pass of which a part needs what the whole graph says."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +46,7 @@ class Parts:
         """
         program = capture(skeleton(model), recipe, mask_token_id=mask_token_id)
         captured = dataclasses.replace(program, module=program.copied_module())
-        names = [one.name for one in recipe.passes]
-        run_passes(program, recipe.passes[: names.index(ROLES) + 1])
+        run_passes(program, recipe.passes)  # so that what does not apply is refused before any work
         parameters = dict(model.named_parameters(remove_duplicate=False))
         constants = {n: t for n, t in captured.tensors().items() if n not in parameters}
         return cls(captured, part_spans(captured.graph), program.sites, constants)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +56,25 @@ class Source:
                 hint="put the files back and run the same command again, or begin anew in another folder",
             )
 
-    def release_after_use(self) -> list[Any]:
-        """Has each module give its weights' memory back after its forward; returns what ends that by ``remove``."""
+    @contextlib.contextmanager
+    def released_after_use(self, then: Callable[[], None]) -> Iterator[None]:
+        """A context in which each module gives its weights' memory back after its forward.
+
+        Args:
+            then: Called after each.
+        """
 
         def forget(module: nn.Module, inputs: Any, output: Any) -> None:
             for parameter in module.parameters(recurse=False):
                 release(parameter)
+            then()
 
-        return [m.register_forward_hook(forget) for m in self.model.modules()]
+        hooks = [module.register_forward_hook(forget) for module in self.model.modules()]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def _facts(self) -> dict[str, tuple[int, ...]]:
         """Size, time and identity of each file, of what links lead to."""

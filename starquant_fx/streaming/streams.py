@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,11 +10,11 @@ from torch import Tensor, fx
 
 from starquant_fx.calibration.activations import run_recorded
 from starquant_fx.calibration.data import CORRECTED, FULL, QUANTIZED, TRANSFORMED
-from starquant_fx.folders.exchange import sync_folder
 from starquant_fx.pass_base import Pass
 from starquant_fx.passes import Gptq
 from starquant_fx.program import Program
 from starquant_fx.recipe import Recipe
+from starquant_fx.streaming import sealed
 from starquant_fx.tensor_file import read_tensors, write_tensors
 
 
@@ -62,10 +60,8 @@ class HandingOn:
     """
 
     def __init__(self, recipe: Recipe, passes: Sequence[Pass], place: Path) -> None:
-        self._place, self._new = place, place.with_name(f"{place.name}.new")
-        shutil.rmtree(self._new, ignore_errors=True)
-        self._new.mkdir()
-        self._streams = Streams(self._new)
+        self._place = place
+        self._streams = Streams(sealed.begin(place))
         order = [one.name for one in recipe.passes]
         names = [one.name for one in passes]
         self._due: dict[str, list[str]] = {}
@@ -93,12 +89,7 @@ class HandingOn:
 
     def done(self) -> None:
         """Gives the values their place."""
-        shutil.rmtree(self._place, ignore_errors=True)
-        for file in self._new.iterdir():
-            with file.open("rb") as stream:
-                os.fsync(stream.fileno())
-        self._new.rename(self._place)
-        sync_folder(self._place.parent)
+        sealed.finish(self._place)
 
 
 def _anchors(recipe: Recipe) -> dict[str, str]:

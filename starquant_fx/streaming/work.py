@@ -1,26 +1,30 @@
-"""The folder of a run that is not finished: what is done, so that the same command goes on from there."""
+"""What an unfinished run has done, so that the same command goes on from there."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
-import shutil
-from collections.abc import Iterator
+import re
 from pathlib import Path
 from typing import Any
 
-from starquant_fx.checkpoint.format import shard_name
+import torch
+
+from starquant_fx.checkpoint.format import Hashes, Index, shard_name
+from starquant_fx.checkpoint.shards import Shards
 from starquant_fx.errors import CheckpointError, cause
 from starquant_fx.files import sha256_of, write_atomically
-from starquant_fx.folders.workplace import hidden, locked
 from starquant_fx.models.safetensors_files import INDEX_FILE
 from starquant_fx.report import SiteRow
+from starquant_fx.streaming.place import LOCK, damaged, refusal, remove_entry, unfinished
+from starquant_fx.streaming.sealed import NEW
 from starquant_fx.structure import structured
 
-PLAN, LOCK, FINISHED = "plan.json", "lock", "finished"
-ENDING = ".unfinished"
+PLAN, FINISHED = "plan.json", "finished"
+SITES = "sites"
+"""Folder of the activations of the part in work."""
+HALF_WRITTEN = re.compile(rf"\..+\.[0-9a-f]{{8}}|{SITES}|entering-[0-9]{{5}}|.+{re.escape(NEW)}")
+"""Names of what only the part in work needs, and of what is renamed when it is complete."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,15 +61,26 @@ class PartRecord:
 
 
 class Work:
-    """The folder of an unfinished run, beside what it will write.
+    """What a run has done so far, in its folder.
+
+    What a killed run left half written is removed.
 
     Args:
-        folder: The folder.
+        folder: The folder, which is this run's alone.
         parts: How many parts there are.
+        plan: Everything that the result depends on, JSON-ready.
+
+    Raises:
+        CheckpointError: Parts are done that belong to another plan, or what is there is damaged or cannot be written.
     """
 
-    def __init__(self, folder: Path, parts: int) -> None:
+    def __init__(self, folder: Path, parts: int, plan: dict[str, Any]) -> None:
         self.folder, self._parts = folder, parts
+        _same_plan(folder, plan)
+        done = next((n for n in range(parts) if not self._record(n).is_file()), parts)
+        for entry in folder.iterdir():
+            if HALF_WRITTEN.fullmatch(entry.name) and entry != self.entering(done):
+                remove_entry(entry)
 
     def shard(self, number: int) -> Path:
         """The file of a part's tensors."""
@@ -76,15 +91,20 @@ class Work:
         return self.folder / f"entering-{number:05d}"
 
     @property
+    def sites(self) -> Path:
+        """The folder of the activations of the part in work."""
+        return self.folder / SITES
+
+    @property
     def states(self) -> Path:
-        """The file of the calibration states."""
-        return self.folder / "calibration.safetensors"
+        """The folder of the calibration states."""
+        return self.folder / "calibration"
 
     def record(self, number: int) -> PartRecord | None:
-        """What a part left behind; None if it is not done.
+        """What a part left behind, its shard compared with the hashes; None if it is not done.
 
         Raises:
-            CheckpointError: The record is damaged.
+            CheckpointError: The record or the shard is damaged.
         """
         path = self._record(number)
         if not path.is_file():
@@ -92,10 +112,9 @@ class Work:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise _damaged(path, cause(error)) from error
+            raise damaged(path, cause(error)) from error
         record: PartRecord = structured(PartRecord, values, str(path))
-        if not self.shard(number).is_file():
-            raise _damaged(self.shard(number), "no such file")
+        self._check_shard(self.shard(number), record)
         return record
 
     def keep(self, number: int, record: PartRecord) -> None:
@@ -105,70 +124,22 @@ class Work:
     def _record(self, number: int) -> Path:
         return self.folder / f"part-{number:05d}.json"
 
-
-@contextlib.contextmanager
-def opened(path: Path, parts: int, plan: dict[str, Any]) -> Iterator[Work]:
-    """Makes the folder of a run or comes back to it; no other run can until this one ends.
-
-    Args:
-        path: What the run will write.
-        parts: How many parts there are.
-        plan: Everything that the result depends on, JSON-ready.
-
-    Yields:
-        The folder.
-
-    Raises:
-        CheckpointError: Another run is at it, it belongs to another plan, is something else, or cannot be made.
-    """
-    folder = path.with_name(path.name + ENDING)
-    try:
-        folder.mkdir(exist_ok=True)
-        if (foreign := sorted(p.name for p in folder.iterdir())) and LOCK not in foreign:
-            raise _refusal(
-                "something else is where the run keeps what it has done",
-                folder,
-                "a folder that an unfinished run left",
-                f"a folder with {', '.join(foreign[:3])}",
-                "move it away, or name another folder for the result",
-            )
-        stream = (folder / LOCK).open("a+", encoding="utf-8")
-    except OSError as error:
-        raise _refusal(
-            "the run has no place for what it has done",
-            folder,
-            "a folder that can be written",
-            cause(error),
-            "name another folder for the result",
-        ) from error
-    with stream:
-        if not locked(stream):
-            stream.seek(0)
-            raise _refusal(
-                "another run is at work on this folder",
-                folder,
-                "one run at a time",
-                f"a run of process {stream.read(20).strip() or 'unknown'}",
-                "wait for it, or name another folder for the result",
-            )
-        stream.truncate(0)
-        stream.write(f"{os.getpid()}\n")
-        stream.flush()
-        _same_plan(folder, plan)
-        yield Work(folder, parts)
-
-
-def discard(folder: Path) -> None:
-    """Removes the folder of a run that is finished; what is left if that is interrupted belongs to no run any more."""
-    gone = hidden(folder.parent, folder.name)
-    folder.rename(gone)
-    shutil.rmtree(gone)
+    def _check_shard(self, shard: Path, record: PartRecord) -> None:
+        headers = {shard.name: record.header_sha256}
+        hashes = Hashes(record.nbytes, record.tensor_sha256, headers, {})
+        index = Index(hashes, dict.fromkeys(record.tensor_sha256, shard.name))
+        try:
+            held = Shards(self.folder, index, check=True)
+            for name in record.tensor_sha256:
+                held.read(name, torch.device("cpu"))
+        except CheckpointError as error:
+            raise damaged(shard, f"{error.what}: {error.got}") from error
 
 
 def finished(path: Path) -> bool:
     """Whether the run that wrote this checkpoint was only stopped before it could remove its own folder."""
     try:
-        mark = path.with_name(path.name + ENDING) / FINISHED
+        mark = unfinished(path) / FINISHED
         return mark.read_text(encoding="ascii") == sha256_of(path / INDEX_FILE)
     except (OSError, ValueError):
         return False
@@ -189,16 +160,16 @@ def _same_plan(folder: Path, plan: dict[str, Any]) -> None:
             raise ValueError(f"a {type(before).__name__}")
     except (OSError, ValueError) as error:
         if begun:
-            raise _damaged(path, cause(error)) from error
+            raise damaged(path, cause(error)) from error
         before = {}
     odd = sorted(k for k in before.keys() | plan if before.get(k) != plan.get(k))
     if odd and not begun:  # nothing is lost: begin anew
         for entry in folder.iterdir():
             if entry.name != LOCK:
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+                remove_entry(entry)
         write_atomically(path, json.dumps(plan, indent=1))
     elif odd:
-        raise _refusal(
+        raise refusal(
             "what was begun here is another run",
             folder,
             "the same source, recipe, calibration and versions as when it began",
@@ -210,17 +181,3 @@ def _same_plan(folder: Path, plan: dict[str, Any]) -> None:
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 40 else f"{text[:40]}..."
-
-
-def _damaged(path: Path, got: str) -> CheckpointError:
-    return _refusal(
-        "what an unfinished run left is damaged",
-        path,
-        "the file as it was written",
-        got,
-        f"remove {str(path.parent)!r} to begin anew",
-    )
-
-
-def _refusal(what: str, where: Path, expected: str, got: str, hint: str) -> CheckpointError:
-    return CheckpointError(what, where=str(where), expected=expected, got=got, hint=hint)
