@@ -58,6 +58,6 @@ def check(place: Path) -> None:
         hashes = json.loads((place / HASHES).read_text(encoding="utf-8"))
         wrong = [name for name, right in hashes.items() if sha256_of(place / name) != right]
     except (OSError, ValueError, AttributeError) as error:
-        raise damaged(place, cause(error)) from error
+        raise damaged(place / HASHES, cause(error)) from error
     if wrong:
         raise damaged(place / wrong[0], "other content")

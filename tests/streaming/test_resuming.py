@@ -129,7 +129,7 @@ def test_what_is_done_is_not_done_again(
     shard = tmp_path / "a.unfinished" / "model-00001-of-00003.safetensors"
     before = shard.stat()
     with monkeypatch.context() as patch:
-        patch.setattr("starquant_fx.streaming.api.prepare", lambda *a: pytest.fail("calibrated"))
+        patch.setattr("starquant_fx.streaming.states.prepare", lambda *a: pytest.fail("calibrated"))
         stream(llada, tmp_path / "a", RECIPE)
     after = (tmp_path / "a" / shard.name).stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)

@@ -17,6 +17,7 @@ from starquant_fx.passes import Gptq
 from starquant_fx.recipe import Recipe
 from starquant_fx.recipes import get_recipe
 from starquant_fx.report import Report
+from tests.models import checkpoints
 from tests.streaming.cases import IDS, recipe, stream, whole
 
 RECIPES = (
@@ -137,3 +138,16 @@ def test_the_run_is_told_of(llada: Path, tmp_path: Path) -> None:
 def test_the_recipe_in_the_checkpoint_is_the_one_given(llada: Path, tmp_path: Path) -> None:
     out = stream(llada, tmp_path / "a", get_recipe("rtn-w4a8"))
     assert starquant_fx.load(out).recipe == get_recipe("rtn-w4a8")
+
+
+def test_weights_of_sixteen_bits_that_stay_in_their_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Models above a size compute as they are stored, and their weights are maps of the files."""
+    monkeypatch.setattr("starquant_fx.models.loading.SMALL", 0)
+    config = checkpoints.llada_config()
+    stored = {n: t.bfloat16() for n, t in checkpoints.random_llada(config).state_dict().items()}
+    source = checkpoints.write(tmp_path / "source", config, stored, 2)
+    same(source, tmp_path / "a", recipe("star-w4a4"))
+    frame = starquant_fx.load(tmp_path / "a").frame
+    assert {parameter.dtype for parameter in frame.parameters()} == {torch.bfloat16}

@@ -16,7 +16,7 @@ from starquant_fx.errors import CheckpointError, ConfigError, InputError, PassEr
 from starquant_fx.streaming import place
 from starquant_fx.streaming.place import LOCK, discard, reserved
 from starquant_fx.streaming.work import Work
-from tests.streaming.cases import contents, recipe, stream
+from tests.streaming.cases import recipe, stream
 
 RECIPE = "gptq+tac-w4a4"
 
@@ -76,7 +76,7 @@ def test_damage_is_found_before_any_work(
         stream(llada, tmp_path / "a", RECIPE)
     text = str(caught.value)
     assert "what an unfinished run left is damaged" in text
-    assert str(file.parent if damage == "removed" else file)[:-5] in text
+    assert str(file.parent) in text.replace(f"remove {str(copied)!r}", "")
     assert f"remove {str(copied)!r} to begin anew" in text
     assert not list(copied.glob("part-00001.json"))
 
@@ -203,15 +203,3 @@ def test_the_time_that_is_reported(llada: Path, tmp_path: Path) -> None:
     parts += sum(run["seconds_by_part"].values())
     assert run["seconds_of_starting"] > 0
     assert run["seconds"] == pytest.approx(parts, abs=0.01)
-
-
-def test_weights_that_stay_in_their_files(
-    dream: Path, llada: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Weights above a size are maps of the files, and are given back part by part."""
-    for source in (llada, dream):
-        right = contents(stream(source, tmp_path / f"{source.name}-read"))
-        with monkeypatch.context() as patch:
-            patch.setattr("starquant_fx.models.loading.SMALL", 0)
-            mapped = contents(stream(source, tmp_path / f"{source.name}-mapped"))
-        assert mapped == right
