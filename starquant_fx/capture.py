@@ -250,29 +250,33 @@ def _attention_hint(model: nn.Module) -> str:
     return f"transformers has no SDPA attention for {type(model).__name__}: use another model"
 
 
-def skeleton(model: nn.Module, like: Tensor | None = None) -> nn.Module:
+def skeleton(
+    model: nn.Module, dtype: torch.dtype | None = None, device: torch.device | None = None
+) -> nn.Module:
     """A copy of a model that holds fake parameters and its real small buffers: enough to capture it again.
 
     Args:
         model: The model, or such a copy.
-        like: Its dtype and device are those of all floats of the copy; None = each as it is.
+        dtype: Of all floats of the copy; None = each as it is.
+        device: Of the copy; None = each tensor where it is.
 
     Returns:
         The copy; its parameters take no memory.
     """
+
+    def moved(tensor: Tensor) -> Tensor:
+        kept = dtype if tensor.is_floating_point() else None
+        return tensor.to(device=device or tensor.device, dtype=kept or tensor.dtype)
+
     mode = _fake_mode(model) or FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
         fake = parameter.detach()
         if not isinstance(fake, FakeTensor):
             fake = mode.from_tensor(fake, static_shapes=True)
-        if like is not None:
-            fake = fake.to(like)
-        memo[id(parameter)] = nn.Parameter(fake, requires_grad=False)
+        memo[id(parameter)] = nn.Parameter(moved(fake), requires_grad=False)
     twin = copy.deepcopy(model, memo)
-    if like is not None:
-        for module in twin.modules():
-            for name, buffer in module.named_buffers(recurse=False):
-                kept = buffer.to(like) if buffer.is_floating_point() else buffer.to(like.device)
-                setattr(module, name, kept)
+    for module in twin.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, moved(buffer))
     return twin

@@ -252,7 +252,7 @@ class CompiledModel(nn.Module):
         Returns:
             The rewritten program; its tensors are fake, those of ``tensors`` belong to it by name.
         """
-        model = skeleton(self._skeleton[0], like=torch.zeros(()))
+        model = skeleton(self._skeleton[0], torch.float32, torch.device("cpu"))
         program = capture(
             model, self.recipe, mask_token_id=self.program.mask_token_id, arguments=arguments
         )

@@ -104,7 +104,7 @@ def compile_folder(
             chosen, mask_id, checks.dtype_name(network), resolved, source.fingerprint
         )
         check_tokenizer(tokenizer, held)
-        parts = Parts.of(network, chosen, mask_id)
+        parts = Parts.of(network, chosen, mask_id, place)
         names = [span.name for span in parts.spans]
         facts = {"parts": names, "config": published, "hub_id": source.hub_id}
         plan = {**dataclasses.asdict(says), **facts, **surroundings(calibration, tokenizer, place)}

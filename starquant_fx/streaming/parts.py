@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, fx, nn
 
 from starquant_fx.calibration.spans import Span, part_spans
@@ -36,15 +37,17 @@ class Parts:
     constants: dict[str, Tensor]
 
     @classmethod
-    def of(cls, model: nn.Module, recipe: Recipe, mask_token_id: int | None) -> Parts:
-        """Captures a model without touching its weights, and cuts the graph.
+    def of(
+        cls, model: nn.Module, recipe: Recipe, mask_token_id: int | None, device: torch.device
+    ) -> Parts:
+        """Captures a model as it is on a device, without touching its weights, and cuts the graph.
 
         Raises:
             CaptureError: The model cannot be traced.
             PassError: The recipe does not apply to it.
             CalibrationError: Two of its blocks are joined by more than one tensor.
         """
-        program = capture(skeleton(model), recipe, mask_token_id=mask_token_id)
+        program = capture(skeleton(model, device=device), recipe, mask_token_id=mask_token_id)
         captured = dataclasses.replace(program, module=program.copied_module())
         run_passes(program, recipe.passes)  # so that what does not apply is refused before any work
         parameters = dict(model.named_parameters(remove_duplicate=False))
