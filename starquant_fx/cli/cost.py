@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from starquant_fx.cli.options import RecipeName, check_one_of
+from starquant_fx.cli.options import RecipeName
 from starquant_fx.errors import InputError
+from starquant_fx.sampling.arguments import choice
 
 WIDTH = 120
 """Columns of tables that go into a file or a pipe."""
@@ -92,8 +93,8 @@ def cost_command(
     from starquant_fx.progress import working
     from starquant_fx.recipes import get_recipe
 
-    check_one_of("--by", by, GROUPS)
-    check_one_of("--logits", logits, ("all", "masked"))
+    choice("--by", by, GROUPS)
+    choice("--logits", logits, ("all", "masked"))
     share = masked if logits == "masked" else None
     shapes = [parse_shape(text).with_share(share) for text in tokens or ["1x1024"]]
     chips = [chip_named(name, _rates(rate or [])) for name in chip or ["H200"]]
