@@ -21,7 +21,7 @@ from starquant_fx.errors import CaptureError, InputError
 from starquant_fx.fingerprint import fingerprint
 from starquant_fx.lowering import choose_target
 from starquant_fx.model_facts import check_module, chosen_mask_token, model_device
-from starquant_fx.pass_manager import Observer, check_order, run_passes
+from starquant_fx.pass_manager import Observer, check_observer, check_order, run_passes
 from starquant_fx.program import CONSTANTS
 from starquant_fx.recipe import Recipe
 from starquant_fx.recipes import get_recipe
@@ -133,9 +133,7 @@ def _check_arguments(model: Any, tokenizer: Any, token_state_input: Any, observe
     if not isinstance(token_state_input, bool):
         hint = "give calls token_state=..., and compile token_state_input=True"
         raise _unusable("token_state_input", token_state_input, "True or False", hint)
-    if observe is not None and not callable(observe):
-        hint = "for example lambda text, program: print(text)"
-        raise _unusable("observe", observe, "a callable (text, program), or None", hint)
+    check_observer(observe)
 
 
 def _unusable(name: str, got: object, expected: str, hint: str) -> InputError:

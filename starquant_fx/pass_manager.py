@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from starquant_fx.devices import making_float32, making_tensors_on
-from starquant_fx.errors import PassError, StarQuantError
+from starquant_fx.errors import InputError, PassError, StarQuantError
 from starquant_fx.pass_base import Pass
 from starquant_fx.program import PassRecord, Program, drop_unread_tensors, facts, note
 
@@ -49,6 +49,18 @@ def check_order(passes: Sequence[Pass]) -> None:
                 hint="reorder the recipe's passes; `starquant-fx passes` lists what each one needs",
             )
         seen.append(one.name)
+
+
+def check_observer(observe: object) -> None:
+    """Raises an InputError for what cannot be called."""
+    if observe is not None and not callable(observe):
+        raise InputError(
+            "observe is not usable",
+            where="observe",
+            expected="a callable (text, program), or None",
+            got=repr(observe)[:100],
+            hint="for example lambda text, program: print(text)",
+        )
 
 
 def run_passes(

@@ -16,6 +16,7 @@ from starquant_fx.models.folder import QUANTIZATION
 from starquant_fx.models.registry import ARCHITECTURES, Architecture
 from starquant_fx.recipe import Recipe
 from starquant_fx.recipes import from_dict
+from starquant_fx.sizes import SIZES, in_bytes
 
 ARTIFACT = "starquant_fx.save_artifact keeps it, to be bound to the model again"
 
@@ -133,17 +134,21 @@ def check_tensors(tensors: dict[str, Tensor]) -> None:
             )
 
 
-def check_shard_bytes(value: object) -> int:
-    """Returns the bytes of a shard; raises an InputError for anything but a whole number above 0."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+def check_shard_bytes(value: object, where: str = "shard_bytes") -> int:
+    """Returns the bytes of a shard, from a whole number or a text such as ``5GB``.
+
+    Raises:
+        InputError: It is neither, or below 1.
+    """
+    if (size := in_bytes(value)) is None:
         raise InputError(
             "the size of a shard is not usable",
-            where="shard_bytes",
-            expected="a whole number of bytes above 0",
-            got=repr(value),
+            where=where,
+            expected=SIZES,
+            got=repr(value)[:100],
             hint="leave the argument out",
         )
-    return value
+    return size
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

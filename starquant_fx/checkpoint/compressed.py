@@ -62,7 +62,7 @@ def convert(
     source: CompiledModel | str | os.PathLike[str],
     folder: str | os.PathLike[str],
     *,
-    shard_bytes: int = SHARD_BYTES,
+    shard_bytes: int | str = SHARD_BYTES,
     force: bool = False,
 ) -> Path:
     """Writes a model in the format compressed-tensors.
@@ -73,7 +73,7 @@ def convert(
     Args:
         source: A compiled model, or the folder or hub id of a packed checkpoint, whose tokenizer goes along.
         folder: Where to; its parent must exist.
-        shard_bytes: Bytes of a file of tensors at most.
+        shard_bytes: Bytes of a file of tensors at most, or such as ``5GB``.
         force: Whether a folder of this format that is there is replaced.
 
     Returns:

@@ -34,7 +34,7 @@ from starquant_fx.models.published import published_config
 from starquant_fx.models.registry import ARCHITECTURES
 from starquant_fx.models.safetensors_files import INDEX_FILE
 from starquant_fx.models.weightless import fake_of
-from starquant_fx.pass_manager import run_passes
+from starquant_fx.pass_manager import Observer, check_observer, run_passes
 from starquant_fx.program import Program
 from starquant_fx.recipe import Recipe
 from starquant_fx.sampling.arguments import flag
@@ -47,6 +47,7 @@ def load(
     device: str | torch.device | None = None,
     check: bool = True,
     revision: str | None = None,
+    observe: Observer | None = None,
 ) -> CompiledModel:
     """Loads a packed checkpoint that ``CompiledModel.save`` wrote.
 
@@ -61,6 +62,7 @@ def load(
         device: Where the model goes; the CPU by default.
         check: Whether to compare the hashes in the index, which reads every file once. They find damage, not forgery.
         revision: Branch, tag or commit, for a hub id only.
+        observe: Sees the graph as for ``compile``: with ``capture``, and after every pass with its text form.
 
     Returns:
         The compiled model.
@@ -69,9 +71,11 @@ def load(
         CheckpointError: The folder is none, cannot be downloaded, is of another version, or damaged; or a file leads
             outside of it.
         ConfigError: Its configuration is missing or describes no model, or this machine has no such device.
+        InputError: ``check`` or ``observe`` is of another kind.
         LoweringError: There is no such target.
     """
     check = flag("check", check)
+    check_observer(observe)
     device = usable_device(device)
     if target is not None:
         choose_target(target, device)
@@ -85,7 +89,7 @@ def load(
     report = read_report(path)
     shards = Shards(path, index, check)
     model = _model(path, facts, published, len(shards.headers), device)
-    program = _program(path, recipe, facts.mask_token_id, model)
+    program = _program(path, recipe, facts.mask_token_id, model, observe)
     spare = spare_tensors(model, program)
     compare_headers(
         shards.headers,
@@ -169,11 +173,18 @@ def _model(
         ) from error
 
 
-def _program(folder: Path, recipe: Recipe, mask_token_id: int | None, model: nn.Module) -> Program:
+def _program(
+    folder: Path,
+    recipe: Recipe,
+    mask_token_id: int | None,
+    model: nn.Module,
+    observe: Observer | None,
+) -> Program:
     """The rewritten program without weights."""
     try:
         mask_id = check_mask_token(mask_token_id, model)
-        return run_passes(capture(model, recipe, mask_token_id=mask_id), recipe.passes)
+        captured = capture(model, recipe, mask_token_id=mask_id)
+        return run_passes(captured, recipe.passes, observe)
     except StarQuantError as error:
         raise CheckpointError(
             "the recipe does not apply to the model",

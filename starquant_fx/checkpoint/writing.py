@@ -43,7 +43,7 @@ def save(
     folder: str | os.PathLike[str],
     *,
     tokenizer: Any = None,
-    shard_bytes: int = SHARD_BYTES,
+    shard_bytes: int | str = SHARD_BYTES,
     force: bool = False,
     base_model: str | None = None,
     tags: str | Sequence[str] = (),
@@ -60,7 +60,7 @@ def save(
         compiled: The compiled model.
         folder: Where to; its parent must exist.
         tokenizer: The model's, to be written beside it.
-        shard_bytes: Bytes of a file of tensors at most.
+        shard_bytes: Bytes of a file of tensors at most, or such as ``5GB``.
         force: Whether a checkpoint that is there is replaced, with its model card.
         base_model: Hub id of the model that was quantized, for the model card.
         tags: Further tags of the model card.

@@ -15,9 +15,7 @@ def main() -> None:
     from starquant_fx.cli.app import app
     from starquant_fx.cli.wording import as_options
     from starquant_fx.errors import StarQuantError, plain
-    from starquant_fx.integrations.hugging_face import hook
 
-    hook.remove()
     try:
         app()
     except StarQuantError as error:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starquant_fx.errors import InputError, StarQuantError
+
+if TYPE_CHECKING:
+    from starquant_fx.recipe import Recipe
 
 
 def is_checkpoint(model: str) -> bool:
@@ -22,6 +25,27 @@ def is_checkpoint(model: str) -> bool:
         return packed(locate(model, files=(CONFIG_FILE,)))
     except StarQuantError:
         return False  # whoever loads it says what is wrong
+
+
+def recipe_of(model: str, given: Mapping[str, object]) -> Recipe | None:
+    """The recipe that MODEL was compiled with if it is a packed checkpoint, else None.
+
+    Args:
+        model: MODEL.
+        given: Options that are for models in full precision; none may be given with a packed checkpoint.
+
+    Raises:
+        InputError: One of the options is given.
+        StarQuantError: What the folder says of its recipe is damaged.
+    """
+    from starquant_fx.checkpoint.reading import quantized_configuration
+    from starquant_fx.models.folder import CONFIG_FILE
+    from starquant_fx.models.locate import locate
+
+    if not is_checkpoint(model):
+        return None
+    _refuse(model, given)
+    return quantized_configuration(locate(model, files=(CONFIG_FILE,)))[1]
 
 
 def load_checkpoint(
@@ -47,6 +71,14 @@ def load_checkpoint(
     from starquant_fx.lowering import AUTO
     from starquant_fx.models.tokenizer import load_tokenizer
 
+    _refuse(folder, given)
+    path = checkpoint_folder(folder)
+    compiled = load(path, target=None if target == AUTO else target, device=device)
+    return compiled, load_tokenizer(path, str(compiled.config.model_type))
+
+
+def _refuse(folder: str, given: Mapping[str, object]) -> None:
+    """Raises an InputError for the first option that is given."""
     for option, value in given.items():
         if value:
             raise InputError(
@@ -56,6 +88,3 @@ def load_checkpoint(
                 got=folder,
                 hint=f"leave {option} out: the checkpoint is compiled already",
             )
-    path = checkpoint_folder(folder)
-    compiled = load(path, target=None if target == AUTO else target, device=device)
-    return compiled, load_tokenizer(path, str(compiled.config.model_type))

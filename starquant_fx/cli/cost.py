@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
-from starquant_fx.cli.options import RecipeName, check_one_of
+from starquant_fx.cli.checkpoints import recipe_of
 from starquant_fx.errors import InputError
+from starquant_fx.sampling.arguments import choice
 
+RECIPE = "star-w4a4"
 WIDTH = 120
 """Columns of tables that go into a file or a pipe."""
 
@@ -19,11 +21,14 @@ def cost_command(
     model: Annotated[
         str,
         typer.Argument(
-            help="LLaDA-8B, Dream-7B, 12x1024 or 2x4096 by their sizes, llada-tiny, dream-tiny, or a folder.",
+            help="LLaDA-8B, Dream-7B, 12x1024 or 2x4096 by their sizes, llada-tiny, dream-tiny, or a folder, also of "
+            "`compile --save`, which has its recipe.",
             metavar="MODEL",
         ),
     ],
-    recipe: RecipeName = "star-w4a4",
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", "-r", help=f"As of `compile`. Default: {RECIPE}.")
+    ] = None,
     target: Annotated[
         str,
         typer.Option(
@@ -92,12 +97,12 @@ def cost_command(
     from starquant_fx.progress import working
     from starquant_fx.recipes import get_recipe
 
-    check_one_of("--by", by, GROUPS)
-    check_one_of("--logits", logits, ("all", "masked"))
+    choice("--by", by, GROUPS)
+    choice("--logits", logits, ("all", "masked"))
     share = masked if logits == "masked" else None
     shapes = [parse_shape(text).with_share(share) for text in tokens or ["1x1024"]]
     chips = [chip_named(name, _rates(rate or [])) for name in chip or ["H200"]]
-    chosen = get_recipe(recipe)
+    chosen = recipe_of(model, {"--recipe": recipe}) or get_recipe(recipe or RECIPE)
     if output is not None:
         check_destination(output, ".json")
     if target == "auto":

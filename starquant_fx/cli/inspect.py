@@ -17,7 +17,8 @@ def inspect_command(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="Compile this model and record it: llada-tiny, dream-tiny, a folder or a hub id.",
+            help="Compile this model and record it: llada-tiny, dream-tiny, a folder or a hub id. Or record what "
+            "`compile --save` wrote.",
             metavar="[MODEL]",
         ),
     ] = None,

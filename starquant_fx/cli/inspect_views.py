@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from starquant_fx.cli.options import check_one_of
 from starquant_fx.errors import InputError
+from starquant_fx.sampling.arguments import choice
 
 ALL = "all"
 CRITICAL_PATH = "critical-path"
@@ -39,9 +39,9 @@ class Views:
         from starquant_fx.inspection.terminal import SORTS
 
         for given in self.analysis or []:
-            check_one_of("--analysis", given, (*ANALYSES, ALL))
+            choice("--analysis", given, (*ANALYSES, ALL))
         if self.sort is not None:
-            check_one_of("--sort", self.sort, tuple(SORTS))
+            choice("--sort", self.sort, tuple(SORTS))
         if self.chip is not None and CRITICAL_PATH not in self._analyses():
             raise InputError(
                 "--chip has no effect here",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from starquant_fx.errors import InputError, nearest
+from starquant_fx.errors import InputError
 from starquant_fx.recipe import LARGEST_SEED
 
 Model = Annotated[
@@ -49,19 +48,6 @@ CacheFolder = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of every draw.")]
-
-
-def check_one_of(option: str, value: str, known: Iterable[str]) -> None:
-    """Raises an InputError unless an option's value is one of some words; the nearest is offered."""
-    words = tuple(known)
-    if value not in words:
-        raise InputError(
-            f"{option} does not take {value!r}",
-            where=option,
-            expected=", ".join(words),
-            got=repr(value),
-            hint=nearest(value, words) or "use one of these",
-        )
 
 
 def check_place(target: str, device: str | None) -> None:

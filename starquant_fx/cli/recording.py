@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from starquant_fx.cli.checkpoints import recipe_of
 from starquant_fx.cli.options import load
 from starquant_fx.errors import InputError
 
@@ -19,7 +20,7 @@ class Source:
     """What is recorded; exactly one of the first three is given.
 
     Attributes:
-        model: A model that is compiled.
+        model: A model that is compiled, or a packed checkpoint.
         config: A configuration that is captured and rewritten without weights.
         file: A recording.
         recipe: Of the compilation; None = ``RECIPE``.
@@ -120,7 +121,11 @@ class Source:
             with working(f"reading {self.file}"):
                 return read_recording(self.file)
         from starquant_fx.evaluation.corpus import calibration_texts
-        from starquant_fx.inspection.record import record_compilation, record_config
+        from starquant_fx.inspection.record import (
+            record_checkpoint,
+            record_compilation,
+            record_config,
+        )
 
         shape = parse_shape(TOKENS if self.tokens is None else self.tokens)
         if self.config is not None:
@@ -133,6 +138,9 @@ class Source:
                     target=self.target,
                 )
         assert self.model is not None
+        given = {"--recipe": self.recipe, "--calibration": self.calibration, "--cache": self.cache}
+        if recipe_of(self.model, {**given, "--seed": self.seed is not None}) is not None:
+            return record_checkpoint(self.model, shape=shape)
         texts = calibration_texts(self.model, self.calibration)
         model, tokenizer = load(self.model)
         return record_compilation(

@@ -9,7 +9,11 @@ if TYPE_CHECKING:
     from starquant_fx.inspection.collection import read_recording, to_json
     from starquant_fx.inspection.exported_program import save_exported_program
     from starquant_fx.inspection.page import to_html
-    from starquant_fx.inspection.record import record_compilation, record_config
+    from starquant_fx.inspection.record import (
+        record_checkpoint,
+        record_compilation,
+        record_config,
+    )
     from starquant_fx.inspection.recorder import Recorder
     from starquant_fx.inspection.recording import Node, Recording, SiteFacts, Stage
 
@@ -20,6 +24,7 @@ __all__ = [
     "SiteFacts",
     "Stage",
     "read_recording",
+    "record_checkpoint",
     "record_compilation",
     "record_config",
     "save_exported_program",
@@ -33,6 +38,7 @@ _HOMES = {
     "SiteFacts": "recording",
     "Stage": "recording",
     "read_recording": "collection",
+    "record_checkpoint": "record",
     "record_compilation": "record",
     "record_config": "record",
     "save_exported_program": "exported_program",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
 
 from starquant_fx.api import compile as compile_model
 from starquant_fx.capture import capture
+from starquant_fx.checkpoint.reading import load
 from starquant_fx.cost.retrace import retrace
 from starquant_fx.cost.shapes import Shape
 from starquant_fx.inspection.recorder import Recorder
@@ -46,6 +48,30 @@ def record_compilation(
     recorder = Recorder(name, shape)
     compile_model(model, recipe, observe=recorder, **options)
     return recorder.recording()
+
+
+def record_checkpoint(name: str, *, shape: Shape = TOKENS) -> Recording:
+    """Loads a packed checkpoint and records every stage of its graph; errors of sites are those of its report.
+
+    Args:
+        name: The folder, or its hub id.
+        shape: The forward whose operations and bytes are counted.
+
+    Returns:
+        The recording.
+
+    Raises:
+        StarQuantError: It cannot be loaded.
+    """
+    recorder = Recorder(name, shape)
+    compiled = load(name, target="reference", observe=recorder)
+    found = recorder.recording()
+    sites = dict(found.sites)
+    for row in compiled.report.sites:
+        if (site := sites.get(row.site)) is not None:
+            known = dataclasses.replace(site, error=row.error, leakage=row.leakage)
+            sites[row.site] = known
+    return dataclasses.replace(found, sites=sites)
 
 
 def record_config(

@@ -12,7 +12,14 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from starquant_fx.capture import skeleton
 from starquant_fx.errors import InputError, nearest
-from starquant_fx.models.folder import CONFIG_FILE, read_config
+from starquant_fx.models.folder import (
+    CONFIG_FILE,
+    QUANT_METHOD,
+    QUANTIZATION,
+    quant_method,
+    read_config,
+    read_published,
+)
 from starquant_fx.models.locate import HUB_ID, SHIPPED, locate
 from starquant_fx.models.published import published_config
 from starquant_fx.models.registry import ARCHITECTURES, Architecture
@@ -69,7 +76,8 @@ def fake_model(name: str, layers: int | None = None) -> nn.Module:
     """Builds a model in bf16 whose parameters take no memory.
 
     Args:
-        name: A name in ``SIZES``, a shipped model, a folder, its ``config.json``, or a hub id.
+        name: A name in ``SIZES``, a shipped model, a folder, its ``config.json``, or a hub id; a packed checkpoint
+            gives the model that was compiled.
         layers: Number of layers instead of the configuration's.
 
     Returns:
@@ -84,7 +92,11 @@ def fake_model(name: str, layers: int | None = None) -> nn.Module:
     folder = Path(name)
     if config is None:
         folder = _config_folder(name)
-        config = read_config(folder)
+        config = read_published(folder)
+        if quant_method(config) == QUANT_METHOD:
+            del config[QUANTIZATION]  # a packed checkpoint: the model that it was compiled from
+        else:
+            config = read_config(folder)
     architecture = ARCHITECTURES.get(config["model_type"])
     if architecture is None:
         return _masked_lm(folder, config, layers)

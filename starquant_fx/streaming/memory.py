@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import re
 import sys
 from pathlib import Path
 
 from starquant_fx.errors import ConfigError
+from starquant_fx.sizes import SIZES, UNITS, in_bytes
 
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(i?)B?\s*", re.IGNORECASE)
 
 
 def parse_size(given: str | int, where: str = "memory_limit") -> int:
@@ -22,19 +20,14 @@ def parse_size(given: str | int, where: str = "memory_limit") -> int:
     Raises:
         ConfigError: It is none.
     """
-    match = SIZE.fullmatch(given) if isinstance(given, str) else None
-    if match is not None:
-        power = " KMGT".index(match[2].upper() or " ")
-        size = int(float(match[1]) * (1024**power if match[3] else 1000**power))
-    else:
-        size = given if isinstance(given, int) and not isinstance(given, bool) else 0
-    if size < 1:
+    size = in_bytes(given)
+    if size is None:
         raise ConfigError(
             "this is no size",
             where=where,
-            expected="a number of bytes above 0, such as 8GiB, 500MB or 8000000000",
+            expected=SIZES,
             got=repr(given),
-            hint="8GiB is 8 * 1024**3 bytes, 8GB is 8 * 1000**3",
+            hint=UNITS,
         )
     return size
 

@@ -273,6 +273,7 @@ def test_other_arguments_are_checked_first(tmp_path: Path) -> None:
         ({"target": "cpuu"}, "unknown target"),
         ({"device": "quantum"}, "device"),
         ({"check": 1}, "check"),
+        ({"observe": "print"}, "observe"),
     ):
         assert message in refusal(tmp_path / "nowhere", **options)
 

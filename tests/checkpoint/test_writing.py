@@ -122,6 +122,7 @@ def test_a_foreign_folder_stays(force: bool, tmp_path: Path) -> None:
     [
         ({"shard_bytes": 0}, "the size of a shard is not usable"),
         ({"shard_bytes": 1.5}, "the size of a shard is not usable"),
+        ({"shard_bytes": "5 bananas"}, "the size of a shard is not usable"),
         ({"shard_bytes": True}, "the size of a shard is not usable"),
         ({"tokenizer": "llada-tiny"}, "the tokenizer cannot be written"),
         ({"force": 1}, "force"),

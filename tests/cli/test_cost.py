@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from starquant_fx import progress
 from starquant_fx.cli.app import app
 from starquant_fx.errors import InputError, StarQuantError
+from tests.compile_cases import compiled
 
 TINY = ("llada-tiny", "--layers", "1", "--target", "reference")
 
@@ -86,3 +87,12 @@ def test_refusals_say_what_is_known(arguments: tuple[str, ...], part: str) -> No
 def test_a_rate_of_nothing_is_refused() -> None:
     with pytest.raises(InputError, match="no rate"):
         shown("llada-tiny", "--rate", "int8=0")
+
+
+def test_a_packed_checkpoint_has_its_own_recipe(tmp_path: Path) -> None:
+    folder, file = str(compiled("llada", "rtn-w8a8").save(tmp_path / "packed")), tmp_path / "a.json"
+    shown(folder, "--target", "reference", "--tokens", "1x8", "--json", str(file))
+    found = json.loads(file.read_text())
+    assert found["recipe"] == "rtn-w8a8"
+    with pytest.raises(InputError, match="--recipe does not go with a packed checkpoint"):
+        shown(folder, "--recipe", "rtn-w4a4")

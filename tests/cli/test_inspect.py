@@ -13,11 +13,14 @@ from typer.testing import CliRunner
 
 from starquant_fx.cli import main
 from starquant_fx.cli.app import app
+from starquant_fx.cost.shapes import Shape
 from starquant_fx.errors import CheckpointError, InputError, RecipeError, StarQuantError
 from starquant_fx.inspection import drawing
 from starquant_fx.inspection.collection import read_recording, to_json
 from starquant_fx.inspection.overlays import MEASURES
+from starquant_fx.inspection.recorder import Recorder
 from starquant_fx.models.locate import PRETRAINED
+from tests.compile_cases import fresh
 from tests.inspection.test_recorder import recorded
 
 ROOT = Path(__file__).parents[2]
@@ -59,6 +62,23 @@ def test_a_config_file_is_enough(tmp_path: Path) -> None:
     config.write_text(json.dumps({**published, "num_hidden_layers": 1}))
     text = shown("--config", config, "--recipe", "rtn-w8a8")
     assert "mlp" in text
+
+
+def test_a_packed_checkpoint_has_the_graph_and_the_errors_of_its_compilation(
+    tmp_path: Path,
+) -> None:
+    recorder = Recorder("llada", Shape(2, 8))
+    one = fresh("llada", "star-w4a4", target="reference", observe=recorder)
+    right = recorder.recording()
+    folder, kept = one.save(tmp_path / "packed"), tmp_path / "a.json"
+    shown(folder, "--json", kept, "--tokens", right.tokens)
+    found = read_recording(kept)
+    assert (found.recipe, found.names, found.tokens) == (right.recipe, right.names, right.tokens)
+    assert found.last.nodes == right.last.nodes
+    assert found.sites == right.sites
+    for option in ("--recipe", "--seed", "--calibration"):
+        with pytest.raises(InputError, match=f"{option} does not go with a packed checkpoint"):
+            shown(folder, option, "0" if option == "--seed" else "rtn-w4a4")
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ ORDERS = {
     "its models after ours": "import starquant_fx, transformers, transformers.modeling_utils",
     "a model of its own after ours": "import starquant_fx, transformers\nfrom transformers import BertForMaskedLM",
     "our model classes first": "import starquant_fx.integrations.hugging_face.modeling, transformers",
+    "our stand-ins first": "import starquant_fx.integrations.hugging_face.stand_ins, transformers",
     "our quantizer first": "import starquant_fx.integrations.hugging_face.quantizer, transformers",
     "our loaders first": "import starquant_fx.integrations.hugging_face.loading, transformers",
 }

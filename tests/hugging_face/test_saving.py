@@ -90,13 +90,14 @@ def test_the_tokenizer_goes_along_or_comes_later(packed: Folder, tmp_path: Path)
 
 def test_shards_by_their_size_in_words(packed: Folder, tmp_path: Path) -> None:
     loaded: Any = AutoModelForMaskedLM.from_pretrained(packed("odd"))
-    for size, more in (("4KB", True), ("4KiB", True), ("1 GB", False), (10**9, False)):
+    for size, more in (("4KB", True), ("4.5 KiB", True), ("1 GB", False), (10**9, False)):
         loaded.save_pretrained(tmp_path / "a", max_shard_size=size, force=(tmp_path / "a").exists())
         assert (len(list((tmp_path / "a").glob("*.safetensors"))) > 1) is more
     unusable: tuple[Any, ...] = ("5 bananas", "GB", -1, 0, True, 1.5)
     for one in unusable:
-        with pytest.raises(InputError):
+        with pytest.raises(InputError) as caught:
             loaded.save_pretrained(tmp_path / "b", max_shard_size=one)
+        assert caught.value.where == "max_shard_size"
     assert not (tmp_path / "b").exists()
 
 

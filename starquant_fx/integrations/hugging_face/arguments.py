@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import torch
 
 from starquant_fx.checkpoint.format import DTYPES
-from starquant_fx.errors import InputError, nearest
+from starquant_fx.errors import nearest
 from starquant_fx.integrations.hugging_face.configuration import DenoiserConfig
+from starquant_fx.integrations.hugging_face.refusals import not_done
 
+_refusal = functools.partial(not_done, "from_pretrained")
 HUB = ("cache_dir", "force_download", "local_files_only", "token", "revision")
 """Passed on to the hub's client."""
 ONLY: dict[str, tuple[Any, ...]] = {
@@ -132,15 +135,3 @@ def _device(asked: Any) -> torch.device | str | None:
     if asked is None or isinstance(asked, str | torch.device):
         return asked
     raise _refusal("device_map", "a device, its number, or 'auto'", repr(asked)[:100])
-
-
-def _refusal(
-    where: str, expected: str, got: str, hint: str = "leave the argument out"
-) -> InputError:
-    return InputError(
-        "from_pretrained does not do this for LLaDA, Dream and packed checkpoints",
-        where=where,
-        expected=expected,
-        got=got,
-        hint=hint,
-    )

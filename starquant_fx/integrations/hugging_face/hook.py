@@ -26,7 +26,7 @@ REGISTRIES = {
 HERE = "starquant_fx.integrations.hugging_face"
 USERS = (
     "transformers.modeling_utils",
-    *(f"{HERE}.{name}" for name in ("configuration", "modeling", "quantizer")),
+    *(f"{HERE}.{name}" for name in ("configuration", "modeling", "quantizer", "stand_ins")),
 )
 """Modules that may be what imports a registry, and that must be complete before anything is registered."""
 WATCHED = (*REGISTRIES, *USERS)
@@ -85,8 +85,3 @@ def install() -> None:
         return
     sys.meta_path.insert(0, AfterImport())
     register_with_loaded()
-
-
-def remove() -> None:
-    """Ends the waiting, for programs of our own that never load through transformers: registering takes a second."""
-    sys.meta_path[:] = [one for one in sys.meta_path if not isinstance(one, AfterImport)]

@@ -21,7 +21,7 @@ from starquant_fx.integrations.hugging_face.folders import model_folder
 from starquant_fx.integrations.hugging_face.quantization_config import StarQuantConfig
 from starquant_fx.integrations.hugging_face.quantizer import StarQuantQuantizer
 from starquant_fx.lowering import AUTO
-from starquant_fx.models.folder import CONFIG_FILE, QUANTIZATION, read_published
+from starquant_fx.models.folder import CONFIG_FILE, QUANT_METHOD, QUANTIZATION, read_published
 from starquant_fx.models.loading import from_pretrained
 from starquant_fx.models.published import published_config
 from starquant_fx.models.registry import ARCHITECTURES
@@ -164,7 +164,7 @@ def _quantization(asked: Any) -> StarQuantConfig | None:
     Raises:
         InputError: It is of another method.
     """
-    if isinstance(asked, dict) and asked.get("quant_method") in (None, "starquant"):
+    if isinstance(asked, dict) and asked.get("quant_method") in (None, QUANT_METHOD):
         asked = StarQuantConfig.from_dict(asked)
     if asked is not None and not isinstance(asked, StarQuantConfig):
         raise InputError(

@@ -7,6 +7,7 @@ Registering twice changes nothing.
 from __future__ import annotations
 
 import contextlib
+import sys
 from typing import Any
 
 from starquant_fx.models.folder import QUANT_METHOD
@@ -45,15 +46,23 @@ def register_quantization() -> None:
 
 
 def register_models() -> None:
-    """Registers the models with ``AutoModelForMaskedLM`` and ``AutoModel``, where the configuration is ours."""
+    """Registers the models with ``AutoModelForMaskedLM`` and ``AutoModel``, where the configuration is ours.
+
+    Until ``modeling`` is imported these are its stand-ins: it takes a second, which nobody should wait for who only
+    imports ``AutoTokenizer``.
+    """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import AutoModel, AutoModelForMaskedLM
 
-    from starquant_fx.integrations.hugging_face.modeling import MODELS
+    from starquant_fx.integrations.hugging_face.stand_ins import MODELING, STAND_INS
 
     register_configurations()
+    models = getattr(sys.modules.get(MODELING), "MODELS", STAND_INS)
     autos: tuple[Any, ...] = (AutoModelForMaskedLM, AutoModel)
-    for model_type, model in MODELS.items():
-        if CONFIG_MAPPING[model_type] is model.config_class:
-            for auto in autos:
+    for model_type, model in models.items():
+        if CONFIG_MAPPING[model_type] is not model.config_class:
+            continue
+        for auto in autos:
+            held = auto._model_mapping.get(model.config_class, None)
+            if held in (None, STAND_INS[model_type]):
                 auto.register(model.config_class, model, exist_ok=True)

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starquant_fx.checkpoint.checks import check_shard_bytes
 from starquant_fx.checkpoint.writing import SHARD_BYTES
-from starquant_fx.errors import CheckpointError, InputError, cause, nearest
+from starquant_fx.errors import CheckpointError, cause, nearest
 from starquant_fx.integrations.hugging_face.full_precision import save_full_precision
+from starquant_fx.integrations.hugging_face.refusals import not_done
 from starquant_fx.models.locate import HUB_ID
 
 if TYPE_CHECKING:
     from starquant_fx.integrations.hugging_face.modeling import DenoiserForMaskedLM
 
-UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
-SIZE = re.compile(r"([0-9]+)\s*([KMGT]i?B|)", re.IGNORECASE)
+_refusal = functools.partial(not_done, "save_pretrained")
 OPTIONS = ("max_shard_size", "force", "tokenizer", "push_to_hub", "repo_id", "tags")
 UPLOAD = ("token", "private", "commit_message", "commit_description", "revision", "create_pr")
 NOTHING = ("save_original_format", "save_peft_format", "safe_serialization")
@@ -68,7 +67,7 @@ def save(
         raise _refusal(where, "nothing where nothing is uploaded", "a value", "push_to_hub=True")
     if not is_main_process:
         return
-    limit = shard_bytes(given.get("max_shard_size", SHARD_BYTES))
+    limit = check_shard_bytes(given.get("max_shard_size", SHARD_BYTES), "max_shard_size")
     force, tokenizer = given.get("force", False), given.get("tokenizer")
     compiled = model.compiled
     if compiled is None:
@@ -104,21 +103,6 @@ def push(model: DenoiserForMaskedLM, repo_id: str, **options: Any) -> str:
         folder = Path(place) / "model"
         save(model, folder, **given)
         return _upload(folder, repo_id, **upload)
-
-
-def shard_bytes(size: object) -> int:
-    """Bytes of a shard, from a number or a text such as ``5GB``.
-
-    Raises:
-        InputError: It is neither.
-    """
-    if isinstance(size, str):
-        match = SIZE.fullmatch(size.strip())
-        if match is None:
-            hint = "max_shard_size='5GB'"
-            raise _refusal("max_shard_size", "a number and KB, MB, GB or TB", repr(size), hint)
-        size = int(match[1]) * UNITS[match[2].upper()]
-    return check_shard_bytes(size)
 
 
 def _upload(
@@ -163,15 +147,3 @@ def _upload(
             hint="log in with `hf auth login`, or save the model and upload the folder with `hf upload`",
         ) from error
     return str(commit)
-
-
-def _refusal(
-    where: str, expected: str, got: str, hint: str = "leave the argument out"
-) -> InputError:
-    return InputError(
-        "save_pretrained does not do this for LLaDA, Dream and packed checkpoints",
-        where=where,
-        expected=expected,
-        got=got,
-        hint=hint,
-    )
