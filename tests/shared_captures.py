@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 Traced = Callable[[nn.Module, tuple[Tensor, ...], tuple[dict[int, Any], ...]], fx.GraphModule]
 PLAIN = (bool, int, float, str, bytes, type(None), torch.dtype, torch.device)
@@ -37,7 +38,7 @@ def sharing(traced: Traced) -> Traced:
         wrapper: nn.Module, inputs: tuple[Tensor, ...], axes: tuple[dict[int, Any], ...]
     ) -> fx.GraphModule:
         try:
-            key = (_structure(wrapper), _kinds(inputs), repr(axes))
+            key = (_structure(wrapper), _kinds(inputs), repr(axes), _settings())
         except _UnlikeAnyError:
             return traced(wrapper, inputs, axes)
         if key not in kept:
@@ -48,6 +49,21 @@ def sharing(traced: Traced) -> Traced:
         return _with_tensors_of(wrapper, kept[key])
 
     return shared
+
+
+def _settings() -> Hashable:
+    """What a trace depends on besides: how attention may be computed."""
+    if _get_current_dispatch_mode() is not None:
+        raise _UnlikeAnyError
+    cuda = torch.backends.cuda
+    return torch.get_default_dtype(), *(
+        enabled()
+        for enabled in (
+            cuda.flash_sdp_enabled,
+            cuda.mem_efficient_sdp_enabled,
+            cuda.math_sdp_enabled,
+        )
+    )
 
 
 def _kinds(tensors: tuple[Tensor, ...]) -> Hashable:
