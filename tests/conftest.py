@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.commands import Here
 
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
@@ -27,3 +31,11 @@ def captures_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     from starquant_fx import capture
 
     monkeypatch.setattr(capture, "_traced", capture._traced.__wrapped__)  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    """Runs a command of the command line in this process; gives exit status, output and errors."""
+    from tests.commands import runs_here
+
+    return runs_here(monkeypatch, capsys)
