@@ -56,14 +56,8 @@ def _settings() -> Hashable:
     if _get_current_dispatch_mode() is not None:
         raise _UnlikeAnyError
     cuda = torch.backends.cuda
-    return torch.get_default_dtype(), *(
-        enabled()
-        for enabled in (
-            cuda.flash_sdp_enabled,
-            cuda.mem_efficient_sdp_enabled,
-            cuda.math_sdp_enabled,
-        )
-    )
+    ways = (cuda.flash_sdp_enabled, cuda.mem_efficient_sdp_enabled, cuda.math_sdp_enabled)
+    return torch.get_default_dtype(), tuple(enabled() for enabled in ways)
 
 
 def _kinds(tensors: tuple[Tensor, ...]) -> Hashable:
