@@ -77,7 +77,7 @@ def _structure(model: nn.Module) -> Hashable:
     modules = tuple((name, type(m), _attributes(m)) for name, m in model.named_modules())
     seen: dict[int, int] = {}
     tensors = tuple(
-        (name, *_kinds((t,)), t.requires_grad, seen.setdefault(id(t), len(seen)))
+        (name, _kinds((t,)), t.requires_grad, seen.setdefault(id(t), len(seen)))
         for name, t in _tensors(model).items()
     )
     return modules, tensors
