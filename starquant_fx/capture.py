@@ -127,10 +127,7 @@ def capture(
     try:
         with TRACING, making_float32(), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            exported = torch.export.export(
-                wrapper, inputs, dynamic_shapes={"args": tuple(axes)}, strict=False
-            )
-            module = exported.run_decompositions({}).module(check_guards=False)
+            module = _traced(wrapper, inputs, tuple(axes))
     except StarQuantError:
         raise
     except Exception as error:
@@ -141,11 +138,20 @@ def capture(
             got=cause(error),
             hint="its forward must be free of data-dependent Python control flow",
         ) from error
-    assert isinstance(module, fx.GraphModule)
     own_names = _own_names(model)
     program = _to_program(module, tuple(examples), recipe, mask_token_id, own_names)
     _check(program, model)
     return program
+
+
+def _traced(
+    wrapper: nn.Module, inputs: tuple[Tensor, ...], axes: tuple[dict[int, Any], ...]
+) -> fx.GraphModule:
+    """The exported graph, which holds the wrapper's own tensors, of inputs with these dynamic axes."""
+    exported = torch.export.export(wrapper, inputs, dynamic_shapes={"args": axes}, strict=False)
+    module = exported.run_decompositions({}).module(check_guards=False)
+    assert isinstance(module, fx.GraphModule)
+    return module
 
 
 def _fake_mode(model: nn.Module) -> FakeTensorMode | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from starquant_fx.cli import main
+from tests.commands import Here
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "goldens" / "llada"
@@ -30,13 +32,13 @@ def run(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess
     )
 
 
-@pytest.mark.parametrize("command", ["compile", "generate", "evaluate", "passes", "demo"])
-def test_every_command_explains_itself(command: str) -> None:
-    done = run(command, "--help")
-    assert done.returncode == 0
-    assert "Usage" in done.stdout
+def test_every_command_explains_itself(here: Here) -> None:
     overview = run("--help").stdout
-    assert command in overview
+    for command in ("compile", "generate", "evaluate", "passes", "demo"):
+        status, told, _ = here(command, "--help")
+        assert status == 0
+        assert re.search(rf"^ *Usage: .* {command} ", told, re.MULTILINE)
+        assert command in overview
 
 
 def test_the_help_of_compile_says_where_an_artifact_is_loaded(
@@ -50,14 +52,14 @@ def test_the_help_of_compile_says_where_an_artifact_is_loaded(
     assert {"--artifact`,", "load_artifact", "starquant_fx,"} <= set(words)
 
 
-def test_passes_are_listed_with_order_and_promise() -> None:
-    done = run("passes", "fold-sgat")
-    assert done.returncode == 0
-    assert "runs after   insert-quantizers" in done.stdout
-    assert "bit by bit" in done.stdout
-    refused = run("passes", "fold-sgta")
-    assert refused.returncode == 2
-    assert "did you mean 'fold-sgat'?" in refused.stderr
+def test_passes_are_listed_with_order_and_promise(here: Here) -> None:
+    status, told, _ = here("passes", "fold-sgat")
+    assert status == 0
+    assert "runs after   insert-quantizers" in told
+    assert "bit by bit" in told
+    status, _, refusal = here("passes", "fold-sgta")
+    assert status == 2
+    assert "did you mean 'fold-sgat'?" in refusal
 
 
 @pytest.mark.parametrize(
@@ -93,14 +95,11 @@ def test_passes_are_listed_with_order_and_promise() -> None:
 def test_refusals_exit_with_2_and_no_traceback(
     arguments: tuple[str | Path, ...],
     message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    here: Here,
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["starquant-fx", *map(str, arguments)])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    assert caught.value.code == 2
-    assert message in capsys.readouterr().err
+    status, _, refusal = here(*arguments)
+    assert status == 2
+    assert message in refusal
 
 
 def test_a_refusal_of_the_installed_command_has_no_traceback() -> None:
@@ -122,21 +121,24 @@ def test_compile_writes_artifact_and_report(tmp_path: Path) -> None:
     assert {row["bits"] for row in values["sites"]} == {"w8a8"}
 
 
-def test_compile_into_a_missing_folder_is_refused_before_the_work(tmp_path: Path) -> None:
-    done = run("compile", GOLDEN, "-r", "rtn-w8a8", "-o", tmp_path / "no" / "a.safetensors")
-    assert done.returncode == 2
-    assert "cannot be written here" in done.stderr
-    assert "fold-sgat" not in done.stdout
+def test_compile_into_a_missing_folder_is_refused_before_the_work(
+    here: Here, tmp_path: Path
+) -> None:
+    target = tmp_path / "no" / "a.safetensors"
+    status, told, refusal = here("compile", GOLDEN, "-r", "rtn-w8a8", "-o", target)
+    assert status == 2
+    assert "cannot be written here" in refusal
+    assert "fold-sgat" not in told
     assert list(tmp_path.iterdir()) == []
 
 
-def test_compile_onto_a_folder_is_refused_before_the_work(tmp_path: Path) -> None:
+def test_compile_onto_a_folder_is_refused_before_the_work(here: Here, tmp_path: Path) -> None:
     folder = tmp_path / "a.safetensors"
     folder.mkdir()
-    done = run("compile", GOLDEN, "-r", "rtn-w8a8", "-o", folder)
-    assert done.returncode == 2
-    assert "got: a folder of this name" in done.stderr
-    assert "fold-sgat" not in done.stdout
+    status, told, refusal = here("compile", GOLDEN, "-r", "rtn-w8a8", "-o", folder)
+    assert status == 2
+    assert "got: a folder of this name" in refusal
+    assert "fold-sgat" not in told
     assert list(folder.iterdir()) == []
 
 

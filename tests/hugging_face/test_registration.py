@@ -50,7 +50,12 @@ ORDERS = {
 }
 
 
-@pytest.mark.parametrize("order", ORDERS)
+USUAL = ("ours first", "transformers first", "its auto classes first", "its models after ours")
+
+
+@pytest.mark.parametrize(
+    "order", [pytest.param(o, marks=[] if o in USUAL else pytest.mark.slow) for o in ORDERS]
+)
 def test_any_order_of_imports(order: str, fresh_python: Run, packed: Folder) -> None:
     folder = str(packed("odd"))
     assert fresh_python(ORDERS[order] + LOAD.format(folder=folder)).strip() == LOADED

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import starquant_fx
 from starquant_fx.checkpoint.format import RUN_FILE
+from starquant_fx.compiled import CompiledModel
 from starquant_fx.recipe import Recipe
 from tests.compile_cases import small
 
@@ -32,12 +33,12 @@ def stream(source: Path, target: Path, chosen: str | Recipe = "rtn-w4a4", **opti
     return starquant_fx.compile_folder(source, target, one, **options)
 
 
-def whole(source: Path, chosen: Recipe, calibration: Tensor | None = IDS) -> dict[str, Tensor]:
-    """The tensors that ``compile`` makes of the same model."""
+@functools.cache
+def whole(source: Path, chosen: Recipe, calibrated: bool = True) -> CompiledModel:
+    """What ``compile`` makes of the same model; nothing is written into it."""
     model, tokenizer = starquant_fx.from_pretrained(source)
-    return starquant_fx.compile(
-        model, chosen, calibration=calibration, tokenizer=tokenizer
-    ).tensors()
+    calibration = IDS if calibrated else None
+    return starquant_fx.compile(model, chosen, calibration=calibration, tokenizer=tokenizer)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -96,7 +96,7 @@ stream(Path(source), Path(target), "gptq+tac-w4a4")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-@pytest.mark.parametrize("where", ["record", "shard"])
+@pytest.mark.parametrize("where", ["record", pytest.param("shard", marks=pytest.mark.slow)])
 def test_killed_in_the_second_part(
     where: str, llada: Path, right: dict[str, bytes], tmp_path: Path
 ) -> None:
