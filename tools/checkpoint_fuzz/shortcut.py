@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from starquant_fx.checkpoint import reading
+from starquant_fx.pass_manager import Observer
 from starquant_fx.program import Program
 from starquant_fx.recipe import Recipe
 
@@ -34,11 +35,18 @@ class Traces:
             reading._program, reading.bind_tensors = self._trace, self._bind
 
     def _program(
-        self, folder: Path, recipe: Recipe, mask_token_id: int | None, model: nn.Module
+        self,
+        folder: Path,
+        recipe: Recipe,
+        mask_token_id: int | None,
+        model: nn.Module,
+        observe: Observer | None,
     ) -> Program:
         shapes = tuple((n, p.shape, p.dtype) for n, p in model.named_parameters())
         key = (repr(recipe), mask_token_id, repr(model.config), shapes)
-        program = self._kept.pop(key, None) or self._trace(folder, recipe, mask_token_id, model)
+        program = self._kept.pop(key, None)
+        if program is None:
+            program = self._trace(folder, recipe, mask_token_id, model, observe)
         self._kept[key] = program  # the latest last
         if len(self._kept) > MOST:
             del self._kept[next(iter(self._kept))]
