@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,9 +25,10 @@ import torch
 from torch import Tensor
 
 import starquant_fx
+from starquant_fx.checkpoint.format import RUN_FILE
 from starquant_fx.checkpoint.shards import write_shard
 from starquant_fx.errors import exit_code
-from starquant_fx.files import check_destination, write_atomically
+from starquant_fx.files import check_destination, sha256_of, write_atomically
 from starquant_fx.models.weightless import fake_model
 from starquant_fx.passes import FitSgat
 from starquant_fx.recipes import get_recipe
@@ -112,16 +114,46 @@ def compile_once(given: argparse.Namespace, recipe: str, source: Path, target: P
     )
 
 
+def command(recipe: str, source: Path, target: Path) -> list[str]:
+    """What compiles in a process of its own."""
+    return [sys.executable, __file__, *sys.argv[1:], "--only", recipe, str(source), str(target)]
+
+
+def kill_on_and_on(seconds: float, recipe: str, source: Path, right: Path) -> dict[str, Any]:
+    """Compiles again, killing the process some seconds after every block, and compares the checkpoints' bytes."""
+    target = right.with_name(f"{recipe}-killed")
+    kills = 0
+    while True:
+        with subprocess.Popen(
+            command(recipe, source, target), stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            if process.stdout.readline():
+                time.sleep(seconds)
+                process.kill()
+        if process.returncode == 0:
+            break
+        if process.returncode != -signal.SIGKILL:
+            sys.exit(process.returncode)
+        kills += 1
+    names = {file.name for folder in (right, target) for file in folder.iterdir()}
+    other = sorted(
+        name
+        for name in names - {RUN_FILE}
+        if not (target / name).is_file() or sha256_of(target / name) != sha256_of(right / name)
+    )
+    return {"kills": kills, "seconds_after_a_block": seconds, "files_that_differ": other}
+
+
 def measure(given: argparse.Namespace, recipe: str, source: Path, folder: Path) -> dict[str, Any]:
     """Compiles in a process of its own; returns what was measured."""
     target = folder / recipe
-    command = [sys.executable, __file__, *sys.argv[1:], "--only", recipe, str(source), str(target)]
     begin = time.perf_counter()
-    status = subprocess.run(command, check=False).returncode
+    status = subprocess.run(command(recipe, source, target), check=False).returncode
     if status:
         sys.exit(status)
     wall = time.perf_counter() - begin
-    facts: dict[str, Any] = json.loads((target / "starquant_run.json").read_bytes())
+    facts: dict[str, Any] = json.loads((target / RUN_FILE).read_bytes())
     disk = sum(file.stat().st_size for file in target.iterdir())
     layers = sorted(facts["seconds_by_part"].values())
     return {
@@ -130,6 +162,7 @@ def measure(given: argparse.Namespace, recipe: str, source: Path, folder: Path) 
         "median_part_seconds": layers[len(layers) // 2],
         "disk_bytes": disk,
         **facts,
+        **({} if given.kill is None else kill_on_and_on(given.kill, recipe, source, target)),
     }
 
 
@@ -143,6 +176,9 @@ def show(row: dict[str, Any]) -> None:
         f"{shown_size(row['peak_resident_bytes'])} resident, {shown_size(row['disk_bytes'])} written, "
         f"{shown_size(row['peak_spilled_bytes'])} in files meanwhile; {shares}"
     )
+    if "kills" in row:
+        differ = ", ".join(row["files_that_differ"]) or "none"
+        print(f"  the same, killed {row['kills']} times with SIGKILL: files that differ: {differ}")
 
 
 def main() -> int:
@@ -154,6 +190,12 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=8, help="calibration sequences")
     parser.add_argument("--length", type=int, default=128, help="tokens of each")
     parser.add_argument("--epochs", type=int, help="of fit-sgat, instead of the recipe's")
+    parser.add_argument(
+        "--kill",
+        type=float,
+        metavar="SECONDS",
+        help="compile again, killed so long after every block, and compare the bytes",
+    )
     parser.add_argument("--memory-limit", default="8GiB")
     parser.add_argument("--folder", help="where the model is made; needs twice its size")
     parser.add_argument("--source", type=Path, help="make the model here, or take what is there")
