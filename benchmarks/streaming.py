@@ -93,7 +93,8 @@ def compile_once(given: argparse.Namespace, recipe: str, source: Path, target: P
         fits = [one for one in chosen.passes if isinstance(one, FitSgat)]
         for one in fits:
             chosen = chosen.replacing(dataclasses.replace(one, epochs=given.epochs))
-    ids = torch.randint(0, 30_000, (given.samples, given.length))
+    draws = torch.Generator().manual_seed(0)  # a run that was killed goes on with the same
+    ids = torch.randint(0, 30_000, (given.samples, given.length), generator=draws)
     begin = time.perf_counter()
 
     def progress(done: int, count: int, record: Any, left: float) -> None:
