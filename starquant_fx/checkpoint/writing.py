@@ -184,6 +184,8 @@ def write_tokenizer(folder: Path, tokenizer: Any) -> None:
     except OSError:
         raise
     except Exception as error:  # whatever a tokenizer raises: it is not written
+        if "(os error " in str(error):  # what the tokenizers library makes of what the system says
+            raise OSError(str(error)) from error
         raise InputError(
             "the tokenizer cannot be written",
             where="tokenizer",

@@ -107,7 +107,7 @@ def cost_command(
         check_destination(output, ".json")
     if target == "auto":
         target = "triton" if chips[0].captures else "cpu"
-    with working(f"tracing {model} and running {recipe}; a minute or more for 32 layers"):
+    with working(f"tracing {model} and running {chosen.name}; a minute or more for 32 layers"):
         found = costs(model, chosen, target, layers=layers, masked_rows=logits == "masked")
     asked = table.Asked(chips, shapes, by, not eager)
     console = Console()

@@ -27,7 +27,7 @@ from starquant_fx.recipe import Recipe
 from starquant_fx.recipes import get_recipe
 from starquant_fx.sampling.arguments import flag
 from starquant_fx.streaming.finishing import Description, finish
-from starquant_fx.streaming.memory import forget_peak, parse_size
+from starquant_fx.streaming.memory import check_memory, forget_peak, parse_size
 from starquant_fx.streaming.part import Progress, Run, all_written
 from starquant_fx.streaming.parts import Parts
 from starquant_fx.streaming.place import discard, reserved
@@ -93,6 +93,7 @@ def compile_folder(
     place = usable_device(device)
     resolved = choose_target(target, place)
     forget_peak()
+    check_memory(limit, "starting")
     with reserved(path) as held:
         with working("reading the model"):
             source = Source(model)

@@ -12,9 +12,12 @@ from typing import IO
 
 from starquant_fx.errors import CheckpointError, cause
 from starquant_fx.folders.workplace import hidden, locked
+from starquant_fx.models.folder import QUANT_METHOD
 
-LOCK = "lock"
+LOCK, PLAN, FINISHED = "lock", "plan.json", "finished"
 ENDING = ".unfinished"
+MARK = "starquant-fx: a run of process "
+"""What a lock file begins with; its length never changes, so that nobody reads half of it."""
 
 
 def unfinished(path: Path) -> Path:
@@ -39,15 +42,21 @@ def reserved(path: Path) -> Iterator[Path]:
     _remove_discarded(folder)
     try:
         folder.mkdir(exist_ok=True)
-        if (foreign := sorted(p.name for p in folder.iterdir())) and LOCK not in foreign:
+        if not _is_ours(folder):
+            held = sorted(entry.name for entry in folder.iterdir())
             raise refusal(
                 "something else is where the run keeps what it has done",
                 folder,
                 "a folder that an unfinished run left",
-                f"a folder with {', '.join(foreign[:3])}",
+                "a link or a mount point"
+                if _is_elsewhere(folder)
+                else f"a folder with {', '.join(held[:3])}",
                 "move it away, or name another folder for the result",
             )
-        stream = (folder / LOCK).open("a+", encoding="utf-8")
+        opened = os.open(
+            folder / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666
+        )
+        stream = os.fdopen(opened, "r+", encoding="utf-8")
     except OSError as error:
         raise refusal(
             "the run has no place for what it has done",
@@ -59,12 +68,47 @@ def reserved(path: Path) -> Iterator[Path]:
     with stream:
         _lock(stream, folder)
         try:
-            stream.truncate(0)
-            stream.write(f"{os.getpid()}\n")
-            stream.flush()
-            yield folder
+            with keeping(folder):
+                stream.write(f"{MARK}{os.getpid():<20}\n")
+                stream.flush()
+                yield folder
         finally:
-            _remove_empty(folder)
+            _remove_empty(folder, stream)
+
+
+@contextlib.contextmanager
+def keeping(folder: Path) -> Iterator[None]:
+    """A context in which what the system says of a write, as that a disk is full, becomes a CheckpointError."""
+    try:
+        yield
+    except OSError as error:
+        raise refusal(
+            "the run cannot go on",
+            folder,
+            "files that can be read, and a folder with space that can be written",
+            cause(error),
+            "free some space, for example, and run the same command again: what is done is kept",
+        ) from error
+
+
+def _is_elsewhere(folder: Path) -> bool:
+    """Whether a folder is a link or a mount point, which cannot be renamed and removed."""
+    return folder.is_symlink() or folder.is_mount()
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a run made a folder: it is empty, or its lock says so, or its plan where somebody removed the lock."""
+    held = [entry.name for entry in folder.iterdir()]
+    lock, plan = folder / LOCK, folder / PLAN
+    if _is_elsewhere(folder) or lock.is_symlink() or plan.is_symlink():
+        return False
+    if not held:
+        return True
+    if lock.is_file():
+        with lock.open("rb") as stream:
+            begin = stream.read(len(MARK))
+        return begin == MARK.encode() or (not begin and held == [LOCK])
+    return plan.is_file() and QUANT_METHOD.encode() in plan.read_bytes()[:200]
 
 
 def _lock(stream: IO[str], folder: Path) -> None:
@@ -72,7 +116,7 @@ def _lock(stream: IO[str], folder: Path) -> None:
     try:
         free = locked(stream)
     except OSError as error:
-        _remove_empty(folder)
+        _remove_empty(folder, stream)
         raise refusal(
             "the file system has no locks, so that two runs at once would not be noticed",
             folder,
@@ -80,25 +124,32 @@ def _lock(stream: IO[str], folder: Path) -> None:
             cause(error),
             "name a folder on another file system for the result, and copy it afterwards",
         ) from error
-    here = folder / LOCK
-    # A run that ended meanwhile has removed the file that was opened.
-    if (
-        not free
-        or not here.exists()
-        or not os.path.samestat(os.fstat(stream.fileno()), here.stat())
-    ):
-        stream.seek(0)
+    if not free or not _is_there(folder, stream):
         raise refusal(
             "another run is at work on this folder",
             folder,
             "one run at a time",
-            f"a run of process {stream.read(20).strip() or 'unknown'}",
+            f"a run of process {stream.read(80).removeprefix(MARK).strip() or 'unknown'}",
             "wait for it, or name another folder for the result",
         )
 
 
+def _is_there(folder: Path, stream: IO[str]) -> bool:
+    """Whether an open file is still the folder's lock: a run that ended meanwhile has removed it."""
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), (folder / LOCK).stat())
+    except OSError:
+        return False
+
+
 def discard(folder: Path) -> None:
-    """Removes the folder of a run that is finished; what is left if that is interrupted belongs to no run any more."""
+    """Removes the folder of a run that is finished.
+
+    Until only small files are left, it says what was finished, so that the same command goes on if this is interrupted.
+    """
+    for entry in folder.iterdir():
+        if entry.name not in (LOCK, PLAN, FINISHED):
+            remove_entry(entry)
     gone = hidden(folder.parent, folder.name)
     folder.rename(gone)
     _remove(gone)
@@ -129,10 +180,10 @@ def remove_entry(entry: Path) -> None:
     shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
-def _remove_empty(folder: Path) -> None:
-    """Removes a run's folder that has nothing but its lock."""
+def _remove_empty(folder: Path, stream: IO[str]) -> None:
+    """Removes a run's folder that has nothing but its lock, unless it is another run's by now."""
     with contextlib.suppress(OSError):
-        if [entry.name for entry in folder.iterdir()] == [LOCK]:
+        if _is_there(folder, stream) and [entry.name for entry in folder.iterdir()] == [LOCK]:
             shutil.rmtree(folder)
 
 

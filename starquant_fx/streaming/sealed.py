@@ -56,8 +56,11 @@ def check(place: Path) -> None:
     """
     try:
         hashes = json.loads((place / HASHES).read_text(encoding="utf-8"))
+        held = {file.name for file in place.iterdir()} - {HASHES}
+        if held != hashes.keys():
+            raise ValueError("other files than were written")
         wrong = [name for name, right in hashes.items() if sha256_of(place / name) != right]
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise damaged(place / HASHES, cause(error)) from error
     if wrong:
         raise damaged(place / wrong[0], "other content")

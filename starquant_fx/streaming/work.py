@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -12,15 +13,22 @@ import torch
 
 from starquant_fx.checkpoint.format import Hashes, Index, shard_name
 from starquant_fx.checkpoint.shards import Shards
-from starquant_fx.errors import CheckpointError, cause
+from starquant_fx.errors import CheckpointError, StarQuantError, cause
 from starquant_fx.files import sha256_of, write_atomically
 from starquant_fx.models.safetensors_files import INDEX_FILE
 from starquant_fx.report import SiteRow
-from starquant_fx.streaming.place import LOCK, damaged, refusal, remove_entry, unfinished
+from starquant_fx.streaming.place import (
+    FINISHED,
+    LOCK,
+    PLAN,
+    damaged,
+    refusal,
+    remove_entry,
+    unfinished,
+)
 from starquant_fx.streaming.sealed import NEW
 from starquant_fx.structure import structured
 
-PLAN, FINISHED = "plan.json", "finished"
 SITES = "sites"
 """Folder of the activations of the part in work."""
 HALF_WRITTEN = re.compile(rf"\..+\.[0-9a-f]{{8}}|{SITES}|entering-[0-9]{{5}}|.+{re.escape(NEW)}")
@@ -77,7 +85,10 @@ class Work:
     def __init__(self, folder: Path, parts: int, plan: dict[str, Any]) -> None:
         self.folder, self._parts = folder, parts
         _same_plan(folder, plan)
-        done = next((n for n in range(parts) if not self._record(n).is_file()), parts)
+        there = [self._record(number).is_file() for number in range(parts)]
+        done = there.index(False) if False in there else parts
+        if any(there[done:]):
+            raise damaged(self._record(done), "no such file, but a later one")
         for entry in folder.iterdir():
             if HALF_WRITTEN.fullmatch(entry.name) and entry != self.entering(done):
                 remove_entry(entry)
@@ -111,15 +122,19 @@ class Work:
             return None
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            if values["sha256"] != _digest(values["record"]):
+                raise ValueError("other content than was written")
+            record: PartRecord = structured(PartRecord, values["record"], str(path))
+        except (OSError, ValueError, TypeError, KeyError, RecursionError, StarQuantError) as error:
             raise damaged(path, cause(error)) from error
-        record: PartRecord = structured(PartRecord, values, str(path))
         self._check_shard(self.shard(number), record)
         return record
 
     def keep(self, number: int, record: PartRecord) -> None:
         """Writes what a part left behind; from then on it is done."""
-        write_atomically(self._record(number), json.dumps(dataclasses.asdict(record)))
+        values = json.loads(json.dumps(dataclasses.asdict(record)))
+        content = json.dumps({"sha256": _digest(values), "record": values})
+        write_atomically(self._record(number), content)
 
     def _record(self, number: int) -> Path:
         return self.folder / f"part-{number:05d}.json"
@@ -153,12 +168,12 @@ def mark_finished(work: Work, folder: Path) -> None:
 def _same_plan(folder: Path, plan: dict[str, Any]) -> None:
     """Writes the plan, or refuses one that differs from that of parts that are done."""
     path = folder / PLAN
-    begun = any(folder.glob("part-*.json"))
+    begun = any(folder.glob("part-*.json")) or (folder / FINISHED).exists()
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(before, dict):
             raise ValueError(f"a {type(before).__name__}")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         if begun:
             raise damaged(path, cause(error)) from error
         before = {}
@@ -173,9 +188,27 @@ def _same_plan(folder: Path, plan: dict[str, Any]) -> None:
             "what was begun here is another run",
             folder,
             "the same source, recipe, calibration and versions as when it began",
-            "; ".join(f"{k} {_short(before.get(k))}, now {_short(plan.get(k))}" for k in odd[:3]),
+            "; ".join(_differences(before, plan)[:3]),
             f"run the command that began it, or remove {str(folder)!r} to begin anew",
         )
+
+
+def _digest(values: Any) -> str:
+    """SHA-256 of what JSON holds."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _differences(before: Any, now: Any, name: str = "") -> list[str]:
+    """What differs, by name, down to the values."""
+    if before == now:
+        return []
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = sorted(before.keys() | now.keys())
+        inside = [
+            _differences(before.get(k), now.get(k), f"{name}.{k}" if name else k) for k in keys
+        ]
+        return [one for some in inside for one in some]
+    return [f"{name} {_short(before)}, now {_short(now)}"]
 
 
 def _short(value: Any) -> str:

@@ -37,7 +37,9 @@ def test_sizes(text: str | int, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "GiB", "8 GiBs", "-1", "0", "1e9", "8 G i B", True, 0, None])
+@pytest.mark.parametrize(
+    "text", ["", "GiB", "8 GiBs", "-1", "0", "1e9", "8 G i B", "8iB", True, 0, None]
+)
 def test_what_is_no_size(text: object) -> None:
     with pytest.raises(ConfigError, match="this is no size") as caught:
         parse_size(text)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import fcntl
 import json
@@ -14,7 +15,7 @@ import pytest
 from starquant_fx.checkpoint.format import RUN_FILE
 from starquant_fx.errors import CheckpointError, ConfigError, InputError, PassError, StarQuantError
 from starquant_fx.streaming import place
-from starquant_fx.streaming.place import LOCK, discard, reserved
+from starquant_fx.streaming.place import LOCK, MARK, discard, reserved
 from starquant_fx.streaming.work import Work
 from tests.streaming.cases import recipe, stream
 
@@ -159,6 +160,81 @@ def test_no_place_for_what_is_done(
     assert (tmp_path / "a.unfinished").read_text() == "mine"
 
 
+def test_a_folder_of_somebody_elses(llada: Path, tmp_path: Path) -> None:
+    """A file that is called as ours proves nothing, and links are neither followed nor written through."""
+    (tmp_path / "a.unfinished").mkdir()
+    (tmp_path / "a.unfinished" / LOCK).write_text("")
+    (tmp_path / "a.unfinished" / "letters.txt").write_text("mine")
+    assert "a folder with letters.txt, lock" in refused(CheckpointError, llada, tmp_path / "a")
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "b.unfinished").mkdir()
+    (tmp_path / "b.unfinished" / LOCK).symlink_to(tmp_path / "victim")
+    assert "something else" in refused(CheckpointError, llada, tmp_path / "b")
+    (tmp_path / "c.unfinished").symlink_to(tmp_path / "b.unfinished")
+    assert "a link or a mount point" in refused(CheckpointError, llada, tmp_path / "c")
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert (tmp_path / "a.unfinished" / "letters.txt").read_text() == "mine"
+
+
+def test_a_lock_that_was_removed_by_hand(llada: Path, copied: Path, tmp_path: Path) -> None:
+    (copied / LOCK).unlink()
+    with reserved(tmp_path / "a") as folder:
+        assert folder == copied
+    assert (copied / "part-00000.json").is_file()
+
+
+def test_a_record_that_says_something_else(llada: Path, copied: Path, tmp_path: Path) -> None:
+    record = copied / "part-00000.json"
+    for text in (
+        record.read_text().replace('"stored_bytes": ', '"stored_bytes": 1'),
+        "[]",
+        "null",
+        "[" * 100_000,
+    ):
+        record.write_text(text)
+        with pytest.raises(CheckpointError, match="an unfinished run left is damaged"):
+            stream(llada, tmp_path / "a", RECIPE)
+
+
+def test_a_run_that_ends_leaves_the_folder_of_the_next_one(tmp_path: Path) -> None:
+    with reserved(tmp_path / "a") as folder:
+        discard(folder)
+        folder.mkdir()
+        (folder / LOCK).write_text(f"{MARK}1\n")
+    assert (folder / LOCK).is_file()
+
+
+def test_stopped_while_the_remains_are_removed(
+    llada: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command says that all is done; another one is refused."""
+
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, "hidden", stop)
+        with pytest.raises(KeyboardInterrupt):
+            stream(llada, tmp_path / "a", "rtn-w4a4")
+    assert {one.name for one in (tmp_path / "a.unfinished").iterdir()} == {
+        LOCK,
+        place.PLAN,
+        place.FINISHED,
+    }
+    with pytest.raises(CheckpointError, match="what was begun here is another run"):
+        stream(llada, tmp_path / "a", "rtn-w8a8")
+    stream(llada, tmp_path / "a", "rtn-w4a4", progress=lambda *a: pytest.fail("compiled"))
+    assert not (tmp_path / "a.unfinished").exists()
+
+
+def test_what_differs_is_said(llada: Path, copied: Path, tmp_path: Path) -> None:
+    chosen = recipe(RECIPE)
+    options = dataclasses.replace(chosen.calibration, samples=3)
+    with pytest.raises(CheckpointError) as caught:
+        stream(llada, tmp_path / "a", dataclasses.replace(chosen, calibration=options))
+    assert "recipe.calibration.samples 20, now 3" in str(caught.value)
+
+
 def test_two_runs_are_told_apart_before_the_model_is_read(
     llada: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,7 +256,16 @@ def test_a_tokenizer_that_cannot_be_written(llada: Path, tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_memory_that_calibration_takes(llada: Path, tmp_path: Path) -> None:
+def test_memory_that_the_process_takes_already(llada: Path, tmp_path: Path) -> None:
+    text = refused(ConfigError, llada, tmp_path / "a", memory_limit="1MiB")
+    assert "after starting" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_that_calibration_takes(
+    llada: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("starquant_fx.streaming.api.check_memory", lambda *a: None)
     text = refused(ConfigError, llada, tmp_path / "a", calibration=None, memory_limit="1MiB")
     assert "took more memory than it may" in text
     assert "after a run of the model" in text
