@@ -13,7 +13,7 @@ from torch import nn
 from starquant_fx.arguments import check_parameters
 from starquant_fx.calibration.fit_cache import FitCache
 from starquant_fx.calibration.prepare import Calibration, prepare
-from starquant_fx.capture import capture, skeleton
+from starquant_fx.capture import TRACING, capture, skeleton
 from starquant_fx.compiled import CompiledModel, spare_tensors
 from starquant_fx.devices import making_float32, making_tensors_on, usable_device
 from starquant_fx.diffusion.stepping import evaluating
@@ -72,43 +72,44 @@ def compile(
         LoweringError: Unknown target.
         ConfigError: This machine has no such device.
     """
-    chosen = get_recipe(recipe)
-    model = _own(model)
-    _check_arguments(model, tokenizer, token_state_input, observe)
-    own = model_device(model, torch.device("cpu"))
-    place = own if device is None else usable_device(device)
-    resolved = choose_target(target, place)
-    if own != place:
-        model = copy.deepcopy(model).to(place)
-    mask_id = chosen_mask_token(mask_token_id, model, tokenizer)
-    if token_state_input:
-        mask_id = None
-    elif mask_id is None:
-        raise CaptureError(
-            "nothing says which tokens are masked",
-            where=type(model).__name__,
-            expected="config.mask_token_id, a tokenizer's mask token, mask_token_id=... or token_state_input=True",
-            got="none of them",
-            hint="for a model that was trained with a mask token, look its id up in its tokenizer",
-        )
-    check_order(chosen.passes)
-    check_parameters(model)
-    with evaluating(model):
-        program = capture(model, chosen, mask_token_id=mask_id)
-        program.cache = None if cache is None else FitCache(Path(cache))
-        options = chosen.calibration
-        with making_tensors_on(place), making_float32():
-            program.calibration = prepare(
-                model, calibration, tokenizer, mask_id, options, program.cache
+    with TRACING:  # other threads wait: tracing puts fake tensors in the model for a while
+        chosen = get_recipe(recipe)
+        model = _own(model)
+        _check_arguments(model, tokenizer, token_state_input, observe)
+        own = model_device(model, torch.device("cpu"))
+        place = own if device is None else usable_device(device)
+        resolved = choose_target(target, place)
+        if own != place:
+            model = copy.deepcopy(model).to(place)
+        mask_id = chosen_mask_token(mask_token_id, model, tokenizer)
+        if token_state_input:
+            mask_id = None
+        elif mask_id is None:
+            raise CaptureError(
+                "nothing says which tokens are masked",
+                where=type(model).__name__,
+                expected="config.mask_token_id, a tokenizer's mask token, mask_token_id=... or token_state_input=True",
+                got="none of them",
+                hint="for a model that was trained with a mask token, look its id up in its tokenizer",
             )
-        run_passes(program, chosen.passes, observe)
-        twin = skeleton(model)
-    before = tensor_bytes({n: p.detach() for n, p in model.named_parameters()}, CONSTANTS)
-    report = make_report(program, resolved, before, tensor_bytes(program.tensors(), CONSTANTS))
-    program.calibration = program.cache = None
-    program.stages.clear()
-    spare, found = spare_tensors(model, program), fingerprint(dict(model.named_parameters()))
-    return CompiledModel(twin, program, report, spare, model, found, target)
+        check_order(chosen.passes)
+        check_parameters(model)
+        with evaluating(model):
+            program = capture(model, chosen, mask_token_id=mask_id)
+            program.cache = None if cache is None else FitCache(Path(cache))
+            options = chosen.calibration
+            with making_tensors_on(place), making_float32():
+                program.calibration = prepare(
+                    model, calibration, tokenizer, mask_id, options, program.cache
+                )
+            run_passes(program, chosen.passes, observe)
+            twin = skeleton(model)
+        before = tensor_bytes({n: p.detach() for n, p in model.named_parameters()}, CONSTANTS)
+        report = make_report(program, resolved, before, tensor_bytes(program.tensors(), CONSTANTS))
+        program.calibration = program.cache = None
+        program.stages.clear()
+        spare, found = spare_tensors(model, program), fingerprint(dict(model.named_parameters()))
+        return CompiledModel(twin, program, report, spare, model, found, target)
 
 
 def _own(model: nn.Module) -> nn.Module:

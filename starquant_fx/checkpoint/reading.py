@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from starquant_fx.artifact_checks import compare_headers
-from starquant_fx.capture import capture
+from starquant_fx.capture import TRACING, capture
 from starquant_fx.checkpoint.contained import checkpoint_folder, own_file
 from starquant_fx.checkpoint.format import (
     AGAIN,
@@ -88,24 +88,25 @@ def load(
     own_file(path, REPORT_FILE)
     report = read_report(path)
     shards = Shards(path, index, check)
-    model = _model(path, facts, published, len(shards.headers), device)
-    program = _program(path, recipe, facts.mask_token_id, model, observe)
-    spare = spare_tensors(model, program)
-    compare_headers(
-        shards.headers,
-        {**spare, **program.tensors()},
-        str(path),
-        "the checkpoint does not hold what its recipe makes of its configuration",
-        f"it was written by starquant_fx {facts.package_version}; {AGAIN}",
-    )
-    tensors = {name: shards.read(name, device) for name in shards.headers}
-    index.check_size(sum(tensor.nbytes for tensor in tensors.values()), path)
-    bind_tensors(program, tensors)
-    program.stages.clear()
-    asked = target or (facts.target if runs_on(facts.target, device) else AUTO)
-    report = dataclasses.replace(report, target=choose_target(asked, device))
-    kept = {name: tensors[name] for name in spare}
-    return CompiledModel(model, program, report, kept, model, facts.fingerprint, asked)
+    with TRACING:  # other threads wait: torch traces one model at a time
+        model = _model(path, facts, published, len(shards.headers), device)
+        program = _program(path, recipe, facts.mask_token_id, model, observe)
+        spare = spare_tensors(model, program)
+        compare_headers(
+            shards.headers,
+            {**spare, **program.tensors()},
+            str(path),
+            "the checkpoint does not hold what its recipe makes of its configuration",
+            f"it was written by starquant_fx {facts.package_version}; {AGAIN}",
+        )
+        tensors = {name: shards.read(name, device) for name in shards.headers}
+        index.check_size(sum(tensor.nbytes for tensor in tensors.values()), path)
+        bind_tensors(program, tensors)
+        program.stages.clear()
+        asked = target or (facts.target if runs_on(facts.target, device) else AUTO)
+        report = dataclasses.replace(report, target=choose_target(asked, device))
+        kept = {name: tensors[name] for name in spare}
+        return CompiledModel(model, program, report, kept, model, facts.fingerprint, asked)
 
 
 def is_checkpoint(folder: str | os.PathLike[str]) -> bool:

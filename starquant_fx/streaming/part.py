@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from starquant_fx.calibration.data import Activations, CalibrationData
+from starquant_fx.capture import TRACING
 from starquant_fx.checkpoint.checks import check_tensors
 from starquant_fx.checkpoint.shards import write_shard
 from starquant_fx.compiled import spare
@@ -97,7 +98,8 @@ class Run:
                 watch.lap("hand on")
                 check_memory(self.memory_limit, "hand on")
 
-        run_passes(program, passes, observe)
+        with TRACING:
+            run_passes(program, passes, observe)
         report = make_report(program, self.target, 0, 0)
         made = {n: t for n, t in program.tensors().items() if n not in written}
         stored = tensor_bytes(made, CONSTANTS)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from starquant_fx.calibration.spans import Span, part_spans
-from starquant_fx.capture import capture, skeleton
+from starquant_fx.capture import TRACING, capture, skeleton
 from starquant_fx.pass_base import Pass
 from starquant_fx.pass_manager import run_passes
 from starquant_fx.program import ENTERING, Program, Site, facts
@@ -47,9 +47,12 @@ class Parts:
             PassError: The recipe does not apply to it.
             CalibrationError: Two of its blocks are joined by more than one tensor.
         """
-        program = capture(skeleton(model, device=device), recipe, mask_token_id=mask_token_id)
-        captured = dataclasses.replace(program, module=program.copied_module())
-        run_passes(program, recipe.passes)  # so that what does not apply is refused before any work
+        with TRACING:
+            program = capture(skeleton(model, device=device), recipe, mask_token_id=mask_token_id)
+            captured = dataclasses.replace(program, module=program.copied_module())
+            run_passes(
+                program, recipe.passes
+            )  # so that what does not apply is refused before any work
         parameters = dict(model.named_parameters(remove_duplicate=False))
         constants = {n: t for n, t in captured.tensors().items() if n not in parameters}
         return cls(captured, part_spans(captured.graph), program.sites, constants)
