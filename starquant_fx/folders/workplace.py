@@ -27,6 +27,11 @@ def hidden(folder: Path, name: str) -> Path:
     return folder / f".{name}.{secrets.token_hex(4)}"
 
 
+def hidden_names(name: str) -> re.Pattern[str]:
+    """The names that ``hidden`` gives for what will be called ``name``."""
+    return re.compile(re.escape(f".{name}.") + "[0-9a-f]{8}")
+
+
 @contextlib.contextmanager
 def workplace(folder: Path, name: str) -> Iterator[Path]:
     """Makes a hidden folder with an empty folder ``NEW`` in it, and removes it at the end.
@@ -64,7 +69,7 @@ def remove_remains(path: Path) -> None:
     Args:
         path: The folder, absolute.
     """
-    pattern = re.compile(re.escape(f".{path.name}.") + "[0-9a-f]{8}")
+    pattern = hidden_names(path.name)
     for folder in (path.parent, path):
         with contextlib.suppress(OSError):
             for place in sorted(folder.iterdir()):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from starquant_fx.errors import CheckpointError, cause
-from starquant_fx.folders.workplace import hidden, locked
+from starquant_fx.folders.workplace import hidden, hidden_names, locked
 from starquant_fx.models.folder import QUANT_METHOD
 
 LOCK, PLAN, FINISHED = "lock", "plan.json", "finished"
@@ -157,7 +156,7 @@ def discard(folder: Path) -> None:
 
 def _remove_discarded(folder: Path) -> None:
     """Removes what runs left that were killed while they discarded their folder."""
-    pattern = re.compile(re.escape(f".{folder.name}.") + "[0-9a-f]{8}")
+    pattern = hidden_names(folder.name)
     with contextlib.suppress(OSError):
         for gone in sorted(folder.parent.iterdir()):
             if not pattern.fullmatch(gone.name) or gone.is_symlink():
