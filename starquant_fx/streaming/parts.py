@@ -50,9 +50,8 @@ class Parts:
         with TRACING:
             program = capture(skeleton(model, device=device), recipe, mask_token_id=mask_token_id)
             captured = dataclasses.replace(program, module=program.copied_module())
-            run_passes(
-                program, recipe.passes
-            )  # so that what does not apply is refused before any work
+            # All of them, so that what does not apply is refused before any work.
+            run_passes(program, recipe.passes)
         parameters = dict(model.named_parameters(remove_duplicate=False))
         constants = {n: t for n, t in captured.tensors().items() if n not in parameters}
         return cls(captured, part_spans(captured.graph), program.sites, constants)

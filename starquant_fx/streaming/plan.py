@@ -13,10 +13,8 @@ from torch import Tensor
 
 from starquant_fx.calibration.prepare import Calibration
 from starquant_fx.checkpoint.writing import write_tokenizer
-from starquant_fx.errors import cause
 from starquant_fx.fingerprint import fingerprint
 from starquant_fx.folders.workplace import hidden
-from starquant_fx.streaming.place import refusal
 
 
 def surroundings(
@@ -41,17 +39,12 @@ def check_tokenizer(tokenizer: Any, folder: Path) -> None:
 
     Raises:
         InputError: It is of a kind that cannot be written.
-        CheckpointError: Nothing can be written.
+        OSError: Nothing can be written.
     """
     trial = hidden(folder, "tokenizer")
     try:
         trial.mkdir()
         write_tokenizer(trial, tokenizer)
-    except OSError as error:
-        hint = "free some space or name another place"
-        raise refusal(
-            "the tokenizer cannot be written", folder, "a folder with space", cause(error), hint
-        ) from error
     finally:
         shutil.rmtree(trial, ignore_errors=True)
 
