@@ -23,6 +23,7 @@ def runs_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
             patch.setenv("COLUMNS", "120")
             with pytest.raises(SystemExit) as left:
                 main()
-        return left.value.code, *capsys.readouterr()
+        printed = capsys.readouterr()
+        return left.value.code, printed.out, printed.err
 
     return call
