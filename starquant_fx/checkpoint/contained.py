@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from starquant_fx.checkpoint.format import AGAIN, FETCHED
+from starquant_fx.checkpoint.format import AGAIN, CHECKPOINT, FETCHED
 from starquant_fx.errors import CheckpointError, InputError
 from starquant_fx.folders.workplace import remove_remains
 from starquant_fx.models.folder import contained
@@ -15,7 +15,8 @@ from starquant_fx.models.locate import HUB_ID, locate
 def checkpoint_folder(given: str | os.PathLike[str], revision: str | None = None) -> Path:
     """The folder of a checkpoint, absolute and with its own links resolved; one that a hub id names is downloaded.
 
-    A checkpoint that a killed process was just replacing comes back first. A folder wins over a hub id.
+    A checkpoint that a killed process was just replacing comes back first, and one that it was just putting there is
+    made complete. A folder wins over a hub id.
 
     Args:
         given: The folder, or a hub id ``owner/name``.
@@ -35,7 +36,7 @@ def checkpoint_folder(given: str | os.PathLike[str], revision: str | None = None
         )
     try:
         path = Path(given).expanduser().resolve()
-        if not path.exists():
+        if not (path / CHECKPOINT.mark_file).exists():
             remove_remains(path)
         found = path.is_dir()
     except (OSError, ValueError, RuntimeError):  # no path at all, or a loop of links

@@ -11,7 +11,14 @@ from pathlib import Path
 from starquant_fx.errors import CheckpointError, InputError, cause
 from starquant_fx.folders.exchange import exchange, sync_folder
 from starquant_fx.folders.kind import FolderKind
-from starquant_fx.folders.workplace import NEW, OLD, hidden, remove_remains, workplace
+from starquant_fx.folders.workplace import (
+    NEW,
+    OLD,
+    hidden,
+    move_up,
+    remove_remains,
+    workplace,
+)
 
 
 def check_folder(given: str | os.PathLike[str], kind: FolderKind, force: bool) -> Path:
@@ -38,6 +45,14 @@ def check_folder(given: str | os.PathLike[str], kind: FolderKind, force: bool) -
             hint=f"name the folder that the {kind.word} is written to",
         )
     path = Path(given)
+    if not _is_unicode(str(path)):
+        raise InputError(
+            "the name of this folder is not UTF-8",
+            where="path",
+            expected="a name that other programs can read: it is written to files, and to be shown",
+            got=ascii(str(path)),
+            hint="name another folder",
+        )
     ending = Path(kind.main).suffix
     if path.suffix == ending:
         raise InputError(
@@ -116,7 +131,8 @@ def replacing_folder(path: Path, kind: FolderKind) -> Iterator[Path]:
                     os.fsync(stream.fileno())
             sync_folder(place / NEW)
             if empty:
-                _move_up(place, path, kind)
+                _check_empty(place, path, kind)
+                move_up(place, kind.mark_file)
             else:
                 _put(place, path, kind, there)
             sync_folder(folder)
@@ -126,22 +142,12 @@ def replacing_folder(path: Path, kind: FolderKind) -> Iterator[Path]:
         raise _refusal(path, kind, "a place that can be written", got, hint) from error
 
 
-def _move_up(place: Path, path: Path, kind: FolderKind) -> None:
-    """Moves the files of a workplace in a folder, which must be empty otherwise, to the folder itself."""
+def _check_empty(place: Path, path: Path, kind: FolderKind) -> None:
+    """Refuses a folder with anything in it but a workplace."""
     came = sorted(p.name for p in path.iterdir() if p != place)
     if came:
         got = f"a folder with {', '.join(came[:5])}"
         raise _refusal(path, kind, "the empty folder that it was", got, "name another folder")
-    names = [p.name for p in (place / NEW).iterdir()]
-    moved = []
-    try:
-        for name in sorted(names, key=lambda name: (name == kind.mark_file, name)):
-            moved.append(path / name)
-            (place / NEW / name).rename(path / name)
-    except BaseException:
-        for file in moved:
-            file.unlink(missing_ok=True)
-        raise
 
 
 def _put(place: Path, path: Path, kind: FolderKind, replacing: bool) -> None:
@@ -157,6 +163,15 @@ def _put(place: Path, path: Path, kind: FolderKind, replacing: bool) -> None:
     finally:
         if old.exists() and not path.exists():
             old.rename(path)
+
+
+def _is_unicode(name: str) -> bool:
+    """Whether a path is text; Python keeps bytes that are none as lone surrogates."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _reason(folder: Path, error: Exception) -> str:

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from starquant_fx import runtime
-from starquant_fx.errors import CheckpointError
+from starquant_fx.errors import CheckpointError, InputError
 from starquant_fx.export.api import export_onnx
 from starquant_fx.export.folder import check_folder, replacing_folder
-from starquant_fx.folders.workplace import CONTENT, MARKER, NEW, OLD, workplace
+from starquant_fx.folders.workplace import CONTENT, MARKER, MOVING, NEW, OLD, workplace
 from tests.export.small import compiled
 
 NAMES = ["model.onnx", "starquant.json"]
@@ -203,4 +203,63 @@ def test_one_that_was_replaced_does_not(tmp_path: Path) -> None:
 def test_a_workplace_is_removed(tmp_path: Path) -> None:
     with workplace(tmp_path, "a") as place:
         assert names(place) == [NEW, MARKER]
+    assert names(tmp_path) == []
+
+
+@needs_locks
+@pytest.mark.parametrize("moved", range(4))
+def test_killed_while_files_move_up(tmp_path: Path, moved: int) -> None:
+    """Into an empty folder that is there already; the next command finds it complete."""
+    place = tmp_path / "a"
+    place.mkdir()
+    code = f"""
+        import os, pathlib, signal
+        from starquant_fx.export.folder import replacing_folder
+        rename, left = pathlib.Path.rename, [{moved}]
+        def killed(self, target):
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left[0] -= 1
+            return rename(self, target)
+        with replacing_folder(pathlib.Path({str(place)!r})) as folder:
+            for name in ("model.onnx", "starquant.json", "tokenizer.json"):
+                (folder / name).write_text({EXPORT!r})
+            pathlib.Path.rename = killed
+        raise SystemExit(7)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    found = subprocess.run(command, check=False)
+    assert found.returncode == (7 if moved == 3 else -signal.SIGKILL)
+    with pytest.raises(CheckpointError, match="an export"):
+        check_folder(place, force=False)
+    assert names(place) == [*NAMES, "tokenizer.json"]
+    assert (place / "model.onnx").read_text() == EXPORT
+
+
+@needs_locks
+def test_what_came_before_files_could_go_on_moving_is_kept(tmp_path: Path) -> None:
+    place = remains(tmp_path / "a")
+    (place / MOVING).write_text("starquant.json")
+    (tmp_path / "a" / "model.onnx").write_text("mine")
+    with pytest.raises(CheckpointError, match=r"a folder with \.a\.0123abcd, model\.onnx"):
+        check_folder(tmp_path / "a", force=True)
+    assert (tmp_path / "a" / "model.onnx").read_text() == "mine"
+    assert (place / NEW / "model.onnx").read_text() == "half"
+
+
+def test_a_name_that_is_not_text(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not UTF-8"):
+        check_folder(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"), force=False)
+    assert names(tmp_path) == []
+
+
+@needs_locks
+def test_an_empty_one_is_removed_when_nobody_can_be_about_to_use_it(tmp_path: Path) -> None:
+    """A process that was killed just after it had made its hidden folder."""
+    place = tmp_path / ".a.0123abcd"
+    place.mkdir()
+    check_folder(tmp_path / "a", force=False)
+    assert place.exists()
+    os.utime(place, (0, 0))
+    check_folder(tmp_path / "a", force=False)
     assert names(tmp_path) == []

@@ -75,14 +75,19 @@ def refusal(raised: BaseException) -> bool:
 KILLED = """
 import os, signal, sys
 import starquant_fx
+from starquant_fx.folders import workplace
 from starquant_fx.streaming import part, work
 from pathlib import Path
 from tests.failing import Failing
 from tests.streaming.cases import stream
 
 where, source, target = sys.argv[1:]
-owner, name = {"record": (work.Work, "keep"), "shard": (part, "write_shard")}[where]
-real, left = getattr(owner, name), [1]
+owner, name, calls = {
+    "record": (work.Work, "keep", 1),
+    "shard": (part, "write_shard", 1),
+    "end": (workplace, "sync_folder", 0),
+}[where]
+real, left = getattr(owner, name), [calls]
 
 def call(*arguments, **options):
     if not left[0]:
@@ -95,17 +100,25 @@ stream(Path(source), Path(target), "gptq+tac-w4a4")
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def killed(where: str, source: Path, target: Path) -> None:
+    """A run that kills itself there."""
+    command = [sys.executable, "-c", KILLED, where, str(source), str(target)]
+    root = Path(__file__).parents[2]
+    paths = os.pathsep.join(path for path in (str(root), os.environ.get("PYTHONPATH")) if path)
+    found = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, check=False)
+    assert found.returncode == -9
+
+
+needs_kill = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+
+
+@needs_kill
 @pytest.mark.parametrize("where", ["record", pytest.param("shard", marks=pytest.mark.slow)])
 def test_killed_in_the_second_part(
     where: str, llada: Path, right: dict[str, bytes], tmp_path: Path
 ) -> None:
     target = tmp_path / "a"
-    command = [sys.executable, "-c", KILLED, where, str(llada), str(target)]
-    root = Path(__file__).parents[2]
-    paths = os.pathsep.join(path for path in (str(root), os.environ.get("PYTHONPATH")) if path)
-    found = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, check=False)
-    assert found.returncode == -9
+    killed(where, llada, target)
     assert not target.exists()
     left = tmp_path / "a.unfinished"
     assert (left / "part-00000.json").is_file()
@@ -120,6 +133,20 @@ def test_killed_in_the_second_part(
     assert compiled == [1, 2, 3]
     assert contents(target) == right
     assert not left.exists()
+
+
+@needs_kill
+@pytest.mark.slow
+def test_killed_while_the_files_move_into_an_empty_folder(
+    llada: Path, right: dict[str, bytes], tmp_path: Path
+) -> None:
+    target = tmp_path / "a"
+    target.mkdir()
+    killed("end", llada, target)
+    assert list(target.glob("*.safetensors")) == []
+    stream(llada, target, RECIPE, progress=lambda *a: pytest.fail("compiled again"))
+    assert contents(target) == right
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
 def test_what_is_done_is_not_done_again(
