@@ -198,7 +198,7 @@ def main() -> int:
         help="compile again, killed so long after every block, and compare the bytes",
     )
     parser.add_argument("--memory-limit", default="8GiB")
-    parser.add_argument("--folder", help="where the model is made; needs twice its size")
+    parser.add_argument("--folder", type=Path, help="where all is made; needs twice the size")
     parser.add_argument("--source", type=Path, help="make the model here, or take what is there")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--only", nargs=3, help=argparse.SUPPRESS)
@@ -215,6 +215,8 @@ def run(given: argparse.Namespace) -> None:
         return
     if given.json is not None:
         check_destination(given.json, ".json")
+    if given.folder is not None:
+        given.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=given.folder) as temporary:
         source = given.source or Path(temporary) / "model"
         if not source.exists():
