@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import warnings
@@ -33,6 +34,34 @@ LOAD = """
 model = transformers.AutoModelForMaskedLM.from_pretrained({folder!r})
 print(type(model).__name__, model.config.quantization_config.quant_method)
 """
+SLOW = """
+import importlib, sys, threading, starquant_fx
+reached, go_on = threading.Event(), threading.Event()
+
+def wait(event, found):
+    if event == "import" and found[0] == {module!r} and not reached.is_set():
+        reached.set()
+        go_on.wait(60)
+
+sys.addaudithook(wait)
+thread = threading.Thread(target=importlib.import_module, args=("transformers.modeling_utils",))
+thread.start()
+assert reached.wait(60)
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
+config = AutoConfig.from_pretrained({folder!r})
+model = AutoModelForMaskedLM._model_mapping[type(config)]
+assert model is AutoModel._model_mapping[type(config)]
+print(type(config).__name__, model.__name__)
+if {module!r} != "transformers.quantizers.auto":
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+    print(AUTO_QUANTIZATION_CONFIG_MAPPING["starquant"] is starquant_fx.StarQuantConfig)
+assert thread.is_alive() and not go_on.is_set(), "the other thread still imports"
+go_on.set()
+thread.join(60)
+model = AutoModelForMaskedLM.from_pretrained({folder!r})
+print(type(model).__module__.rpartition(".")[2])
+"""
+"""Another thread stops where transformers' modelling code imports a module, while this one looks for ours."""
 QUANTIZERS = "transformers.quantizers.auto"
 LOADED = "StarQuantLladaForMaskedLM starquant"
 ORDERS = {
@@ -84,7 +113,8 @@ def test_threads_that_import_at_once(fresh_python: Run, packed: Folder) -> None:
     code = """
 import threading, starquant_fx, importlib
 names = ["transformers.models.auto.modeling_auto", "transformers.models.auto.configuration_auto",
-         "transformers.modeling_utils", "transformers.quantizers.auto"]
+         "transformers.modeling_utils", "transformers.quantizers.auto",
+         *(f"starquant_fx.integrations.hugging_face.{n}" for n in ("quantizer", "modeling", "stand_ins", "loading"))]
 threads = [threading.Thread(target=importlib.import_module, args=(name,)) for name in names]
 for t in threads: t.start()
 for t in threads: t.join(60)
@@ -93,6 +123,22 @@ import transformers
 """
     hung, *loaded = fresh_python(code + LOAD.format(folder=str(packed("odd")))).splitlines()
     assert (hung, loaded) == ("0", [LOADED])
+
+
+@pytest.mark.parametrize(
+    ("module", "quantization"),
+    [(QUANTIZERS, []), ("transformers.safetensors_conversion", ["True"])],
+)
+def test_ours_are_known_while_another_thread_imports_models(
+    module: str, quantization: list[str], fresh_python: Run, full: Folder
+) -> None:
+    found = fresh_python(SLOW.format(module=module, folder=str(full("llada")))).split()
+    assert found == [
+        "StarQuantLladaConfig",
+        "StarQuantLladaForMaskedLM",
+        *quantization,
+        "modeling",
+    ]
 
 
 def test_everything_is_registered_once() -> None:
@@ -123,7 +169,37 @@ def test_a_failure_is_a_warning_and_the_import_goes_on(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(registration, "register_quantization", fail)
     with pytest.warns(UserWarning, match=r"could not register with transformers\.quantizers\.auto"):
-        hook.register_with_loaded()
+        hook.AfterImport().register()
+
+
+@pytest.mark.parametrize("recovers", [True, False])
+def test_what_fails_inside_an_import_is_tried_again_after_it(
+    recovers: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where our quantizer is what imports the registry of quantizers, and is not complete when that is."""
+    (tmp_path / "keeps_quantizers.py").write_text("")
+    (tmp_path / "needs_it.py").write_text("import keeps_quantizers\nREADY = True\n")
+    tried: list[bool] = []
+
+    def register() -> None:
+        tried.append(hasattr(sys.modules["needs_it"], "READY"))
+        if not (recovers and tried[-1]):
+            raise ImportError("no such name")
+
+    monkeypatch.setattr(registration, "register_quantization", register)
+    monkeypatch.setattr(hook, "REGISTRIES", {"keeps_quantizers": "register_quantization"})
+    monkeypatch.setattr(hook, "WATCHED", ("keeps_quantizers", "needs_it"))
+    monkeypatch.setattr(sys, "meta_path", [hook.AfterImport(), *sys.meta_path])
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            importlib.import_module("needs_it")
+    finally:
+        for name in ("keeps_quantizers", "needs_it"):
+            sys.modules.pop(name, None)
+    assert tried == [False, True]
+    assert len(told) == (0 if recovers else 1)
 
 
 def test_other_modules_are_found_as_before() -> None:

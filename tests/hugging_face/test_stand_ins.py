@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel
 
 from starquant_fx.integrations import hugging_face
@@ -48,6 +49,8 @@ USES = {
     "from_config": "model = AutoModel.from_config(config)",
     "the class that was found": "model = first.from_pretrained({folder!r})",
     "its modelling code": "import transformers.modeling_utils\nmodel = AutoModel.from_pretrained({folder!r})",
+    "a class that derives from it": "class Mine(first): pass\nmodel = AutoModel.from_pretrained({folder!r})\n"
+    "assert Mine.__bases__ == (type(model),) and type(Mine.from_pretrained({folder!r})) is Mine",
     "the registry of quantizers": "import transformers.quantizers\nmodel = AutoModel.from_config(config)",
 }
 
@@ -80,6 +83,58 @@ def test_a_stand_in_is_the_real_class_in_all_but_identity(full: Folder) -> None:
         assert copy.deepcopy(one) is one is pickle.loads(pickle.dumps(one))
         with pytest.raises(AttributeError, match="no_such_name"):
             _ = one.no_such_name
+
+
+def test_a_class_derives_from_the_real_one(full: Folder) -> None:
+    class Mixin:
+        said: str
+
+        def __init_subclass__(cls, said: str = "nothing", **others: Any) -> None:
+            super().__init_subclass__(**others)
+            cls.said = said
+
+    one: Any = stand_ins.STAND_INS["llada"]
+    model: Any = MODELS["llada"]
+
+    class Mine(Mixin, one, said="something"):
+        """A class of a user."""
+
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            found = super().forward(*args, **kwargs)
+            found.logits = found.logits * 2
+            return found
+
+    assert Mine.__bases__ == (Mixin, model)
+    assert type(Mine) is type(model)
+    assert issubclass(Mine, PreTrainedModel)
+    assert issubclass(Mine, one)
+    assert not issubclass(model, Mine)
+    assert (Mine.said, Mine.__doc__, Mine.__name__) == ("something", "A class of a user.", "Mine")
+    assert Mine.__module__ == __name__
+    ours, theirs = Mine.from_pretrained(full("llada")), model.from_pretrained(full("llada"))
+    assert type(ours) is Mine
+    assert isinstance(ours, one)
+    ids = torch.arange(6)[None]
+    assert torch.equal(ours(ids).logits, theirs(ids).logits * 2)
+    assert type("Mine", (one,), {}).__mro__[1] is model
+
+
+def test_attributes_that_are_set_are_the_real_class_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, model = stand_ins.STAND_INS["llada"], MODELS["llada"]
+    before = model.forward
+    with monkeypatch.context() as patched:
+        patched.setattr(one, "forward", len)
+        patched.setattr(one, "config_class", configuration.DenoiserConfig)  # both have their own
+        assert one.forward is model.forward is len
+        assert one.config_class is model.config_class is configuration.DenoiserConfig
+    assert one.forward is model.forward is before
+    assert one.config_class is model.config_class is configuration.StarQuantLladaConfig
+    one.mark = 1
+    assert model.mark == 1
+    del one.mark
+    assert not hasattr(model, "mark")
+    with pytest.raises(AttributeError):
+        del one.mark
 
 
 def test_a_class_that_somebody_else_registered_is_left_alone(

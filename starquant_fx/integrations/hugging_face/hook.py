@@ -2,8 +2,8 @@
 
 The order of the two imports does not matter. Modules of transformers that are there already are registered with at
 once; for the others a finder on ``sys.meta_path`` waits. It finds modules as Python does, and adds one thing: after the
-module has run, our types are registered. It holds no lock while anything is imported, and never makes an import fail: a
-failure is a warning.
+module has run, and before any other thread can see it complete, our types are registered. It holds no lock of its own
+while anything is imported, and never makes an import fail: a failure is a warning.
 """
 
 from __future__ import annotations
@@ -28,14 +28,21 @@ USERS = (
     "transformers.modeling_utils",
     *(f"{HERE}.{name}" for name in ("configuration", "modeling", "quantizer", "stand_ins")),
 )
-"""Modules that may be what imports a registry, and that must be complete before anything is registered."""
+"""Modules that may be what imports a registry, after which what could not be registered inside them is."""
 WATCHED = (*REGISTRIES, *USERS)
 
 
 class AfterImport(MetaPathFinder):
-    """Finds the watched modules, and registers when the last of those that are being imported is complete."""
+    """Finds the watched modules; after each of them it registers with every registry that is complete.
+
+    What registers needs nothing of transformers that its registry has not imported. Only a module of ours may be what
+    imports the registry, in this thread or in another that waits for this one: it is then incomplete, what needs it
+    fails, and is done after it.
+    """
 
     def __init__(self) -> None:
+        self.complete = {name for name in REGISTRIES if name in sys.modules}
+        """Registries that have run."""
         self.running: set[str] = set()
         """Watched modules that are being imported, by any thread."""
         self.counting = threading.Lock()
@@ -53,35 +60,40 @@ class AfterImport(MetaPathFinder):
                 self.running.add(name)
             try:
                 run(module)
+                with self.counting:
+                    self.complete.update({name}.intersection(REGISTRIES))
             finally:
                 with self.counting:
                     self.running.discard(name)
-                    last = not self.running
-                if last:  # else it is the turn of a module, or a thread, that needs this one
-                    register_with_loaded()
+                self.register()
 
         loader.exec_module = exec_module  # of this spec's own loader; its type stays what it is
         return spec
 
+    def register(self) -> None:
+        """Registers with every registry that is complete.
 
-def register_with_loaded() -> None:
-    """Registers with every registry that is imported; a failure is a warning."""
-    for registry, function in REGISTRIES.items():
-        if registry not in sys.modules:
-            continue
-        try:
-            getattr(importlib.import_module(f"{HERE}.registration"), function)()
-        except Exception as error:
-            warnings.warn(
-                f"starquant_fx could not register with {registry}: {type(error).__name__}: {error}. "
-                f"{HERE}.register() tries again",
-                stacklevel=2,
-            )
+        A failure is a warning, unless a watched module is being imported: this is called again after it.
+        """
+        with self.counting:
+            registries = [name for name in REGISTRIES if name in self.complete]
+            again = bool(self.running)
+        for registry in registries:
+            try:
+                getattr(importlib.import_module(f"{HERE}.registration"), REGISTRIES[registry])()
+            except Exception as error:
+                if not again:
+                    warnings.warn(
+                        f"starquant_fx could not register with {registry}: {type(error).__name__}: {error}. "
+                        f"{HERE}.register() tries again",
+                        stacklevel=2,
+                    )
 
 
 def install() -> None:
     """Registers with what is imported of transformers, now or later; a second call does nothing."""
     if any(isinstance(finder, AfterImport) for finder in sys.meta_path):
         return
-    sys.meta_path.insert(0, AfterImport())
-    register_with_loaded()
+    finder = AfterImport()
+    sys.meta_path.insert(0, finder)
+    finder.register()

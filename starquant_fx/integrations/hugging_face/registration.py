@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from typing import Any
 
 from starquant_fx.models.folder import QUANT_METHOD
+
+_REPLACING = threading.Lock()
 
 
 def register() -> None:
@@ -34,15 +37,15 @@ def register_configurations() -> None:
 
 def register_quantization() -> None:
     """Registers ``StarQuantConfig`` and its quantizer."""
-    from transformers.quantizers import auto
+    from transformers.quantizers.auto import register_quantization_config, register_quantizer
 
     from starquant_fx.integrations.hugging_face.quantization_config import StarQuantConfig
     from starquant_fx.integrations.hugging_face.quantizer import StarQuantQuantizer
 
     with contextlib.suppress(ValueError):  # registered already
-        auto.register_quantization_config(QUANT_METHOD)(StarQuantConfig)
+        register_quantization_config(QUANT_METHOD)(StarQuantConfig)
     with contextlib.suppress(ValueError):
-        auto.register_quantizer(QUANT_METHOD)(StarQuantQuantizer)
+        register_quantizer(QUANT_METHOD)(StarQuantQuantizer)
 
 
 def register_models() -> None:
@@ -57,12 +60,15 @@ def register_models() -> None:
     from starquant_fx.integrations.hugging_face.stand_ins import MODELING, STAND_INS
 
     register_configurations()
-    models = getattr(sys.modules.get(MODELING), "MODELS", STAND_INS)
     autos: tuple[Any, ...] = (AutoModelForMaskedLM, AutoModel)
-    for model_type, model in models.items():
-        if CONFIG_MAPPING[model_type] is not model.config_class:
+    for model_type, stand_in in STAND_INS.items():
+        configuration = stand_in.config_class
+        if CONFIG_MAPPING[model_type] is not configuration:
             continue
         for auto in autos:
-            held = auto._model_mapping.get(model.config_class, None)
-            if held in (None, STAND_INS[model_type]):
-                auto.register(model.config_class, model, exist_ok=True)
+            with (
+                _REPLACING
+            ):  # a thread that knows the stand-in alone would replace what another has registered
+                models = getattr(sys.modules.get(MODELING), "MODELS", STAND_INS)
+                if auto._model_mapping.get(configuration, None) in (None, stand_in):
+                    auto.register(configuration, models[model_type], exist_ok=True)
