@@ -66,9 +66,7 @@ def register_models() -> None:
         if CONFIG_MAPPING[model_type] is not configuration:
             continue
         for auto in autos:
-            with (
-                _REPLACING
-            ):  # a thread that knows the stand-in alone would replace what another has registered
+            with _REPLACING:  # else a thread that knows the stand-in alone could put it back
                 models = getattr(sys.modules.get(MODELING), "MODELS", STAND_INS)
                 if auto._model_mapping.get(configuration, None) in (None, stand_in):
                     auto.register(configuration, models[model_type], exist_ok=True)
