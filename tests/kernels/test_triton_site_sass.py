@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,47 +25,65 @@ WITHOUT_PRODUCTS = ("gate", "squares", "enter", "float32")
 Table = dict[str, dict[str, Any]]
 
 
+QUICK, MORE = ("80", "90"), ("86", "89")
+"""Two chips are compiled for at once, each by a process of its own; 86 and 89 have the instructions of 80."""
+EVERY = pytest.mark.parametrize(
+    "chip", [*QUICK, *(pytest.param(chip, marks=pytest.mark.slow) for chip in MORE)]
+)
+
+
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Table]:
-    """Facts by chip and kernel; two processes that do not interpret."""
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Table]:
+    """Facts by kernel, for a chip; from processes that do not interpret."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    running = []
-    for chips in (("80", "89"), ("86", "90")):
-        environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
-        command = [sys.executable, "-m", "tests.kernels.triton_site_kernels", *chips]
-        running.append(
-            subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE)
-        )
-    found: dict[str, Table] = {}
-    for process in running:
-        output, _ = process.communicate()
-        assert process.returncode == 0
-        found |= json.loads(output)
-    return found
+
+    @functools.cache
+    def pair(chips: tuple[str, ...]) -> dict[str, Table]:
+        running = []
+        for chip in chips:
+            environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
+            command = [sys.executable, "-m", "tests.kernels.triton_site_kernels", chip]
+            running.append(
+                subprocess.Popen(
+                    command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE
+                )
+            )
+        found: dict[str, Table] = {}
+        for process in running:
+            output, _ = process.communicate()
+            assert process.returncode == 0
+            found |= json.loads(output)
+        return found
+
+    return lambda chip: pair(QUICK if chip in QUICK else MORE)[chip]
 
 
-@pytest.mark.parametrize("chip", LIMIT)
-def test_nothing_spills_and_shared_memory_suffices(compiled: dict[str, Table], chip: str) -> None:
-    for name, facts in compiled[chip].items():
+@EVERY
+def test_nothing_spills_and_shared_memory_suffices(
+    compiled: Callable[[str], Table], chip: str
+) -> None:
+    for name, facts in compiled(chip).items():
         assert (facts["stack"], facts["spills"]) == (0, 0), name
         assert facts["shared"] <= LIMIT[chip], name
 
 
-def test_products_of_sm_90_wait_for_copies(compiled: dict[str, Table]) -> None:
+def test_products_of_sm_90_wait_for_copies(compiled: Callable[[str], Table]) -> None:
     """See ``Facts.unfenced``; Triton puts the fence there since 3.7."""
-    for name, facts in compiled["90"].items():
+    for name, facts in compiled("90").items():
         assert not facts["unfenced"], name
 
 
-@pytest.mark.parametrize("chip", LIMIT)
-def test_products_are_on_tensor_cores(compiled: dict[str, Table], chip: str) -> None:
-    for name, facts in compiled[chip].items():
+@EVERY
+def test_products_are_on_tensor_cores(compiled: Callable[[str], Table], chip: str) -> None:
+    for name, facts in compiled(chip).items():
         assert (facts["products"] > 0) == (not name.startswith(WITHOUT_PRODUCTS)), name
 
 
-@pytest.mark.parametrize("chip", LIMIT)
-def test_memory_is_read_and_written_in_wide_pieces(compiled: dict[str, Table], chip: str) -> None:
-    for name, facts in compiled[chip].items():
+@EVERY
+def test_memory_is_read_and_written_in_wide_pieces(
+    compiled: Callable[[str], Table], chip: str
+) -> None:
+    for name, facts in compiled(chip).items():
         assert facts["loads of 16 bytes"], name
         assert not facts["loads of less than 4 bytes"], name
         assert not facts["stores of less than 4 bytes"], name
@@ -73,8 +93,8 @@ def test_memory_is_read_and_written_in_wide_pieces(compiled: dict[str, Table], c
         assert bool(facts["stores of 16 bytes"]) != narrow, name
 
 
-@pytest.mark.parametrize("chip", ["80", "86", "90"])
-def test_no_kernel_of_the_package_is_left_out(compiled: dict[str, Table], chip: str) -> None:
+@pytest.mark.parametrize("chip", [*QUICK, pytest.param("86", marks=pytest.mark.slow)])
+def test_no_kernel_of_the_package_is_left_out(compiled: Callable[[str], Table], chip: str) -> None:
     """Those of ``PRODUCT_MODULES`` are compiled by ``test_triton_gemm_sass.py``, which asserts the same of them."""
     expected = {name for name in launched(triton) if not name.startswith(PRODUCT_MODULES)}
-    assert {facts["name"] for facts in compiled[chip].values()} == expected
+    assert {facts["name"] for facts in compiled(chip).values()} == expected
