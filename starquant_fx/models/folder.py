@@ -140,6 +140,12 @@ def read_config(folder: Path) -> dict[str, Any]:
         CheckpointError: The file leads outside of the folder.
     """
     published = read_published(folder)
+    require_float(published, folder)
+    return published
+
+
+def require_float(published: dict[str, Any], folder: Path) -> None:
+    """Raises a ConfigError if the content of a folder's ``config.json`` describes quantized weights."""
     if quantization := published.get(QUANTIZATION):
         raise ConfigError(
             "the checkpoint is already quantized",
@@ -150,7 +156,6 @@ def read_config(folder: Path) -> dict[str, Any]:
             if quant_method(published) == QUANT_METHOD
             else "load the model from which it was quantized",
         )
-    return published
 
 
 def read_published(folder: Path) -> dict[str, Any]:
