@@ -50,7 +50,7 @@ def duration(seconds: float) -> str:
 def compile_in_parts(
     model: str, destination: Path, recipe: Any, texts: list[str] | None, **options: Any
 ) -> None:
-    """Compiles to a folder, prints a line after every block, and the report.
+    """Compiles to a folder, prints a line after every block that was not done before, and the report.
 
     Args:
         model: MODEL.
@@ -64,14 +64,20 @@ def compile_in_parts(
     from starquant_fx.checkpoint.format import RUN_FILE, read_report
     from starquant_fx.models.folder import read_json
     from starquant_fx.streaming.api import compile_folder
+    from starquant_fx.streaming.begun import parts_done
     from starquant_fx.streaming.memory import shown_size
 
     console = Console()
+    before, parts = parts_done(destination)
+    if before:
+        console.print(f"going on: {before} of {parts} parts are done", highlight=False)
 
     def progress(done: int, count: int, record: Any, left: float) -> None:
+        if done <= before:
+            return
         seconds = sum(record.seconds.values())
         console.print(
-            f"  {done:>3}/{count} {record.name:<36} {duration(seconds):>9}, {duration(left)} left, "
+            f"  {done:>3}/{count} {record.name:<36} {duration(seconds):>9}, {duration(left)} left for the parts, "
             f"peak {shown_size(record.peak_bytes)}",
             markup=False,
             highlight=False,

@@ -73,7 +73,8 @@ def compile_folder(
         memory_limit: Resident memory of the process at most, such as ``8GiB``: fewer sites are fitted at once, and
             activations go to files. A block that takes more all the same ends the run, and what is done is kept.
         force: Whether a checkpoint that is there is replaced.
-        progress: Called after every part.
+        progress: Called after every part, also those that an earlier run did: its number from 1, how many there are,
+            its record, and about how many seconds the parts after it take. Loading the result at the end is no part.
 
     Returns:
         The folder's path.
@@ -123,7 +124,8 @@ def compile_folder(
             starting = time.perf_counter() - begin
             records = _compiled(run, progress)
             description = Description(published, says, tokenizer, limit, force, starting)
-            return finish(run, path, records, description)
+            with working("all parts are done; writing the checkpoint and loading it once"):
+                return finish(run, path, records, description)
 
 
 def _recipe(recipe: str | Recipe) -> Recipe:

@@ -182,4 +182,5 @@ def all_written(records: Iterable[PartRecord]) -> set[str]:
 
 
 Progress = Callable[[int, int, PartRecord, float], None]
-"""Called after every part with its number from 1, how many there are, its record, and the seconds left."""
+"""Called after every part with its number from 1, how many there are, its record, and about the seconds that the parts
+after it take; writing and loading the checkpoint at the end is left out."""
