@@ -12,6 +12,7 @@ from starquant_fx.checkpoint.format import REPORT_FILE, Quantization
 from starquant_fx.errors import InputError, plain
 from starquant_fx.models.locate import HUB_ID
 from starquant_fx.report import Report, SiteRow
+from starquant_fx.sizes import shown_size
 
 LIBRARY = "starquant-fx"
 SPECIAL = re.compile(r"([\\`*_\[\]#|~]|(?<=:)/(?=/)|(?<=www)\.)")
@@ -123,8 +124,11 @@ def _figures(report: Report, says: Quantization, stored: int) -> list[tuple[str,
         ("recipe", text(report.recipe)),
         ("target", text(report.target)),
         ("computes in", text(says.dtype)),
-        ("model, floats as bf16", f"{_mb(before)} → {_mb(after)} ({after / max(before, 1):.0%})"),
-        ("tensors in this folder", _mb(stored)),
+        (
+            "model, floats as bf16",
+            f"{shown_size(before)} → {shown_size(after)} ({after / max(before, 1):.0%})",
+        ),
+        ("tensors in this folder", shown_size(stored)),
         (
             "sites",
             f"{len(report.sites)}: "
@@ -170,7 +174,3 @@ def _left(report: Report) -> str:
     more = len(report.unquantized) - len(named)
     named += [f"- and {more} more"] if more else []
     return "\n".join(["", "In full precision stayed:", "", *named, ""])
-
-
-def _mb(size: int) -> str:
-    return f"{size / 1e6:,.2f} MB"

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from starquant_fx.cli.wording import written
 from starquant_fx.errors import InputError
+from starquant_fx.sizes import shown_size
 
 
 def check_options(destination: Path | None, whole: Mapping[str, object], parts: str | None) -> None:
@@ -65,7 +67,6 @@ def compile_in_parts(
     from starquant_fx.models.folder import read_json
     from starquant_fx.streaming.api import compile_folder
     from starquant_fx.streaming.begun import parts_done
-    from starquant_fx.streaming.memory import shown_size
 
     console = Console()
     before, parts = parts_done(destination)
@@ -89,7 +90,7 @@ def compile_in_parts(
     console.print(read_report(folder))
     run = read_json(folder, RUN_FILE, InputError)
     console.print(
-        f"wrote {folder} ({shown_size(run['checkpoint_bytes'])}) in {duration(run['seconds'])}, peak "
+        f"wrote {written(folder)} in {duration(run['seconds'])}, peak "
         f"{shown_size(run['peak_resident_bytes'])} of memory",
         highlight=False,
         markup=False,

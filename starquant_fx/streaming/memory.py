@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from starquant_fx.errors import ConfigError
-from starquant_fx.sizes import SIZES, UNITS, in_bytes
+from starquant_fx.sizes import SIZES, UNITS, in_bytes, shown_size
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -30,15 +30,6 @@ def parse_size(given: str | int, where: str = "memory_limit") -> int:
             hint=UNITS,
         )
     return size
-
-
-def shown_size(size: float) -> str:
-    """A size to read, such as ``7.3 GiB``."""
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
 
 
 def resident() -> int:

@@ -10,6 +10,7 @@ import pytest
 
 import starquant_fx
 from starquant_fx.cli.streaming import duration
+from starquant_fx.sizes import shown_size
 from starquant_fx.streaming.begun import parts_done
 from tests.cli.test_checkpoints import command
 from tests.compile_cases import small
@@ -38,7 +39,9 @@ def test_a_folder_after_the_model(
     assert "0.0 s left for the parts, peak" in " ".join(out.split())
     assert "going on" not in out
     assert "5 sequences, 60 tokens" in out
-    assert f"wrote {target}" in out.replace("\n", "")
+    size = sum(file.stat().st_size for file in target.iterdir())
+    assert f"wrote {target} ({shown_size(size)}) in " in out.replace("\n", "")
+    assert "iB" not in out
     loaded = starquant_fx.load(target)
     assert loaded.recipe.calibration.samples == 5
     code, out, err = command(monkeypatch, capsys, *arguments)

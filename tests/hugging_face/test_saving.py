@@ -19,6 +19,7 @@ from starquant_fx.checkpoint.card import model_card
 from starquant_fx.checkpoint.format import read_report
 from starquant_fx.errors import CheckpointError, InputError, StarQuantError
 from starquant_fx.models.locate import PRETRAINED
+from starquant_fx.sizes import shown_size
 from tests.compile_cases import compiled
 from tests.small_models import masked_ids
 
@@ -174,8 +175,8 @@ def test_the_card_has_the_figures_of_the_report(tmp_path: Path) -> None:
     errors = [row.error for row in report.sites if row.error is not None]
     assert errors
     for figure in (
-        f"{report.bytes_before / 1e6:,.2f} MB → {report.bytes_after / 1e6:,.2f} MB",
-        f"{index['metadata']['total_size'] / 1e6:,.2f} MB",
+        f"{shown_size(report.bytes_before)} → {shown_size(report.bytes_after)} (",
+        f"| {shown_size(index['metadata']['total_size'])} |",
         f"| sites | {len(report.sites)}: ",
         f"largest {max(errors):.2g}",
         f"{report.calibration['sequences']:,} sequences, {report.calibration['tokens']:,} tokens",
