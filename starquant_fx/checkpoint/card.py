@@ -17,6 +17,17 @@ from starquant_fx.sizes import shown_size
 LIBRARY = "starquant-fx"
 SPECIAL = re.compile(r"([\\`*_\[\]#|~]|(?<=:)/(?=/)|(?<=www)\.)")
 """What Markdown gives a meaning to within a line; the last two make links of bare addresses."""
+WITH_TOKENIZER = """import starquant_fx
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+model = AutoModelForMaskedLM.from_pretrained(folder_or_hub_id)
+tokenizer = AutoTokenizer.from_pretrained(folder_or_hub_id)
+ids = model.generate(tokenizer(prompt, return_tensors="pt")["input_ids"])"""
+WITHOUT_TOKENIZER = """import starquant_fx
+from transformers import AutoModelForMaskedLM
+
+model = AutoModelForMaskedLM.from_pretrained(folder_or_hub_id)
+ids = model.generate(prompt_ids)  # [1, L], by the tokenizer of the model that was quantized: none is in this folder"""
 NAMED = 8
 """How many linears that stayed in full precision are named."""
 
@@ -28,6 +39,7 @@ def model_card(
     stored: int,
     base_model: str | None = None,
     tags: tuple[str, ...] = (),
+    tokenizer: bool = False,
 ) -> str:
     """Writes the card.
 
@@ -38,6 +50,7 @@ def model_card(
         stored: Bytes of the folder's tensors.
         base_model: Hub id of the model that was quantized; left out if it is none.
         tags: Further tags.
+        tokenizer: Whether the folder has one.
 
     Returns:
         Markdown with a YAML header, which is made of JSON values.
@@ -65,12 +78,7 @@ A masked diffusion language model ({text(model_type)}), quantized by StarQuant F
 ## How it is loaded
 
 ```python
-import starquant_fx
-from transformers import AutoModelForMaskedLM, AutoTokenizer
-
-model = AutoModelForMaskedLM.from_pretrained(folder_or_hub_id)
-tokenizer = AutoTokenizer.from_pretrained(folder_or_hub_id)
-ids = model.generate(tokenizer(prompt, return_tensors="pt")["input_ids"])
+{WITH_TOKENIZER if tokenizer else WITHOUT_TOKENIZER}
 ```
 
 or, of a local folder, `compiled = starquant_fx.load(folder)`. Neither runs code of this repository.

@@ -187,6 +187,17 @@ def test_the_card_has_the_figures_of_the_report(tmp_path: Path) -> None:
         assert call in body
 
 
+def test_the_card_names_a_tokenizer_only_if_the_folder_has_one(tmp_path: Path) -> None:
+    tokenizer: Any = AutoTokenizer.from_pretrained(PRETRAINED / "llada-tiny")
+    one = compiled("odd", "rtn-w4a4")
+    for name, given in (("with", tokenizer), ("without", None)):
+        _, body = split((one.save(tmp_path / name, tokenizer=given) / "README.md").read_text())
+        assert ("AutoTokenizer" in body) is (given is not None)
+        code = body.split("```python\n")[1].split("```")[0]
+        compile(code, name, "exec")
+        assert "starquant_fx" in code
+
+
 def test_what_was_not_measured_is_not_told(packed: Folder) -> None:
     front, body = split((packed("odd") / "README.md").read_text())
     assert "base_model" not in front
