@@ -39,6 +39,8 @@ COMPLETE = (
     "starquant_fx/integrations/torch_compile.py",
     "starquant_fx/model_facts.py",
     "starquant_fx/patterns.py",
+    "starquant_fx/recipe.py",
+    "starquant_fx/recipes.py",
     "starquant_fx/runtime",
     "starquant_fx/sampling",
     "starquant_fx/structure.py",
