@@ -56,9 +56,10 @@ def check_memory(limit: int | None, after: str) -> None:
         raise ConfigError(
             "the run took more memory than it may",
             where=f"memory_limit, after {after}",
-            expected=f"at most {shown_size(limit)}",
+            expected=f"at most {shown_size(limit)} ({limit:,} bytes)",
             got=shown_size(peak),
-            hint="raise the limit: parts that are done are kept. Or begin anew, calibrating on fewer tokens",
+            hint="raise the limit, such as 8GiB (a number alone is bytes): parts that are done are kept. Or begin "
+            "anew, calibrating on fewer tokens",
         )
 
 

@@ -18,6 +18,7 @@ COMPLETE = (
     "starquant_fx/arguments.py",
     "starquant_fx/artifact.py",
     "starquant_fx/artifact_checks.py",
+    "starquant_fx/calibration/prepare.py",
     "starquant_fx/capture.py",
     "starquant_fx/checkpoint",
     "starquant_fx/cli/checkpoints.py",
@@ -28,6 +29,7 @@ COMPLETE = (
     "starquant_fx/cli/generate_onnx.py",
     "starquant_fx/cli/options.py",
     "starquant_fx/cli/passes.py",
+    "starquant_fx/cli/streaming.py",
     "starquant_fx/compiled.py",
     "starquant_fx/export",
     "starquant_fx/files.py",
@@ -43,6 +45,7 @@ COMPLETE = (
     "starquant_fx/recipes.py",
     "starquant_fx/runtime",
     "starquant_fx/sampling",
+    "starquant_fx/streaming",
     "starquant_fx/structure.py",
     "tools",
 )
