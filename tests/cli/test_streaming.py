@@ -69,6 +69,11 @@ def test_going_on_is_announced_and_what_was_done_is_not_told_again(
     chosen = dataclasses.replace(chosen, calibration=calibration)
     with pytest.raises(KeyboardInterrupt):
         starquant_fx.compile_folder(source, target, chosen, progress=stop)
+    left = tmp_path / "a.unfinished"
+    for given in (("generate", left, "-p", "a"), ("cost", left), ("inspect", "--config", left)):
+        code, _, err = command(monkeypatch, capsys, *given)
+        assert code == 2
+        assert f"do: repeat the command that began it, `starquant-fx compile MODEL {target}`" in err
     code, out, err = command(monkeypatch, capsys, "compile", source, target, *options)
     assert (code, err) == (0, "")
     assert out.startswith("going on: 2 of 3 parts are done\n")
