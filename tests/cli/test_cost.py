@@ -32,7 +32,13 @@ def test_tables_totals_and_json(tmp_path: Path) -> None:
         *("--chip", "H200", "--chip", "cpu", "--tokens", "1x64", "--tokens", "4x256"),
         *("--logits", "masked", "--by", "pass", "--symbolic", "--json", str(file)),
     )
-    for part in ("Predicted, not measured", "4x256", "insert-tac", "B*L", "measured on one H200"):
+    for part in (
+        "Predicted, not measured",
+        "4x256",
+        "insert-tac",
+        "B*L",
+        "measured on one H200, without this package",
+    ):
         assert part in text
     found = json.loads(file.read_text())
     assert len(found["predictions"]) == 4
