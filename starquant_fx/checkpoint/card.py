@@ -27,7 +27,7 @@ WITHOUT_TOKENIZER = """import starquant_fx
 from transformers import AutoModelForMaskedLM
 
 model = AutoModelForMaskedLM.from_pretrained(folder_or_hub_id)
-ids = model.generate(prompt_ids)  # [1, L], by the tokenizer of the model that was quantized: none is in this folder"""
+ids = model.generate(prompt_ids)  # [1, L], of the tokenizer of the model that was quantized"""
 NAMED = 8
 """How many linears that stayed in full precision are named."""
 
