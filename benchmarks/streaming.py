@@ -32,7 +32,8 @@ from starquant_fx.files import check_destination, sha256_of, write_atomically
 from starquant_fx.models.weightless import fake_model
 from starquant_fx.passes import FitSgat
 from starquant_fx.recipes import get_recipe
-from starquant_fx.streaming.memory import parse_size, shown_size
+from starquant_fx.sizes import shown_size
+from starquant_fx.streaming.memory import parse_size
 
 LOUD, GAIN = 16, 20.0
 """How many channels of each kind are loud, and how much."""

@@ -31,6 +31,7 @@ from starquant_fx.program import CONSTANTS
 from starquant_fx.recipe import Recipe
 from starquant_fx.recipes import from_dict
 from starquant_fx.report import Report
+from starquant_fx.sizes import shown_size
 from starquant_fx.structure import structured
 
 FORMAT = "starquant-artifact"
@@ -74,7 +75,7 @@ def save_artifact(compiled: CompiledModel, path: str | Path) -> Path:
         raise CheckpointError(
             "the artifact cannot be written",
             where=str(path),
-            expected=f"room for {sum(t.nbytes for t in made.values()) / 1e6:.0f} MB",
+            expected=f"room for {shown_size(sum(t.nbytes for t in made.values()))}",
             got=cause(error),
             hint="free some space or name another place",
         ) from error

@@ -129,8 +129,14 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     Returns:
         ``"did you mean 'x'?"``, or None if nothing is close.
     """
+    close = closest(name, known)
+    return f"did you mean {close!r}?" if close else None
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Returns the known name closest to a misspelt one, or None if nothing is close."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else None
+    return close[0] if close else None
 
 
 def cause(error: BaseException) -> str:

@@ -44,6 +44,7 @@ def check_bits(bits: object, what: str, where: str) -> int:
             where=where,
             expected="2..8, or 16 for full precision",
             got=repr(bits),
+            hint=f"for example 4 or 8: {what[0]}4, {what[0]}8 in a recipe's name",
         )
     return bits
 
@@ -57,7 +58,11 @@ def parse_bits(text: str, where: str) -> tuple[int, int]:
     match = re.fullmatch(r"w(\d+)a(\d+)", text)
     if match is None:
         raise RecipeError(
-            "malformed bits", where=where, expected="w<bits>a<bits>, for example w4a8", got=text
+            "malformed bits",
+            where=where,
+            expected="w<bits>a<bits>, for example w4a8",
+            got=text,
+            hint="write the bits of weights and activations, as in star-w4a8",
         )
     weight, activation = int(match.group(1)), int(match.group(2))
     return check_bits(weight, "weight", where), check_bits(activation, "activation", where)
@@ -122,6 +127,7 @@ class CalibrationOptions:
                     where=name,
                     expected=f"an integer, {low} " + ("or more" if high is None else f"to {high}"),
                     got=repr(value),
+                    hint="change it, or leave it out for the usual number",
                 )
         for name in ("strata", "step_strata"):
             shares = getattr(self, name)
@@ -135,6 +141,7 @@ class CalibrationOptions:
                     where=name,
                     expected="shares of 0 or more, not all 0",
                     got=repr(shares),
+                    hint="for example (1, 1, 2), or none at all",
                 )
         if len(self.step_strata) not in (0, self.rollout_steps + 1):
             raise RecipeError(
@@ -142,6 +149,7 @@ class CalibrationOptions:
                 where="step_strata",
                 expected=f"{self.rollout_steps + 1} shares, for 0 to {self.rollout_steps} rollout steps",
                 got=f"{len(self.step_strata)} shares",
+                hint="change their number, or rollout_steps",
             )
 
 
@@ -184,13 +192,17 @@ class Recipe:
                     where=pattern,
                     expected=", ".join(ROLES),
                     got=pattern[5:],
-                    hint=nearest(pattern[5:], ROLES),
+                    hint=nearest(pattern[5:], ROLES) or "use one of these roles",
                 )
             if pattern.startswith("re:"):
                 check_pattern(pattern[3:], pattern)
         if self.version != VERSION:
             raise RecipeError(
-                "unknown recipe version", expected=str(VERSION), got=str(self.version)
+                "unknown recipe version",
+                where="version",
+                expected=str(VERSION),
+                got=str(self.version),
+                hint="`starquant-fx recipes NAME --json` prints a recipe of this version",
             )
 
     @property
@@ -282,8 +294,10 @@ class Recipe:
             if name not in present:
                 raise RecipeError(
                     f"{self.name} has no pass {name!r}",
+                    where=self.name,
                     expected=", ".join(present),
-                    hint=nearest(name, present),
+                    got=repr(name),
+                    hint=nearest(str(name), present) or "use one of these names",
                 )
 
 

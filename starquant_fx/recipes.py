@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from starquant_fx.errors import RecipeError, nearest
+from starquant_fx.errors import RecipeError, closest, nearest
 from starquant_fx.methods import EXTRAS, METHODS, extended
 from starquant_fx.pass_base import Pass, parse_pass
 from starquant_fx.passes import REGISTRY
 from starquant_fx.recipe import CalibrationOptions, Recipe, parse_bits
+
+TEMPLATE = "`starquant-fx recipes star-w4a4 --json` prints one to start from"
 
 
 def get_recipe(name: str | Recipe) -> Recipe:
@@ -37,15 +39,14 @@ def get_recipe(name: str | Recipe) -> Recipe:
         return _from_file(Path(name))
     base, overrides = _overrides(name) if isinstance(name, str) else ("", ())
     text, _, bits = base.rpartition("-")
-    method, extras = split_method(text)
+    method, extras = split_method("" if base in METHODS else text)
     if method is None:
-        wanted = bits if re.fullmatch(r"w\d+a\d+", bits) else "w4a4"
         raise RecipeError(
             f"unknown recipe {name!r}",
             where="recipe",
             expected=f"<method>-w<bits>a<bits>, method one of {', '.join(METHODS)}",
             got=repr(name),
-            hint=nearest(str(name), [f"{m}-{wanted}" for m in METHODS]),
+            hint=_nearest_recipe(base) or "`starquant-fx recipes` says what each method is",
         )
     recipe = METHODS[method](*parse_bits(bits, str(name)))
     for extra in extras:
@@ -55,10 +56,20 @@ def get_recipe(name: str | Recipe) -> Recipe:
                 where=str(name),
                 expected=", ".join(f"+{e}" for e in EXTRAS),
                 got=f"+{extra}",
-                hint=nearest(extra, EXTRAS),
+                hint=nearest(extra, EXTRAS) or "`starquant-fx recipes` says what each extra is",
             )
         recipe = extended(recipe, extra)
     return recipe.overriding(*overrides)
+
+
+def _nearest_recipe(base: str) -> str | None:
+    """A sentence that offers the method closest to a misspelt one; bits, which all methods share, are no likeness."""
+    text, _, bits = base.rpartition("-")
+    known_bits = re.fullmatch(r"w\d+a\d+", bits) is not None
+    close = (
+        closest(text, METHODS) if known_bits else closest(base, METHODS) or closest(text, METHODS)
+    )
+    return f"did you mean '{close}-{bits if known_bits else 'w4a4'}'?" if close else None
 
 
 def recipe_names(text: str) -> list[str]:
@@ -92,7 +103,6 @@ def _from_file(path: Path) -> Recipe:
     Raises:
         RecipeError: It is missing, or holds no recipe.
     """
-    hint = "`starquant-fx recipes star-w4a4 --json` prints one to start from"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -101,7 +111,7 @@ def _from_file(path: Path) -> Recipe:
             where=str(path),
             expected="a JSON file",
             got=str(error),
-            hint=hint,
+            hint=TEMPLATE,
         ) from error
     if not isinstance(values, dict):
         raise RecipeError(
@@ -109,7 +119,7 @@ def _from_file(path: Path) -> Recipe:
             where=str(path),
             expected="a JSON object",
             got=type(values).__name__,
-            hint=hint,
+            hint=TEMPLATE,
         )
     try:
         return from_dict(values)
@@ -128,11 +138,21 @@ def from_dict(values: dict[str, Any]) -> Recipe:
     for key in values:
         if key not in known:
             raise RecipeError(
-                f"unknown recipe key {key!r}", expected=", ".join(known), hint=nearest(key, known)
+                f"unknown recipe key {key!r}",
+                where="recipe",
+                expected=", ".join(known),
+                got=repr(key),
+                hint=nearest(key, known) or TEMPLATE,
             )
     missing = [n for n, f in known.items() if f.default is dataclasses.MISSING and n not in values]
     if missing:
-        raise RecipeError(f"the recipe lacks {', '.join(missing)}", expected=", ".join(known))
+        raise RecipeError(
+            f"the recipe lacks {', '.join(missing)}",
+            where="recipe",
+            expected=", ".join(known),
+            got=", ".join(values) or "no keys",
+            hint=TEMPLATE,
+        )
     _check_types(values)
     options = dict(values)
     passes: tuple[Pass, ...] = tuple(parse_pass(text, REGISTRY) for text in options["passes"])
@@ -142,8 +162,10 @@ def from_dict(values: dict[str, Any]) -> Recipe:
         if key not in fields:
             raise RecipeError(
                 f"unknown calibration key {key!r}",
+                where="calibration",
                 expected=", ".join(fields),
-                hint=nearest(key, fields),
+                got=repr(key),
+                hint=nearest(key, fields) or TEMPLATE,
             )
     for key in ("strata", "step_strata"):
         if isinstance(calibration.get(key), list):  # as JSON has them
@@ -174,7 +196,11 @@ def _check_types(values: dict[str, Any]) -> None:
     for key, (expected, fits) in kinds.items():
         if key in values and not fits(values[key]):
             raise RecipeError(
-                f"recipe key {key!r} has a wrong type", expected=expected, got=repr(values[key])
+                f"recipe key {key!r} has a wrong type",
+                where=key,
+                expected=expected,
+                got=repr(values[key]),
+                hint=TEMPLATE,
             )
 
 

@@ -16,6 +16,7 @@ from rich.text import Text
 from torch import Tensor, fx
 
 from starquant_fx.program import CONSTANTS, Program, Site
+from starquant_fx.sizes import shown_size
 
 aten = torch.ops.aten
 PRODUCTS = (
@@ -145,10 +146,10 @@ class Report:
         for linear, reason in self.unquantized:
             yield Text(f"not quantized: {linear} ({reason})")
         yield Text(
-            f"weights: {self.bytes_before / 1e6:.2f} MB (bf16) -> {self.bytes_after / 1e6:.2f} MB"
+            f"weights: {shown_size(self.bytes_before)} (bf16) -> {shown_size(self.bytes_after)}"
         )
         if used := self.calibration:
-            held = f", {used['bytes'] / 1e6:.0f} MB of activations" if "bytes" in used else ""
+            held = f", {shown_size(used['bytes'])} of activations" if "bytes" in used else ""
             yield Text(
                 f"calibration: {used['sequences']:,} sequences, {used['tokens']:,} tokens, {used['kept']:,} kept a "
                 f"site{held}"

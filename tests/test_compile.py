@@ -17,6 +17,7 @@ from starquant_fx.compiled import CompiledModel
 from starquant_fx.lowering import choose_target
 from starquant_fx.passes import fit_sgat
 from starquant_fx.program import Program
+from starquant_fx.sizes import shown_size
 from tests.compile_cases import CLOSE, compiled, fresh, made, small, texts
 from tests.small_models import masked_ids, model, randomize
 from tests.small_programs import distance, logits
@@ -97,7 +98,8 @@ def test_the_report_names_what_was_left_alone() -> None:
     report = compiled("llada", "star-w4a4").report
     text = str(report)
     assert "not quantized: model.transformer.ff_out (ignored by the recipe (role:head))" in text
-    assert "MB (bf16) -> " in text
+    before, after = shown_size(report.bytes_before), shown_size(report.bytes_after)
+    assert f"weights: {before} (bf16) -> {after}" in text
     values = report.to_dict()
     assert values["recipe"] == "star-w4a4"
     assert values["target"] == choose_target("auto", torch.device("cpu"))

@@ -62,16 +62,23 @@ def changed(name: str, value: float, scale: bool = False) -> nn.Module:
     ("recipe", "message", "offered"),
     [
         ("stra-w4a4", "unknown recipe 'stra-w4a4'", "did you mean 'star-w4a4'?"),
-        ("rtn-w9a4", "weight bits are out of range", None),
-        ("rtn-w4a1", "activation bits are out of range", None),
-        ("star-w0a0", "weight bits are out of range", None),
-        ("star-w4", "malformed bits", None),
+        ("foo-w4a4", "unknown recipe 'foo-w4a4'", "do: `starquant-fx recipes`"),
+        ("gpqt-4bit", "unknown recipe", "did you mean 'gptq-w4a4'?"),
+        ("star-paper", "unknown recipe 'star-paper'", "did you mean 'star-paper-w4a4'?"),
+        ("dllmqant++-w8a8", "unknown recipe", "did you mean 'dllmquant++-w8a8'?"),
+        ("", "unknown recipe ''", "do: `starquant-fx recipes`"),
+        (3, "unknown recipe 3", "do: `starquant-fx recipes`"),
+        ("rtn+foo-w4a4", "unknown extra 'foo'", "do: `starquant-fx recipes`"),
+        ("rtn-w9a4", "weight bits are out of range", "do: for example 4 or 8: w4, w8"),
+        ("rtn-w4a1", "activation bits are out of range", "do: for example 4 or 8: a4, a8"),
+        ("star-w0a0", "weight bits are out of range", "do: for example 4 or 8"),
+        ("star-w4", "malformed bits", "as in star-w4a8"),
     ],
 )
-def test_recipes(recipe: str, message: str, offered: str | None) -> None:
+def test_recipes(recipe: Any, message: str, offered: str) -> None:
     with pytest.raises(RecipeError, match=message) as caught:
         attempt(recipe=recipe)
-    assert offered is None or offered in str(caught.value)
+    assert offered in str(caught.value)
 
 
 def test_a_recipe_that_quantizes_nothing() -> None:

@@ -58,15 +58,10 @@ def prepare(
             "ids"
         ]
 
-    length = min(options.length, maximum_length(model) or options.length)
-    if calibration is None:
-        if mask_token_id is None:
-            raise CalibrationError(
-                "a model without a mask token cannot generate its own calibration texts",
-                where="calibration",
-                expected="a LongTensor [N, L] of token ids",
-                got="None",
-            )
+    length = _length(model, options)
+    given = given_texts(model, calibration, tokenizer, mask_token_id, options)
+    if given is None:
+        assert mask_token_id is not None  # given_texts refuses a model without one
         generated = partial(
             own_generations,
             model,
@@ -77,16 +72,8 @@ def prepare(
             shifted=shifted,
         )
         groups = [kept("texts", {}, generated)]
-    elif isinstance(calibration, Tensor):
-        ids = check_ids(calibration, model, "calibration")
-        pad = getattr(getattr(model, "config", None), "pad_token_id", None)
-        groups = _one_length(ids, pad, options)
-        _check_lengths(groups, maximum_length(model))
     else:
-        groups = [_tokenized(_texts(calibration), tokenizer, length, options)]
-        check_tokenizer(tokenizer, model, mask_token_id)
-        check_ids(groups[0], model, "calibration")
-        _check_unmasked(groups[0], mask_token_id)
+        groups = given
     if mask_token_id is None:
         return _with_state_input(groups, options)
     states = [
@@ -116,6 +103,64 @@ def prepare(
     )
 
 
+def given_texts(
+    model: nn.Module,
+    calibration: Calibration,
+    tokenizer: Any,
+    mask_token_id: int | None,
+    options: CalibrationOptions,
+) -> list[Tensor] | None:
+    """The token ids of a calibration, checked, before the model runs.
+
+    Args:
+        model: As of ``prepare``, and so are the others.
+        calibration: See ``Calibration``.
+        tokenizer: Needed for texts.
+        mask_token_id: None if the model's token state is an input.
+        options: How many, how long.
+
+    Returns:
+        Groups [N, L] of one length each; None where the model makes its own texts.
+
+    Raises:
+        CalibrationError: As ``prepare``.
+        InputError: As ``prepare``.
+    """
+    check_kind(calibration)
+    if calibration is None:
+        if mask_token_id is None:
+            raise CalibrationError(
+                "a model without a mask token cannot generate its own calibration texts",
+                where="calibration",
+                expected="a LongTensor [N, L] of token ids",
+                got="None",
+                hint="pass token ids, or the mask token with mask_token_id",
+            )
+        return None
+    if isinstance(calibration, Tensor):
+        ids = check_ids(calibration, model, "calibration")
+        pad = getattr(getattr(model, "config", None), "pad_token_id", None)
+        groups = _one_length(ids, pad, options)
+        _check_lengths(groups, maximum_length(model))
+        return groups
+    groups = [_tokenized(_texts(calibration), tokenizer, _length(model, options), options)]
+    check_tokenizer(tokenizer, model, mask_token_id)
+    check_ids(groups[0], model, "calibration")
+    _check_unmasked(groups[0], mask_token_id)
+    return groups
+
+
+def check_kind(calibration: object) -> None:
+    """Raises a CalibrationError for what is none of the kinds that ``Calibration`` names."""
+    if calibration is not None and not isinstance(calibration, Tensor):
+        _texts(calibration)
+
+
+def _length(model: nn.Module, options: CalibrationOptions) -> int:
+    """Tokens of a sequence, as many as the model takes at most."""
+    return min(options.length, maximum_length(model) or options.length)
+
+
 def _texts(calibration: object) -> list[str]:
     """The texts of a calibration that is no tensor; one string is one text."""
     given = [calibration] if isinstance(calibration, str) else calibration
@@ -125,6 +170,7 @@ def _texts(calibration: object) -> list[str]:
             where="calibration",
             expected="texts or token ids: a list of strings, a LongTensor [N, L], or None",
             got=f"a {type(calibration).__name__}",
+            hint="put texts into a list, or leave the argument out",
         )
     return list(given)
 
@@ -135,7 +181,11 @@ def _tokenized(
     """Packs texts into [N, length] segments, drawn evenly over them."""
     if not any(t.strip() for t in texts):
         raise CalibrationError(
-            "the calibration texts are empty", where="calibration", got=f"{len(texts)} texts"
+            "the calibration texts are empty",
+            where="calibration",
+            expected="texts of a few thousand tokens",
+            got=f"{len(texts)} texts",
+            hint="pass texts, or leave the argument out",
         )
     if tokenizer is None:
         raise CalibrationError(
@@ -156,6 +206,7 @@ def _tokenized(
             where="calibration",
             expected="two tokens or more; a few thousand for useful estimates",
             got=f"{len(texts)} texts",
+            hint="pass longer texts, or the tokenizer that belongs to the model",
         )
     length = min(length, len(stream))
     segments = torch.tensor(stream[: len(stream) // length * length]).view(-1, length)
@@ -186,6 +237,7 @@ def _one_length(ids: Tensor, pad: int | None, options: CalibrationOptions) -> li
             where="calibration",
             expected="token ids [N, L], N and L at least 1",
             got=str(list(ids.shape)),
+            hint="one sequence is ids[None]",
         )
     texts: list[Tensor] = []
     for row in ids[: options.samples].to(torch.get_default_device()):
@@ -194,7 +246,13 @@ def _one_length(ids: Tensor, pad: int | None, options: CalibrationOptions) -> li
             texts.append(row[int(kept[0]) : int(kept[-1]) + 1])
     lengths = sorted((t.numel() for t in texts), reverse=True)
     if not lengths:
-        return []
+        raise CalibrationError(
+            "the calibration data is empty: every row is padding",
+            where="calibration",
+            expected="at least one sequence of token ids",
+            got=f"{len(ids)} rows of the pad token {pad}",
+            hint="pass other ids, or None to use the model's own generations",
+        )
     best = max(range(len(lengths)), key=lambda i: (i + 1) * lengths[i])
     return [torch.stack([t[: lengths[best]] for t in texts if t.numel() >= lengths[best]])]
 
@@ -207,6 +265,7 @@ def _check_lengths(groups: list[Tensor], longest: int | None) -> None:
             where="calibration",
             expected=f"at most {longest} tokens",
             got=f"{length} tokens",
+            hint="cut the sequences",
         )
 
 

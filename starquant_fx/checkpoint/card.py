@@ -12,10 +12,22 @@ from starquant_fx.checkpoint.format import REPORT_FILE, Quantization
 from starquant_fx.errors import InputError, plain
 from starquant_fx.models.locate import HUB_ID
 from starquant_fx.report import Report, SiteRow
+from starquant_fx.sizes import shown_size
 
 LIBRARY = "starquant-fx"
 SPECIAL = re.compile(r"([\\`*_\[\]#|~]|(?<=:)/(?=/)|(?<=www)\.)")
 """What Markdown gives a meaning to within a line; the last two make links of bare addresses."""
+WITH_TOKENIZER = """import starquant_fx
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+model = AutoModelForMaskedLM.from_pretrained(folder_or_hub_id)
+tokenizer = AutoTokenizer.from_pretrained(folder_or_hub_id)
+ids = model.generate(tokenizer(prompt, return_tensors="pt")["input_ids"])"""
+WITHOUT_TOKENIZER = """import starquant_fx
+from transformers import AutoModelForMaskedLM
+
+model = AutoModelForMaskedLM.from_pretrained(folder_or_hub_id)
+ids = model.generate(prompt_ids)  # [1, L], of the tokenizer of the model that was quantized"""
 NAMED = 8
 """How many linears that stayed in full precision are named."""
 
@@ -27,6 +39,7 @@ def model_card(
     stored: int,
     base_model: str | None = None,
     tags: tuple[str, ...] = (),
+    tokenizer: bool = False,
 ) -> str:
     """Writes the card.
 
@@ -37,6 +50,7 @@ def model_card(
         stored: Bytes of the folder's tensors.
         base_model: Hub id of the model that was quantized; left out if it is none.
         tags: Further tags.
+        tokenizer: Whether the folder has one.
 
     Returns:
         Markdown with a YAML header, which is made of JSON values.
@@ -64,12 +78,7 @@ A masked diffusion language model ({text(model_type)}), quantized by StarQuant F
 ## How it is loaded
 
 ```python
-import starquant_fx
-from transformers import AutoModelForMaskedLM, AutoTokenizer
-
-model = AutoModelForMaskedLM.from_pretrained(folder_or_hub_id)
-tokenizer = AutoTokenizer.from_pretrained(folder_or_hub_id)
-ids = model.generate(tokenizer(prompt, return_tensors="pt")["input_ids"])
+{WITH_TOKENIZER if tokenizer else WITHOUT_TOKENIZER}
 ```
 
 or, of a local folder, `compiled = starquant_fx.load(folder)`. Neither runs code of this repository.
@@ -123,8 +132,11 @@ def _figures(report: Report, says: Quantization, stored: int) -> list[tuple[str,
         ("recipe", text(report.recipe)),
         ("target", text(report.target)),
         ("computes in", text(says.dtype)),
-        ("model, floats as bf16", f"{_mb(before)} → {_mb(after)} ({after / max(before, 1):.0%})"),
-        ("tensors in this folder", _mb(stored)),
+        (
+            "model, floats as bf16",
+            f"{shown_size(before)} → {shown_size(after)} ({after / max(before, 1):.0%})",
+        ),
+        ("tensors in this folder", shown_size(stored)),
         (
             "sites",
             f"{len(report.sites)}: "
@@ -170,7 +182,3 @@ def _left(report: Report) -> str:
     more = len(report.unquantized) - len(named)
     named += [f"- and {more} more"] if more else []
     return "\n".join(["", "In full precision stayed:", "", *named, ""])
-
-
-def _mb(size: int) -> str:
-    return f"{size / 1e6:,.2f} MB"

@@ -8,7 +8,7 @@ from pathlib import Path
 from starquant_fx.checkpoint.format import AGAIN, CHECKPOINT, FETCHED
 from starquant_fx.errors import CheckpointError, InputError
 from starquant_fx.folders.workplace import remove_remains
-from starquant_fx.models.folder import contained
+from starquant_fx.models.folder import check_finished, contained
 from starquant_fx.models.locate import HUB_ID, locate
 
 
@@ -70,6 +70,8 @@ def own_file(folder: Path, name: str) -> Path:
     """
     path, shown = contained(folder, name), folder / name
     inside = path.is_relative_to(folder)
+    if not shown.exists():
+        check_finished(folder, CheckpointError)
     if (shown.is_symlink() and inside) or not path.is_file():
         raise CheckpointError(
             f"{name} is a link" if shown.is_symlink() and path.is_file() else f"{name} is missing",

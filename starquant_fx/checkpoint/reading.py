@@ -129,7 +129,14 @@ def quantized_configuration(folder: Path) -> tuple[Quantization, Recipe, dict[st
         CheckpointError: It is a link, or what it says of the quantization is damaged.
     """
     own_file(folder, CONFIG_FILE)
-    published = read_published(folder)
+    return quantization_in(read_published(folder), folder)
+
+
+def quantization_in(
+    published: dict[str, Any], folder: Path
+) -> tuple[Quantization, Recipe, dict[str, Any]]:
+    """As ``quantized_configuration``, of the content of ``config.json``, which stays as it is."""
+    published = dict(published)
     if not published["architectures"]:  # as where the file does not say them
         del published["architectures"]
     try:

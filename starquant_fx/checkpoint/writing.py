@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,8 @@ def save(
             where |= dict.fromkeys(names, shard)
         size = sum(tensor.nbytes for tensor in tensors.values())
         write_index(place, Index(Hashes(size, hashes, headers, files), where))
-        card = model_card(compiled.report, published["model_type"], says, size, base_model, named)
+        model_type, spoken = published["model_type"], has_tokenizer(files)
+        card = model_card(compiled.report, model_type, says, size, base_model, named, spoken)
         write_card(place, card)
     return path
 
@@ -198,6 +199,11 @@ def write_tokenizer(folder: Path, tokenizer: Any) -> None:
             shutil.rmtree(file)
         elif file.name not in TOKENIZER_FILES:
             file.unlink()
+
+
+def has_tokenizer(names: Iterable[str]) -> bool:
+    """Whether a tokenizer is among the files of a folder."""
+    return not set(TOKENIZER_FILES).isdisjoint(names)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from starquant_fx.errors import InputError, StarQuantError
 
 if TYPE_CHECKING:
+    from starquant_fx.models.named import NamedModel
     from starquant_fx.recipe import Recipe
 
 
@@ -27,25 +28,23 @@ def is_checkpoint(model: str) -> bool:
         return False  # whoever loads it says what is wrong
 
 
-def recipe_of(model: str, given: Mapping[str, object]) -> Recipe | None:
-    """The recipe that MODEL was compiled with if it is a packed checkpoint, else None.
+def recipe_of(named: NamedModel, given: Mapping[str, object]) -> Recipe | None:
+    """The recipe that a model was compiled with if it is a packed checkpoint, else None.
 
     Args:
-        model: MODEL.
+        named: What MODEL stands for.
         given: Options that are for models in full precision; none may be given with a packed checkpoint.
 
     Raises:
         InputError: One of the options is given.
         StarQuantError: What the folder says of its recipe is damaged.
     """
-    from starquant_fx.checkpoint.reading import quantized_configuration
-    from starquant_fx.models.folder import CONFIG_FILE
-    from starquant_fx.models.locate import locate
+    from starquant_fx.checkpoint.reading import quantization_in
 
-    if not is_checkpoint(model):
+    if not named.packed or named.folder is None:
         return None
-    _refuse(model, given)
-    return quantized_configuration(locate(model, files=(CONFIG_FILE,)))[1]
+    refuse_options(named.name, given)
+    return quantization_in(named.published, named.folder)[1]
 
 
 def load_checkpoint(
@@ -71,20 +70,20 @@ def load_checkpoint(
     from starquant_fx.lowering import AUTO
     from starquant_fx.models.tokenizer import load_tokenizer
 
-    _refuse(folder, given)
+    refuse_options(folder, given)
     path = checkpoint_folder(folder)
     compiled = load(path, target=None if target == AUTO else target, device=device)
     return compiled, load_tokenizer(path, str(compiled.config.model_type))
 
 
-def _refuse(folder: str, given: Mapping[str, object]) -> None:
-    """Raises an InputError for the first option that is given."""
+def refuse_options(model: str, given: Mapping[str, object]) -> None:
+    """Raises an InputError for the first option that is given although MODEL is a packed checkpoint."""
     for option, value in given.items():
         if value:
             raise InputError(
                 f"{option} does not go with a packed checkpoint",
                 where=option,
                 expected="a model in full precision",
-                got=folder,
+                got=model,
                 hint=f"leave {option} out: the checkpoint is compiled already",
             )

@@ -21,6 +21,7 @@ from starquant_fx.cli.options import (
     load,
 )
 from starquant_fx.cli.streaming import check_options, compile_in_parts
+from starquant_fx.cli.wording import written
 
 
 def compile_command(
@@ -151,8 +152,7 @@ def compile_command(
         console.print(f"wrote {save_artifact(compiled, output)}")
     if save is not None:
         folder = compiled.save(save, tokenizer=tokenizer, force=force)
-        size = sum(file.stat().st_size for file in folder.iterdir())
-        console.print(f"wrote {folder} ({size / 1e6:.1f} MB)")
+        console.print(f"wrote {written(folder)}")
     if output is None and save is None:
         console.print(
             "the compiled model was not kept; --save DIR or --output FILE.safetensors keeps it"

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from starquant_fx.cli.wording import written
 from starquant_fx.errors import InputError, nearest
 
 FORMATS = ("compressed-tensors",)
@@ -44,4 +45,4 @@ def convert_command(
             got=repr(to),
             hint=nearest(to, FORMATS) or f"--to {FORMATS[0]}",
         )
-    typer.echo(f"wrote {convert(checkpoint, folder, force=force)}")
+    typer.echo(f"wrote {written(convert(checkpoint, folder, force=force))}")

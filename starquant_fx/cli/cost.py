@@ -21,8 +21,8 @@ def cost_command(
     model: Annotated[
         str,
         typer.Argument(
-            help="LLaDA-8B, Dream-7B, 12x1024 or 2x4096 by their sizes, llada-tiny, dream-tiny, or a folder, also of "
-            "`compile --save`, which has its recipe.",
+            help="LLaDA-8B, Dream-7B, 12x1024 or 2x4096 by their sizes, llada-tiny, dream-tiny, a folder or its "
+            "config.json, also of `compile --save`, which has its recipe, or a hub id.",
             metavar="MODEL",
         ),
     ],
@@ -94,6 +94,7 @@ def cost_command(
     from starquant_fx.cost.shapes import parse_shape
     from starquant_fx.cost.subject import costs
     from starquant_fx.files import check_destination, write_atomically
+    from starquant_fx.models.named import named_model
     from starquant_fx.progress import working
     from starquant_fx.recipes import get_recipe
 
@@ -102,13 +103,14 @@ def cost_command(
     share = masked if logits == "masked" else None
     shapes = [parse_shape(text).with_share(share) for text in tokens or ["1x1024"]]
     chips = [chip_named(name, _rates(rate or [])) for name in chip or ["H200"]]
-    chosen = recipe_of(model, {"--recipe": recipe}) or get_recipe(recipe or RECIPE)
+    named = named_model(model)
+    chosen = recipe_of(named, {"--recipe": recipe}) or get_recipe(recipe or RECIPE)
     if output is not None:
         check_destination(output, ".json")
     if target == "auto":
         target = "triton" if chips[0].captures else "cpu"
     with working(f"tracing {model} and running {chosen.name}; a minute or more for 32 layers"):
-        found = costs(model, chosen, target, layers=layers, masked_rows=logits == "masked")
+        found = costs(named, chosen, target, layers=layers, masked_rows=logits == "masked")
     asked = table.Asked(chips, shapes, by, not eager)
     console = Console()
     if not console.is_terminal or console.width < WIDTH:

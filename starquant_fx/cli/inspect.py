@@ -27,7 +27,7 @@ def inspect_command(
         typer.Option(
             "--config",
             help="Capture and rewrite a model from its configuration alone, without weights: llada-8b, dream-7b, a "
-            "config.json or its folder, or a hub id.",
+            "config.json or its folder, also of `compile --save`, which has its recipe, or a hub id.",
         ),
     ] = None,
     recording: Annotated[

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from starquant_fx.cli.checkpoints import recipe_of
+from starquant_fx.cli.checkpoints import is_checkpoint, recipe_of, refuse_options
 from starquant_fx.cli.options import load
 from starquant_fx.errors import InputError
 
@@ -91,7 +91,7 @@ class Source:
     @staticmethod
     def _check_model(name: str) -> None:
         """Refuses as a model what another option takes."""
-        from starquant_fx.models.weightless import SIZES
+        from starquant_fx.models.named import SIZES
 
         option = ""
         if name.lower() in map(str.lower, SIZES):
@@ -126,20 +126,24 @@ class Source:
             record_compilation,
             record_config,
         )
+        from starquant_fx.models.named import named_model
 
         shape = parse_shape(TOKENS if self.tokens is None else self.tokens)
         if self.config is not None:
-            with working(f"tracing {self.config} and running {self._recipe().name}"):
+            named = named_model(self.config)
+            recipe = recipe_of(named, self._of_recipe()) or self._recipe()
+            with working(f"tracing {self.config} and running {recipe.name}"):
                 return record_config(
-                    self.config,
-                    self._recipe(),
+                    named,
+                    recipe,
                     shape=shape,
                     layers=self.layers,
                     target=self.target,
                 )
         assert self.model is not None
-        given = {"--recipe": self.recipe, "--calibration": self.calibration, "--cache": self.cache}
-        if recipe_of(self.model, {**given, "--seed": self.seed is not None}) is not None:
+        if is_checkpoint(self.model):
+            given = {"--calibration": self.calibration, "--cache": self.cache}
+            refuse_options(self.model, {**self._of_recipe(), **given})
             return record_checkpoint(self.model, shape=shape)
         texts = calibration_texts(self.model, self.calibration)
         model, tokenizer = load(self.model)
@@ -153,6 +157,10 @@ class Source:
             target="reference",
             cache=self.cache,
         )
+
+    def _of_recipe(self) -> dict[str, object]:
+        """Options that a packed checkpoint, which has its own recipe, does not take."""
+        return {"--recipe": self.recipe, "--seed": self.seed is not None}
 
     def _recipe(self) -> Any:
         from starquant_fx.recipes import get_recipe

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from starquant_fx.cli.wording import written
 from starquant_fx.errors import InputError
+from starquant_fx.sizes import shown_size
 
 
 def check_options(destination: Path | None, whole: Mapping[str, object], parts: str | None) -> None:
@@ -50,7 +52,7 @@ def duration(seconds: float) -> str:
 def compile_in_parts(
     model: str, destination: Path, recipe: Any, texts: list[str] | None, **options: Any
 ) -> None:
-    """Compiles to a folder, prints a line after every block, and the report.
+    """Compiles to a folder, prints a line after every block that was not done before, and the report.
 
     Args:
         model: MODEL.
@@ -64,14 +66,19 @@ def compile_in_parts(
     from starquant_fx.checkpoint.format import RUN_FILE, read_report
     from starquant_fx.models.folder import read_json
     from starquant_fx.streaming.api import compile_folder
-    from starquant_fx.streaming.memory import shown_size
+    from starquant_fx.streaming.begun import parts_done
 
     console = Console()
+    before, parts = parts_done(destination)
+    if before:
+        console.print(f"going on: {before} of {parts} parts are done", highlight=False)
 
     def progress(done: int, count: int, record: Any, left: float) -> None:
+        if done <= before:
+            return
         seconds = sum(record.seconds.values())
         console.print(
-            f"  {done:>3}/{count} {record.name:<36} {duration(seconds):>9}, {duration(left)} left, "
+            f"  {done:>3}/{count} {record.name:<36} {duration(seconds):>9}, {duration(left)} left for the parts, "
             f"peak {shown_size(record.peak_bytes)}",
             markup=False,
             highlight=False,
@@ -83,7 +90,7 @@ def compile_in_parts(
     console.print(read_report(folder))
     run = read_json(folder, RUN_FILE, InputError)
     console.print(
-        f"wrote {folder} ({shown_size(run['checkpoint_bytes'])}) in {duration(run['seconds'])}, peak "
+        f"wrote {written(folder)} in {duration(run['seconds'])}, peak "
         f"{shown_size(run['peak_resident_bytes'])} of memory",
         highlight=False,
         markup=False,

@@ -1,10 +1,12 @@
-"""Refusals in the words of the command line: what the library calls an argument is an option here."""
+"""What commands say alike: refusals, where an argument of the library is an option, and what was written."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from starquant_fx.errors import StarQuantError
+from starquant_fx.sizes import shown_size
 
 NAMES = (
     *("target", "device", "calibration", "cache", "recipe", "artifact", "steps"),
@@ -19,6 +21,11 @@ _WORDS = (
     ("force=True", "--force"),
 )
 _ARGUMENT = re.compile(rf"\b({'|'.join(NAMES)})='(\w+)'")
+
+
+def written(folder: Path) -> str:
+    """A folder with what its files take, such as ``llada-w4a4 (9.21 MB)``."""
+    return f"{folder} ({shown_size(sum(file.stat().st_size for file in folder.iterdir()))})"
 
 
 def as_options(error: StarQuantError) -> StarQuantError:

@@ -48,6 +48,7 @@ class Chip:
 REACHED_PRODUCTS, REACHED_INT8, REACHED_BANDWIDTH = 0.80, 0.66, 0.90
 """Shares of the data sheet's dense peaks. Products and bandwidth: measured on one H200 (790 of 989 TFLOP/s in bf16, 4.3
 of 4.8 TB/s), assumed of the others. int8: an assumption, 1300 TOP/s on an H200, the middle of 1000, 1300 and 1500."""
+MEASURED = "measured on one H200, without this package"
 LAUNCH = Rate(5e-6, "assumption: a launch from Python's eager mode")
 
 
@@ -85,8 +86,8 @@ def _gpu(
 def _h200() -> Chip:
     """The H200 with what was measured on one."""
     peaks = _gpu("H200", 90, 989, 67, 1979, 4800, "NVIDIA H200 SXM data sheet")
-    measured = Rate(790e12, "measured on one H200: 790 TFLOP/s in bf16 products")
-    bandwidth = Rate(4.3e12, "measured on one H200: 4.3 TB/s")
+    measured = Rate(790e12, f"{MEASURED}: 790 TFLOP/s in bf16 products")
+    bandwidth = Rate(4.3e12, f"{MEASURED}: 4.3 TB/s")
     return dataclasses.replace(peaks, rates={**peaks.rates, BF16: measured}, bandwidth=bandwidth)
 
 

@@ -13,6 +13,7 @@ from starquant_fx.cost.retrace import retrace
 from starquant_fx.lowering import TARGETS, choose_target, lower
 from starquant_fx.lowering.rows import at_rows
 from starquant_fx.model_facts import mask_token_of
+from starquant_fx.models.named import NamedModel, named_model
 from starquant_fx.models.weightless import fake_model
 from starquant_fx.pass_manager import run_passes
 from starquant_fx.program import Program
@@ -50,7 +51,7 @@ class Costs:
 
 
 def costs(
-    model: str,
+    model: str | NamedModel,
     recipe: Recipe,
     target: str = "auto",
     *,
@@ -60,7 +61,7 @@ def costs(
     """Captures a model from its configuration in bf16, rewrites it without weights, and counts.
 
     Args:
-        model: A name in ``SIZES``, a shipped model, or a folder.
+        model: As of ``fake_model``.
         recipe: The recipe.
         target: A target's name; ``auto`` = the fastest that runs on this machine's CPU.
         layers: Number of layers instead of the configuration's.
@@ -76,7 +77,8 @@ def costs(
     """
     # Nothing runs, so that a target is counted on a machine that it does not run on, too.
     resolved = target if target in TARGETS else choose_target(target, torch.device("cpu"))
-    built = fake_model(model, layers)
+    named = named_model(model) if isinstance(model, str) else model
+    built = fake_model(named, layers)
     program = capture(built, recipe, mask_token_id=mask_token_of(built))
     captured = _without_assertions(program)
     run_passes(program, recipe.passes)
@@ -88,7 +90,7 @@ def costs(
     notes: tuple[str, ...] = ()
     if resolved == "cpu" and not own and any(program.quantized_sites()):
         notes = ("the CPU kernels do not run on this machine: the reference graph is counted",)
-    return Costs(model, recipe.name, resolved, plain, found, notes, layers)
+    return Costs(named.name, recipe.name, resolved, plain, found, notes, layers)
 
 
 def _without_assertions(program: Program) -> fx.GraphModule:

@@ -16,6 +16,7 @@ from starquant_fx.cost.roofline import Prediction, peak_activations, predict, ro
 from starquant_fx.cost.shapes import Shape
 from starquant_fx.cost.subject import Costs
 from starquant_fx.cost.units import UNITS
+from starquant_fx.sizes import shown_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +127,7 @@ def sentences(costs: Costs, asked: Asked) -> list[str]:
     """What stands below the tables: weights, launches, sources, and what was estimated."""
     before, after = costs.bf16, costs.quantized
     said = [
-        f"weights: {before.weights / 1e9:.4g} GB in bf16 -> {after.weights / 1e9:.4g} GB "
+        f"weights: {shown_size(before.weights)} in bf16 -> {shown_size(after.weights)} "
         f"({after.weights / before.weights:.3f}, {before.weights / after.weights:.2f}x smaller)",
         f"kernels: bf16 {before.launches(False)}, with elementwise neighbours fused {before.launches(True)}; "
         f"{costs.recipe} {after.launches(False)}, fused {after.launches(True)}",

@@ -13,21 +13,21 @@ from starquant_fx.export.api import ExportReport
 from starquant_fx.export.kernels import NBITS
 from starquant_fx.export.verify import OPTIONS, Verification
 from starquant_fx.runtime.metadata import TOKENIZER
+from starquant_fx.sizes import shown_size
 
-MEGABYTE = 1e6
 EXACT = 1e-4
 """Errors below this are of the order of the sums in float32."""
 
 
 def sheet(report: ExportReport) -> RenderableType:
     """What was written and found, to be printed by rich; it is made for 80 columns."""
-    total = sum(report.bytes.values()) / MEGABYTE
+    total = sum(report.bytes.values())
     files = ", ".join(report.bytes)
     lines: list[RenderableType] = [
         Text(f"wrote {report.folder}"),
         Text(
             f"  {report.flavour}, head {report.head}, opset {report.opset}, {report.nodes} nodes, "
-            f"{report.seconds:.1f} s\n  {total:.2f} MB: {files}"
+            f"{report.seconds:.1f} s\n  {shown_size(total)}: {files}"
         ),
     ]
     if TOKENIZER not in report.bytes:

@@ -16,6 +16,7 @@ from starquant_fx.inspection.recorder import Recorder
 from starquant_fx.inspection.recording import Recording
 from starquant_fx.lowering import TARGETS, choose_target, lower
 from starquant_fx.model_facts import mask_token_of
+from starquant_fx.models.named import NamedModel, named_model
 from starquant_fx.models.weightless import fake_model
 from starquant_fx.pass_manager import run_passes
 from starquant_fx.recipe import Recipe
@@ -75,7 +76,7 @@ def record_checkpoint(name: str, *, shape: Shape = TOKENS) -> Recording:
 
 
 def record_config(
-    name: str,
+    name: str | NamedModel,
     recipe: str | Recipe,
     *,
     shape: Shape = TOKENS,
@@ -85,7 +86,7 @@ def record_config(
     """Captures and rewrites a model from its configuration alone: no weights, no errors.
 
     Args:
-        name: As of ``starquant_fx.models.weightless.fake_model``.
+        name: As of ``starquant_fx.models.weightless.fake_model``; a packed checkpoint's recipe is not looked at.
         recipe: A recipe or its name.
         shape: The forward whose operations and bytes are counted.
         layers: Number of layers instead of the configuration's.
@@ -103,9 +104,10 @@ def record_config(
     if target is not None and target not in TARGETS:
         resolved = choose_target(target, torch.device("cpu"))
     chosen = get_recipe(recipe)
-    model = fake_model(name, layers)
+    named = named_model(name) if isinstance(name, str) else name
+    model = fake_model(named, layers)
     told = "" if layers is None else f", {layers} layer{'s' if layers > 1 else ''} only"
-    recorder = Recorder(f"{name}{told}", shape)
+    recorder = Recorder(f"{named.name}{told}", shape)
     program = capture(model, chosen, mask_token_id=mask_token_of(model))
     run_passes(program, chosen.passes, recorder)
     if resolved is not None:

@@ -10,9 +10,9 @@ from rich.text import Text
 
 from starquant_fx.errors import plain
 from starquant_fx.inspection.recording import Node
+from starquant_fx.sizes import prefixed, shown_size, three_figures
 
 NOTHING = "-"
-UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 TIMES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 ADDED, REMOVED, CHANGED, QUIET, NAME = "green", "red", "yellow", "dim", "bold"
 """Styles by meaning."""
@@ -22,19 +22,12 @@ FULL = "cyan"
 
 def amount(value: float | None, unit: str = "") -> str:
     """A number in three figures, such as ``2.15 G``; with a unit ``2.15 GB``."""
-    if value is None:
-        return NOTHING
-    for size, letter in UNITS:
-        if abs(value) >= 0.9995 * size:
-            return f"{_three(value / size)} {letter}{unit}"
-    # what is counted one by one has no digits after the point
-    text = str(int(value)) if value == int(value) else _three(value)
-    return f"{text} {unit}".rstrip()
+    return NOTHING if value is None else prefixed(value, unit)
 
 
 def size(value: float | None) -> str:
     """Bytes, such as ``10.6 MB``."""
-    return amount(value, "B")
+    return NOTHING if value is None else shown_size(value)
 
 
 def share(value: float | None) -> str:
@@ -48,8 +41,8 @@ def time(seconds: float) -> str:
     """A time, such as ``34.6 µs``."""
     for unit, name in TIMES:
         if seconds >= 0.9995 * unit:
-            return f"{_three(seconds / unit)} {name}"
-    return f"{_three(seconds * 1e9)} ns"
+            return f"{three_figures(seconds / unit)} {name}"
+    return f"{three_figures(seconds * 1e9)} ns"
 
 
 def error(value: float | None) -> str:
@@ -115,10 +108,3 @@ def natural(name: str) -> list[tuple[int, str]]:
     """A key to sort names by, numbers in them by their value; a run of more digits than any number has is several."""
     parts = re.split(r"(\d{1,18})", name)
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
-
-
-def _three(value: float) -> str:
-    """Three figures, none after the point that are not among them."""
-    if value == 0 or abs(value) >= 99.95:
-        return f"{value:.0f}"
-    return f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"

@@ -14,6 +14,9 @@ QUANTIZATION = "quantization_config"
 QUANT_METHOD = "starquant"
 """What packed checkpoints of this package have as ``quant_method`` of their ``quantization_config``."""
 
+UNFINISHED, KEPT = ".unfinished", ("lock", "plan.json")
+"""How the folder of an unfinished run's parts ends (``streaming/place.py``), and what is in it from the beginning."""
+
 LARGEST_JSON = 8 << 20
 """Bytes of a JSON file that is read: parsed, it may take thirty times as many. An index of 10⁴ tensors fits."""
 
@@ -88,6 +91,7 @@ def read_json(folder: Path, name: str, refusal: type[StarQuantError]) -> dict[st
     path = contained(folder, name)
     hint = "take the file again from where the model was published"
     if not path.is_file():
+        check_finished(folder, refusal)
         held = sorted(p.name for p in folder.iterdir())
         raise refusal(
             f"{name} is missing",
@@ -126,6 +130,27 @@ def read_json(folder: Path, name: str, refusal: type[StarQuantError]) -> dict[st
     return content
 
 
+def check_finished(folder: Path, refusal: type[StarQuantError]) -> None:
+    """Refuses what a run of ``compile MODEL DST`` that was stopped keeps beside its result.
+
+    Args:
+        folder: A folder without the files of a model.
+        refusal: The class of the error.
+
+    Raises:
+        StarQuantError: It is such a folder; of class ``refusal``.
+    """
+    if folder.name.endswith(UNFINISHED) and any((folder / name).is_file() for name in KEPT):
+        result = folder.with_name(folder.name.removesuffix(UNFINISHED))
+        raise refusal(
+            "this is what an unfinished run keeps, and no model",
+            where=str(folder),
+            expected=f"the folder that the run writes, {result.name}",
+            got="parts of it",
+            hint=f"repeat the command that began it, `starquant-fx compile MODEL {result}`: it goes on from here",
+        )
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """Reads a model folder's ``config.json`` and checks what every model needs from it.
 
@@ -140,6 +165,12 @@ def read_config(folder: Path) -> dict[str, Any]:
         CheckpointError: The file leads outside of the folder.
     """
     published = read_published(folder)
+    require_float(published, folder)
+    return published
+
+
+def require_float(published: dict[str, Any], folder: Path) -> None:
+    """Raises a ConfigError if the content of a folder's ``config.json`` describes quantized weights."""
     if quantization := published.get(QUANTIZATION):
         raise ConfigError(
             "the checkpoint is already quantized",
@@ -150,7 +181,6 @@ def read_config(folder: Path) -> dict[str, Any]:
             if quant_method(published) == QUANT_METHOD
             else "load the model from which it was quantized",
         )
-    return published
 
 
 def read_published(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from starquant_fx.calibration.prepare import Calibration
+from starquant_fx.calibration.prepare import Calibration, check_kind, given_texts
 from starquant_fx.checkpoint import checks
 from starquant_fx.checkpoint.format import CHECKPOINT
 from starquant_fx.checkpoint.writing import quantization
@@ -28,7 +28,7 @@ from starquant_fx.recipes import get_recipe
 from starquant_fx.sampling.arguments import flag
 from starquant_fx.streaming.finishing import Description, finish
 from starquant_fx.streaming.memory import check_memory, forget_peak, parse_size
-from starquant_fx.streaming.part import Progress, Run, all_written
+from starquant_fx.streaming.part import Progress, Run, all_written, check_progress
 from starquant_fx.streaming.parts import Parts
 from starquant_fx.streaming.place import discard, reserved
 from starquant_fx.streaming.plan import check_tokenizer, surroundings
@@ -73,19 +73,23 @@ def compile_folder(
         memory_limit: Resident memory of the process at most, such as ``8GiB``: fewer sites are fitted at once, and
             activations go to files. A block that takes more all the same ends the run, and what is done is kept.
         force: Whether a checkpoint that is there is replaced.
-        progress: Called after every part.
+        progress: Called after every part, also those that an earlier run did: its number from 1, how many there are,
+            its record, and about how many seconds the parts after it take. Loading the result at the end is no part.
 
     Returns:
         The folder's path.
 
     Raises:
         StarQuantError: As ``compile`` and ``CompiledModel.save``.
+        InputError: ``progress`` cannot be called.
         CheckpointError: The model's files changed meanwhile, another run is at work on the folder, or what an
             unfinished run left belongs to another call.
         ConfigError: The memory limit is no size, or too small.
     """
     begin = time.perf_counter()
     chosen = _recipe(recipe)
+    check_kind(calibration)
+    check_progress(progress)
     limit = None if memory_limit is None else parse_size(memory_limit)
     path = check_folder(folder, CHECKPOINT, True)
     done = finished(path)
@@ -105,6 +109,8 @@ def compile_folder(
             chosen, mask_id, checks.dtype_name(network), resolved, source.fingerprint
         )
         check_tokenizer(tokenizer, held)
+        options = chosen.calibration
+        given_texts(network, calibration, tokenizer, mask_id, options)
         parts = Parts.of(network, chosen, mask_id, place)
         names = [span.name for span in parts.spans]
         facts = {"parts": names, "config": published, "hub_id": source.hub_id}
@@ -115,7 +121,6 @@ def compile_folder(
             return path
         with evaluating(network):
             with making_float32():
-                options = chosen.calibration
                 data = calibration_states(
                     work, source, calibration, tokenizer, mask_id, options, place, limit
                 )
@@ -123,7 +128,8 @@ def compile_folder(
             starting = time.perf_counter() - begin
             records = _compiled(run, progress)
             description = Description(published, says, tokenizer, limit, force, starting)
-            return finish(run, path, records, description)
+            with working("all parts are done; writing the checkpoint and loading it once"):
+                return finish(run, path, records, description)
 
 
 def _recipe(recipe: str | Recipe) -> Recipe:

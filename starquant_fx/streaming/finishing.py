@@ -13,7 +13,12 @@ from typing import Any
 from starquant_fx.checkpoint.card import model_card
 from starquant_fx.checkpoint.format import CHECKPOINT, RUN_FILE, Hashes, Index, Quantization
 from starquant_fx.checkpoint.reading import load
-from starquant_fx.checkpoint.writing import write_card, write_description, write_index
+from starquant_fx.checkpoint.writing import (
+    has_tokenizer,
+    write_card,
+    write_description,
+    write_index,
+)
 from starquant_fx.folders.writing import check_folder, replacing_folder
 from starquant_fx.program import CONSTANTS
 from starquant_fx.report import Report, tensor_bytes
@@ -79,7 +84,10 @@ def finish(run: Run, path: Path, records: list[PartRecord], described: Descripti
         write_index(place, Index(hashes, homes))
         model_type, size = described.published["model_type"], hashes.total_size
         base_model = run.source.hub_id
-        write_card(place, model_card(report, model_type, described.says, size, base_model))
+        card = model_card(
+            report, model_type, described.says, size, base_model, tokenizer=has_tokenizer(files)
+        )
+        write_card(place, card)
         begin = time.perf_counter()
         load(place)
         check_memory(run.memory_limit, "loading the checkpoint")

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from starquant_fx.errors import ConfigError
-from starquant_fx.sizes import SIZES, UNITS, in_bytes
+from starquant_fx.sizes import SIZES, UNITS, in_bytes, shown_size
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -30,15 +30,6 @@ def parse_size(given: str | int, where: str = "memory_limit") -> int:
             hint=UNITS,
         )
     return size
-
-
-def shown_size(size: float) -> str:
-    """A size to read, such as ``7.3 GiB``."""
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
 
 
 def resident() -> int:
@@ -65,9 +56,10 @@ def check_memory(limit: int | None, after: str) -> None:
         raise ConfigError(
             "the run took more memory than it may",
             where=f"memory_limit, after {after}",
-            expected=f"at most {shown_size(limit)}",
+            expected=f"at most {shown_size(limit)} ({limit:,} bytes)",
             got=shown_size(peak),
-            hint="raise the limit: parts that are done are kept. Or begin anew, calibrating on fewer tokens",
+            hint="raise the limit, such as 8GiB (a number alone is bytes): parts that are done are kept. Or begin "
+            "anew, calibrating on fewer tokens",
         )
 
 

@@ -15,6 +15,7 @@ from starquant_fx.capture import TRACING
 from starquant_fx.checkpoint.checks import check_tensors
 from starquant_fx.checkpoint.shards import write_shard
 from starquant_fx.compiled import spare
+from starquant_fx.errors import InputError
 from starquant_fx.files import replacing
 from starquant_fx.mapped import release
 from starquant_fx.pass_manager import run_passes
@@ -182,4 +183,17 @@ def all_written(records: Iterable[PartRecord]) -> set[str]:
 
 
 Progress = Callable[[int, int, PartRecord, float], None]
-"""Called after every part with its number from 1, how many there are, its record, and the seconds left."""
+"""Called after every part with its number from 1, how many there are, its record, and about the seconds that the parts
+after it take; writing and loading the checkpoint at the end is left out."""
+
+
+def check_progress(progress: object) -> None:
+    """Raises an InputError for what cannot be called."""
+    if progress is not None and not callable(progress):
+        raise InputError(
+            "progress is not usable",
+            where="progress",
+            expected="a callable (number, count, record, seconds left), or None",
+            got=repr(progress)[:100],
+            hint="for example lambda number, count, record, left: print(number, count)",
+        )

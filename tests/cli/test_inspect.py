@@ -20,7 +20,7 @@ from starquant_fx.inspection.collection import read_recording, to_json
 from starquant_fx.inspection.overlays import MEASURES
 from starquant_fx.inspection.recorder import Recorder
 from starquant_fx.models.locate import PRETRAINED
-from tests.compile_cases import fresh
+from tests.compile_cases import compiled, fresh
 from tests.inspection.test_recorder import recorded
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +79,16 @@ def test_a_packed_checkpoint_has_the_graph_and_the_errors_of_its_compilation(
     for option in ("--recipe", "--seed", "--calibration"):
         with pytest.raises(InputError, match=f"{option} does not go with a packed checkpoint"):
             shown(folder, option, "0" if option == "--seed" else "rtn-w4a4")
+
+
+@pytest.mark.parametrize("file", ["", "config.json"])
+def test_the_configuration_of_a_packed_checkpoint_has_its_recipe(file: str, tmp_path: Path) -> None:
+    config, kept = compiled("llada", "rtn-w8a8").save(tmp_path / "a") / file, tmp_path / "a.json"
+    shown("--config", config, "--tokens", "1x8", "--json", kept)
+    assert read_recording(kept).recipe == "rtn-w8a8"
+    for option, value in (("--recipe", "rtn-w4a4"), ("--seed", "0")):
+        with pytest.raises(InputError, match=f"{option} does not go with a packed checkpoint"):
+            shown("--config", config, option, value)
 
 
 @pytest.mark.parametrize(

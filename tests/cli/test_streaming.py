@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 import starquant_fx
 from starquant_fx.cli.streaming import duration
+from starquant_fx.sizes import shown_size
+from starquant_fx.streaming.begun import parts_done
 from tests.cli.test_checkpoints import command
 from tests.compile_cases import small
 from tests.models import checkpoints
@@ -33,9 +36,12 @@ def test_a_folder_after_the_model(
     assert (code, err) == (0, "")
     assert "1/3 model.transformer.blocks.0" in out
     assert "3/3 model.transformer.ff_out" in out
-    assert "0.0 s left" in out
+    assert "0.0 s left for the parts, peak" in " ".join(out.split())
+    assert "going on" not in out
     assert "5 sequences, 60 tokens" in out
-    assert f"wrote {target}" in out.replace("\n", "")
+    size = sum(file.stat().st_size for file in target.iterdir())
+    assert f"wrote {target} ({shown_size(size)}) in " in out.replace("\n", "")
+    assert "iB" not in out
     loaded = starquant_fx.load(target)
     assert loaded.recipe.calibration.samples == 5
     code, out, err = command(monkeypatch, capsys, *arguments)
@@ -43,6 +49,46 @@ def test_a_folder_after_the_model(
     assert "--force replaces it" in err
     code, _, err = command(monkeypatch, capsys, *arguments, "--force")
     assert (code, err) == (0, "")
+
+
+def test_going_on_is_announced_and_what_was_done_is_not_told_again(
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source, target = checkpoints.write_llada(tmp_path / "source")[0], tmp_path / "a"
+
+    def stop(done: int, *others: object) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    options = ("-r", recipe, "--samples", "5", "--length", "12")
+    chosen = small("rtn-w4a4")
+    calibration = dataclasses.replace(chosen.calibration, samples=5, length=12)
+    chosen = dataclasses.replace(chosen, calibration=calibration)
+    with pytest.raises(KeyboardInterrupt):
+        starquant_fx.compile_folder(source, target, chosen, progress=stop)
+    left = tmp_path / "a.unfinished"
+    for given in (("generate", left, "-p", "a"), ("cost", left), ("inspect", "--config", left)):
+        code, _, err = command(monkeypatch, capsys, *given)
+        assert code == 2
+        assert f"do: repeat the command that began it, `starquant-fx compile MODEL {target}`" in err
+    code, out, err = command(monkeypatch, capsys, "compile", source, target, *options)
+    assert (code, err) == (0, "")
+    assert out.startswith("going on: 2 of 3 parts are done\n")
+    assert "2/3" not in out
+    assert "3/3 model.transformer.ff_out" in out
+    assert parts_done(target) == (0, 0)
+
+
+def test_a_plan_that_cannot_be_read_is_no_announcement(tmp_path: Path) -> None:
+    left = tmp_path / "a.unfinished"
+    left.mkdir()
+    (left / "part-00000.json").touch()
+    for plan in ("", "[]", "{}", '{"parts": 3}'):
+        (left / "plan.json").write_text(plan)
+        assert parts_done(tmp_path / "a") == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from starquant_fx.checkpoint.card import model_card
 from starquant_fx.checkpoint.format import read_report
 from starquant_fx.errors import CheckpointError, InputError, StarQuantError
 from starquant_fx.models.locate import PRETRAINED
+from starquant_fx.sizes import shown_size
 from tests.compile_cases import compiled
 from tests.small_models import masked_ids
 
@@ -174,8 +175,8 @@ def test_the_card_has_the_figures_of_the_report(tmp_path: Path) -> None:
     errors = [row.error for row in report.sites if row.error is not None]
     assert errors
     for figure in (
-        f"{report.bytes_before / 1e6:,.2f} MB → {report.bytes_after / 1e6:,.2f} MB",
-        f"{index['metadata']['total_size'] / 1e6:,.2f} MB",
+        f"{shown_size(report.bytes_before)} → {shown_size(report.bytes_after)} (",
+        f"| {shown_size(index['metadata']['total_size'])} |",
         f"| sites | {len(report.sites)}: ",
         f"largest {max(errors):.2g}",
         f"{report.calibration['sequences']:,} sequences, {report.calibration['tokens']:,} tokens",
@@ -184,6 +185,17 @@ def test_the_card_has_the_figures_of_the_report(tmp_path: Path) -> None:
     assert len(re.findall(r"^- .*: ", body, re.MULTILINE)) == len(report.unquantized)
     for call in ("AutoModelForMaskedLM.from_pretrained", "starquant_fx.load"):
         assert call in body
+
+
+def test_the_card_names_a_tokenizer_only_if_the_folder_has_one(tmp_path: Path) -> None:
+    tokenizer: Any = AutoTokenizer.from_pretrained(PRETRAINED / "llada-tiny")
+    one = compiled("odd", "rtn-w4a4")
+    for name, given in (("with", tokenizer), ("without", None)):
+        _, body = split((one.save(tmp_path / name, tokenizer=given) / "README.md").read_text())
+        assert ("AutoTokenizer" in body) is (given is not None)
+        code = body.split("```python\n")[1].split("```")[0]
+        compile(code, name, "exec")
+        assert "starquant_fx" in code
 
 
 def test_what_was_not_measured_is_not_told(packed: Folder) -> None:

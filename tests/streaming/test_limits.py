@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from starquant_fx.errors import ConfigError, InputError, RecipeError
+from starquant_fx.errors import (
+    CalibrationError,
+    ConfigError,
+    InputError,
+    RecipeError,
+    StarQuantError,
+)
 from starquant_fx.passes import RefineSgat
 from starquant_fx.streaming.memory import (
     forget_peak,
     parse_size,
     peak_resident,
     resident,
-    shown_size,
 )
 from tests.models import checkpoints
 from tests.streaming.cases import contents, recipe, stream
@@ -46,15 +52,6 @@ def test_what_is_no_size(text: object) -> None:
     assert caught.value.hint
 
 
-def test_shown_sizes() -> None:
-    assert [shown_size(s) for s in (5, 2048, 3 * 1024**2, 7.25 * 1024**3)] == [
-        "5 B",
-        "2 KiB",
-        "3 MiB",
-        "7.2 GiB",
-    ]
-
-
 def test_resident_memory_is_known() -> None:
     assert 10**7 < resident() <= peak_resident() < 10**12
 
@@ -64,7 +61,7 @@ def test_a_limit_that_is_passed_ends_the_run_and_a_higher_one_goes_on(
 ) -> None:
     with pytest.raises(ConfigError, match="more memory than it may") as caught:
         stream(llada, tmp_path / "a", memory_limit="1MiB")
-    assert "at most 1 MiB" in str(caught.value)
+    assert "at most 1.05 MB (1,048,576 bytes)" in str(caught.value)
     assert not (tmp_path / "a").exists()
     right = contents(stream(llada, tmp_path / "b"))
     assert contents(stream(llada, tmp_path / "a", memory_limit="1TiB")) == right
@@ -89,6 +86,47 @@ def test_a_model_of_transformers(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be built again"):
         stream(folder, tmp_path / "a")
     assert not (tmp_path / "a.unfinished").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "said"),
+    [
+        (3, CalibrationError, "unknown kind"),
+        ([3], CalibrationError, "unknown kind"),
+        ([""], CalibrationError, "are empty"),
+        (["no tokenizer"], CalibrationError, "need a tokenizer"),
+        (torch.ones(3, 4), InputError, "wrong dtype"),
+        (torch.ones(3).long(), CalibrationError, "wrong shape"),
+        (torch.full((2, 4), 10**6), InputError, "out of range"),
+        (torch.ones(2, 10**4).long(), InputError, "longer than the model's maximum"),
+    ],
+)
+def test_a_calibration_that_cannot_be_used_leaves_nothing_behind(
+    given: Any, kind: type[StarQuantError], said: str, llada: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(kind, match=said) as caught:
+        stream(llada, tmp_path / "a", calibration=given)
+    assert caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_kind_of_the_calibration_is_checked_before_the_model_is_read(tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match="unknown kind"):
+        stream(tmp_path / "nowhere", tmp_path / "a", calibration={"text": "a"})
+
+
+@pytest.mark.parametrize("progress", [3, "bar", True])
+def test_a_progress_that_cannot_be_called(progress: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="progress is not usable"):
+        stream(tmp_path / "nowhere", tmp_path / "a", progress=progress)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_limit_without_a_unit_is_said_to_be_bytes(llada: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="more memory than it may") as caught:
+        stream(llada, tmp_path / "a", memory_limit="8")
+    assert "at most 8 B (8 bytes)" in str(caught.value)
+    assert "such as 8GiB (a number alone is bytes)" in str(caught.value)
 
 
 def test_what_the_process_did_before_is_not_counted() -> None:

@@ -327,9 +327,16 @@ def test_what_else_the_result_depends_on(
     assert changed in refused(source, tmp_path / "a", **options)
 
 
-def test_a_run_without_a_finished_part_is_begun_anew(llada: Path, tmp_path: Path) -> None:
-    with pytest.raises(StarQuantError):
-        stream(llada, tmp_path / "a", calibration=torch.full((2, 12), 10**6))
+def test_a_run_without_a_finished_part_is_begun_anew(
+    llada: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("starquant_fx.streaming.states.prepare", stop)
+        with pytest.raises(KeyboardInterrupt):
+            stream(llada, tmp_path / "a", calibration=torch.ones(2, 12).long())
     assert (tmp_path / "a.unfinished").is_dir()
     stream(llada, tmp_path / "a")
 

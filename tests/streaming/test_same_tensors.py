@@ -100,6 +100,7 @@ def test_shipped_model_and_texts(tmp_path: Path) -> None:
     right = starquant_fx.compile(model, recipe("rtn-w8a8"), calibration=texts, tokenizer=tokenizer)
     assert starquant_fx.load(out).report.sites == right.report.sites
     assert (out / "tokenizer.json").is_file()
+    assert "AutoTokenizer" in (out / "README.md").read_text()
 
 
 def test_activations_that_do_not_fit_go_to_files(
@@ -130,6 +131,7 @@ def test_the_run_is_told_of(llada: Path, tmp_path: Path) -> None:
     assert facts["memory_limit_bytes"] == 4 * 1024**3
     assert 50_000_000 < facts["peak_resident_bytes"] < 4 * 1024**3
     assert facts["checkpoint_bytes"] < sum(f.stat().st_size for f in out.iterdir())
+    assert "AutoTokenizer" not in (out / "README.md").read_text()
     assert {"fold-sgat", "hand on", "write"} < facts["seconds_by_pass"].keys()
     assert not (tmp_path / "a.unfinished").exists()
 

@@ -8,12 +8,16 @@ import fcntl
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import starquant_fx
 from starquant_fx.checkpoint.format import RUN_FILE
 from starquant_fx.errors import CheckpointError, ConfigError, InputError, PassError, StarQuantError
+from starquant_fx.models.folder import KEPT, UNFINISHED
+from starquant_fx.models.weightless import fake_model
 from starquant_fx.streaming import place
 from starquant_fx.streaming.place import LOCK, MARK, discard, reserved
 from starquant_fx.streaming.work import Work
@@ -225,6 +229,34 @@ def test_stopped_while_the_remains_are_removed(
         stream(llada, tmp_path / "a", "rtn-w8a8")
     stream(llada, tmp_path / "a", "rtn-w4a4", progress=lambda *a: pytest.fail("compiled"))
     assert not (tmp_path / "a.unfinished").exists()
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        starquant_fx.load,
+        starquant_fx.from_pretrained,
+        lambda at: fake_model(str(at)),
+        lambda at: stream(at, at.with_name("b")),
+    ],
+)
+def test_what_a_run_keeps_is_no_model(read: Callable[[Path], object], copied: Path) -> None:
+    """Whoever reads it as one is told which command goes on."""
+    with pytest.raises(StarQuantError, match="this is what an unfinished run keeps") as caught:
+        read(copied)
+    assert f"`starquant-fx compile MODEL {copied.with_name('a')}`" in str(caught.value.hint)
+
+
+def test_another_folder_without_a_configuration(tmp_path: Path) -> None:
+    for name in ("a.unfinished", "b"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(ConfigError, match=r"config\.json is missing"):
+            starquant_fx.from_pretrained(tmp_path / name)
+
+
+def test_the_names_by_which_it_is_known() -> None:
+    assert UNFINISHED == place.ENDING
+    assert set(KEPT) == {LOCK, place.PLAN}
 
 
 def test_what_differs_is_said(llada: Path, copied: Path, tmp_path: Path) -> None:
