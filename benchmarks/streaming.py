@@ -33,6 +33,7 @@ from starquant_fx.models.weightless import fake_model
 from starquant_fx.passes import FitSgat
 from starquant_fx.recipes import get_recipe
 from starquant_fx.sizes import shown_size
+from starquant_fx.streaming.begun import parts_done
 from starquant_fx.streaming.memory import parse_size
 
 LOUD, GAIN = 16, 20.0
@@ -130,7 +131,8 @@ def kill_on_and_on(seconds: float, recipe: str, source: Path, right: Path) -> di
             command(recipe, source, target), stdout=subprocess.PIPE, text=True
         ) as process:
             assert process.stdout is not None
-            if process.stdout.readline():
+            done, _ = parts_done(target)  # their lines come first
+            if all([process.stdout.readline() for _ in range(done + 1)]):
                 time.sleep(seconds)
                 process.kill()
         if process.returncode == 0:

@@ -73,7 +73,8 @@ def check_folder(given: str | os.PathLike[str], kind: FolderKind, force: bool) -
         probe.mkdir()
         probe.rmdir()
     except (OSError, ValueError, RuntimeError) as error:  # the last of a loop of links
-        hint = "make the folder above it first, or name another one"
+        there = os.access(folder, os.X_OK) and folder.is_dir()
+        hint = "name a folder elsewhere" if there else "make the folder above it first"
         got = _reason(folder, error)
         raise _refusal(path, kind, "a folder that can be written", got, hint) from error
     return path

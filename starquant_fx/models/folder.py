@@ -14,8 +14,10 @@ QUANTIZATION = "quantization_config"
 QUANT_METHOD = "starquant"
 """What packed checkpoints of this package have as ``quant_method`` of their ``quantization_config``."""
 
-UNFINISHED, KEPT = ".unfinished", ("lock", "plan.json")
-"""How the folder of an unfinished run's parts ends (``streaming/place.py``), and what is in it from the beginning."""
+UNFINISHED = ".unfinished"
+"""How the folder ends where a run of ``compile MODEL DST`` keeps what it has done."""
+LOCK, PLAN = "lock", "plan.json"
+"""What is in that folder from the beginning."""
 
 LARGEST_JSON = 8 << 20
 """Bytes of a JSON file that is read: parsed, it may take thirty times as many. An index of 10⁴ tensors fits."""
@@ -140,7 +142,7 @@ def check_finished(folder: Path, refusal: type[StarQuantError]) -> None:
     Raises:
         StarQuantError: It is such a folder; of class ``refusal``.
     """
-    if folder.name.endswith(UNFINISHED) and any((folder / name).is_file() for name in KEPT):
+    if folder.name.endswith(UNFINISHED) and any((folder / name).is_file() for name in (LOCK, PLAN)):
         result = folder.with_name(folder.name.removesuffix(UNFINISHED))
         raise refusal(
             "this is what an unfinished run keeps, and no model",

@@ -6,7 +6,8 @@ import json
 import os
 from pathlib import Path
 
-from starquant_fx.streaming.place import PLAN, unfinished
+from starquant_fx.models.folder import PLAN
+from starquant_fx.streaming.place import unfinished
 
 
 def parts_done(folder: str | os.PathLike[str]) -> tuple[int, int]:

@@ -11,17 +11,16 @@ from typing import IO
 
 from starquant_fx.errors import CheckpointError, cause
 from starquant_fx.folders.workplace import hidden, hidden_names, locked
-from starquant_fx.models.folder import QUANT_METHOD
+from starquant_fx.models.folder import LOCK, PLAN, QUANT_METHOD, UNFINISHED
 
-LOCK, PLAN, FINISHED = "lock", "plan.json", "finished"
-ENDING = ".unfinished"
+FINISHED = "finished"
 MARK = "starquant-fx: a run of process "
 """What a lock file begins with; its length never changes, so that nobody reads half of it."""
 
 
 def unfinished(path: Path) -> Path:
     """Where a run keeps what it has done, by the path of its result."""
-    return path.with_name(path.name + ENDING)
+    return path.with_name(path.name + UNFINISHED)
 
 
 @contextlib.contextmanager
@@ -188,7 +187,7 @@ def _remove_empty(folder: Path, stream: IO[str]) -> None:
 
 def damaged(path: Path, got: str) -> CheckpointError:
     """An error about something in the folder of an unfinished run that is not what the run wrote."""
-    folder = next((one for one in path.parents if one.name.endswith(ENDING)), path.parent)
+    folder = next((one for one in path.parents if one.name.endswith(UNFINISHED)), path.parent)
     return refusal(
         "what an unfinished run left is damaged",
         path,

@@ -15,17 +15,10 @@ from starquant_fx.checkpoint.format import Hashes, Index, shard_name
 from starquant_fx.checkpoint.shards import Shards
 from starquant_fx.errors import CheckpointError, StarQuantError, cause
 from starquant_fx.files import sha256_of, write_atomically
+from starquant_fx.models.folder import LOCK, PLAN
 from starquant_fx.models.safetensors_files import INDEX_FILE
 from starquant_fx.report import SiteRow
-from starquant_fx.streaming.place import (
-    FINISHED,
-    LOCK,
-    PLAN,
-    damaged,
-    refusal,
-    remove_entry,
-    unfinished,
-)
+from starquant_fx.streaming.place import FINISHED, damaged, refusal, remove_entry, unfinished
 from starquant_fx.streaming.sealed import NEW
 from starquant_fx.structure import structured
 

@@ -16,10 +16,10 @@ import pytest
 import starquant_fx
 from starquant_fx.checkpoint.format import RUN_FILE
 from starquant_fx.errors import CheckpointError, ConfigError, InputError, PassError, StarQuantError
-from starquant_fx.models.folder import KEPT, UNFINISHED
+from starquant_fx.models.folder import LOCK, PLAN
 from starquant_fx.models.weightless import fake_model
 from starquant_fx.streaming import place
-from starquant_fx.streaming.place import LOCK, MARK, discard, reserved
+from starquant_fx.streaming.place import MARK, discard, reserved
 from starquant_fx.streaming.work import Work
 from tests.streaming.cases import recipe, stream
 
@@ -222,7 +222,7 @@ def test_stopped_while_the_remains_are_removed(
             stream(llada, tmp_path / "a", "rtn-w4a4")
     assert {one.name for one in (tmp_path / "a.unfinished").iterdir()} == {
         LOCK,
-        place.PLAN,
+        PLAN,
         place.FINISHED,
     }
     with pytest.raises(CheckpointError, match="what was begun here is another run"):
@@ -252,11 +252,6 @@ def test_another_folder_without_a_configuration(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         with pytest.raises(ConfigError, match=r"config\.json is missing"):
             starquant_fx.from_pretrained(tmp_path / name)
-
-
-def test_the_names_by_which_it_is_known() -> None:
-    assert UNFINISHED == place.ENDING
-    assert set(KEPT) == {LOCK, place.PLAN}
 
 
 def test_what_differs_is_said(llada: Path, copied: Path, tmp_path: Path) -> None:
