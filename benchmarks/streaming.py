@@ -35,6 +35,7 @@ from starquant_fx.recipes import get_recipe
 from starquant_fx.sizes import shown_size
 from starquant_fx.streaming.begun import parts_done
 from starquant_fx.streaming.memory import parse_size
+from starquant_fx.streaming.place import unfinished
 
 LOUD, GAIN = 16, 20.0
 """How many channels of each kind are loud, and how much."""
@@ -135,11 +136,11 @@ def kill_on_and_on(seconds: float, recipe: str, source: Path, right: Path) -> di
             if all([process.stdout.readline() for _ in range(done + 1)]):
                 time.sleep(seconds)
                 process.kill()
-        if process.returncode == 0:
-            break
-        if process.returncode != -signal.SIGKILL:
+        if process.returncode not in (0, -signal.SIGKILL):
             sys.exit(process.returncode)
-        kills += 1
+        kills += process.returncode != 0
+        if target.exists() and not unfinished(target).exists():  # killed on its way out, perhaps
+            break
     names = {file.name for folder in (right, target) for file in folder.iterdir()}
     other = sorted(
         name
