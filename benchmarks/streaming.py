@@ -33,9 +33,9 @@ from starquant_fx.models.weightless import fake_model
 from starquant_fx.passes import FitSgat
 from starquant_fx.recipes import get_recipe
 from starquant_fx.sizes import shown_size
-from starquant_fx.streaming.begun import parts_done
 from starquant_fx.streaming.memory import parse_size
 from starquant_fx.streaming.place import unfinished
+from starquant_fx.streaming.work import parts_done
 
 LOUD, GAIN = 16, 20.0
 """How many channels of each kind are loud, and how much."""
@@ -132,8 +132,8 @@ def kill_on_and_on(seconds: float, recipe: str, source: Path, right: Path) -> di
             command(recipe, source, target), stdout=subprocess.PIPE, text=True
         ) as process:
             assert process.stdout is not None
-            done, _ = parts_done(target)  # their lines come first
-            if all([process.stdout.readline() for _ in range(done + 1)]):
+            # The lines of what is done come first.
+            if all([process.stdout.readline() for _ in range(parts_done(target) + 1)]):
                 time.sleep(seconds)
                 process.kill()
         if process.returncode not in (0, -signal.SIGKILL):

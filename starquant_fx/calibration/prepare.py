@@ -247,10 +247,10 @@ def _one_length(ids: Tensor, pad: int | None, options: CalibrationOptions) -> li
     lengths = sorted((t.numel() for t in texts), reverse=True)
     if not lengths:
         raise CalibrationError(
-            "the calibration data is empty: every row is padding",
+            "the calibration data is empty: every row that is used is padding",
             where="calibration",
             expected="at least one sequence of token ids",
-            got=f"{len(ids)} rows of the pad token {pad}",
+            got=f"{min(len(ids), options.samples)} rows of the pad token {pad}",
             hint="pass other ids, or None to use the model's own generations",
         )
     best = max(range(len(lengths)), key=lambda i: (i + 1) * lengths[i])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from starquant_fx.checkpoint.format import AGAIN, CHECKPOINT, FETCHED
 from starquant_fx.errors import CheckpointError, InputError
-from starquant_fx.folders.workplace import remove_remains
+from starquant_fx.folders.workplace import recover
 from starquant_fx.models.folder import check_finished, contained
 from starquant_fx.models.locate import HUB_ID, locate
 
@@ -36,8 +36,7 @@ def checkpoint_folder(given: str | os.PathLike[str], revision: str | None = None
         )
     try:
         path = Path(given).expanduser().resolve()
-        if not (path / CHECKPOINT.mark_file).exists():
-            remove_remains(path)
+        recover(path, CHECKPOINT.mark_file)
         found = path.is_dir()
     except (OSError, ValueError, RuntimeError):  # no path at all, or a loop of links
         path, found = Path(given), False

@@ -27,6 +27,7 @@ from starquant_fx.checkpoint.shards import Shards, check_files
 from starquant_fx.compiled import CompiledModel, bind_tensors, spare_tensors
 from starquant_fx.devices import usable_device
 from starquant_fx.errors import CheckpointError, ConfigError, StarQuantError, cause
+from starquant_fx.folders.workplace import recover
 from starquant_fx.lowering import AUTO, choose_target, runs_on
 from starquant_fx.model_facts import check_mask_token
 from starquant_fx.models.folder import CONFIG_FILE, QUANTIZATION, read_json, read_published
@@ -110,9 +111,13 @@ def load(
 
 
 def is_checkpoint(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder's ``config.json`` says that it is a packed checkpoint, sound or not."""
+    """Whether a folder's ``config.json`` says that it is a packed checkpoint, sound or not.
+
+    One that a killed process was just putting there is made complete first.
+    """
     try:
-        path = Path(folder)
+        path = Path(folder).resolve()
+        recover(path, CONFIG_FILE)
         return path.is_dir() and is_packed(read_json(path, CONFIG_FILE, ConfigError))
     except (StarQuantError, OSError, ValueError):
         return False

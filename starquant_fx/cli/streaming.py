@@ -66,14 +66,14 @@ def compile_in_parts(
     from starquant_fx.checkpoint.format import RUN_FILE, read_report
     from starquant_fx.models.folder import read_json
     from starquant_fx.streaming.api import compile_folder
-    from starquant_fx.streaming.begun import parts_done
+    from starquant_fx.streaming.work import parts_done
 
     console = Console()
-    before, parts = parts_done(destination)
-    if before:
-        console.print(f"going on: {before} of {parts} parts are done", highlight=False)
+    before = parts_done(destination)
 
     def progress(done: int, count: int, record: Any, left: float) -> None:
+        if done == before:
+            console.print(f"going on: {before} of {count} parts are done", highlight=False)
         if done <= before:
             return
         seconds = sum(record.seconds.values())

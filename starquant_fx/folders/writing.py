@@ -45,14 +45,6 @@ def check_folder(given: str | os.PathLike[str], kind: FolderKind, force: bool) -
             hint=f"name the folder that the {kind.word} is written to",
         )
     path = Path(given)
-    if not _is_unicode(str(path)):
-        raise InputError(
-            "the name of this folder is not UTF-8",
-            where="path",
-            expected="a name that other programs can read: it is written to files, and to be shown",
-            got=ascii(str(path)),
-            hint="name another folder",
-        )
     ending = Path(kind.main).suffix
     if path.suffix == ending:
         raise InputError(
@@ -66,6 +58,7 @@ def check_folder(given: str | os.PathLike[str], kind: FolderKind, force: bool) -
     try:
         path = path.resolve()
         folder = path.parent
+        _check_text(path)
         remove_remains(path)
         if _check_held(path, kind, force) == 0:
             folder = path
@@ -73,8 +66,8 @@ def check_folder(given: str | os.PathLike[str], kind: FolderKind, force: bool) -
         probe.mkdir()
         probe.rmdir()
     except (OSError, ValueError, RuntimeError) as error:  # the last of a loop of links
-        there = os.access(folder, os.X_OK) and folder.is_dir()
-        hint = "name a folder elsewhere" if there else "make the folder above it first"
+        missing = isinstance(error, FileNotFoundError) and not os.path.lexists(folder)
+        hint = "make the folder above it first" if missing else "name a folder elsewhere"
         got = _reason(folder, error)
         raise _refusal(path, kind, "a folder that can be written", got, hint) from error
     return path
@@ -122,7 +115,7 @@ def replacing_folder(path: Path, kind: FolderKind) -> Iterator[Path]:
         there = path.exists()
         empty = there and not any(path.iterdir())
         folder = path if empty else folder
-        with workplace(folder, path.name) as place:
+        with workplace(folder, path.name, kind.mark_file) as place:
             yield place / NEW
             for file in (place / NEW).iterdir():
                 if not kind.owns(file.name) and file.is_dir():  # what a report could not clean up
@@ -133,7 +126,7 @@ def replacing_folder(path: Path, kind: FolderKind) -> Iterator[Path]:
             sync_folder(place / NEW)
             if empty:
                 _check_empty(place, path, kind)
-                move_up(place, kind.mark_file)
+                move_up(place)
             else:
                 _put(place, path, kind, there)
             sync_folder(folder)
@@ -166,13 +159,18 @@ def _put(place: Path, path: Path, kind: FolderKind, replacing: bool) -> None:
             old.rename(path)
 
 
-def _is_unicode(name: str) -> bool:
-    """Whether a path is text; Python keeps bytes that are none as lone surrogates."""
+def _check_text(path: Path) -> None:
+    """Refuses a path that is no text; Python keeps bytes that are none as lone surrogates."""
     try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+        str(path).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            "the name of this folder is not UTF-8",
+            where="path",
+            expected="a name that other programs can read: it is written to files, and to be shown",
+            got=ascii(str(path)),
+            hint="name another folder",
+        ) from error
 
 
 def _reason(folder: Path, error: Exception) -> str:

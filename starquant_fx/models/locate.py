@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from starquant_fx.errors import CheckpointError, cause, nearest
+from starquant_fx.folders.workplace import recover
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 SHIPPED = ("dream-tiny", "llada-tiny")
@@ -66,6 +67,8 @@ def locate(
         )
     name = os.fspath(name_or_folder)
     path = Path(name).expanduser()
+    if name:
+        recover(path.absolute(), "config.json")  # what a killed process was just putting there
     if isinstance(name_or_folder, str) and name in SHIPPED:
         path = PRETRAINED / name
         if not path.is_dir():

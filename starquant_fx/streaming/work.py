@@ -22,6 +22,7 @@ from starquant_fx.streaming.place import FINISHED, damaged, refusal, remove_entr
 from starquant_fx.streaming.sealed import NEW
 from starquant_fx.structure import structured
 
+RECORDS = "part-*.json"
 SITES = "sites"
 """Folder of the activations of the part in work."""
 HALF_WRITTEN = re.compile(rf"\..+\.[0-9a-f]{{8}}|{SITES}|entering-[0-9]{{5}}|.+{re.escape(NEW)}")
@@ -144,6 +145,11 @@ class Work:
             raise damaged(shard, f"{error.what}: {error.got}") from error
 
 
+def parts_done(path: Path) -> int:
+    """How many parts an unfinished run has done, by the path of its result; looked at from outside."""
+    return sum(1 for _ in unfinished(path.resolve()).glob(RECORDS))
+
+
 def finished(path: Path) -> bool:
     """Whether the run that wrote this checkpoint was only stopped before it could remove its own folder."""
     try:
@@ -161,7 +167,7 @@ def mark_finished(work: Work, folder: Path) -> None:
 def _same_plan(folder: Path, plan: dict[str, Any]) -> None:
     """Writes the plan, or refuses one that differs from that of parts that are done."""
     path = folder / PLAN
-    begun = any(folder.glob("part-*.json")) or (folder / FINISHED).exists()
+    begun = any(folder.glob(RECORDS)) or (folder / FINISHED).exists()
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(before, dict):

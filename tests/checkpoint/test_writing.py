@@ -6,17 +6,22 @@ import dataclasses
 import errno
 import shutil
 import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from torch import nn
 
-from starquant_fx.checkpoint.reading import load
+from starquant_fx.checkpoint.reading import is_checkpoint, load
 from starquant_fx.checkpoint.writing import save
 from starquant_fx.errors import CheckpointError, InputError
 from starquant_fx.folders.exchange import exchange
-from starquant_fx.folders.workplace import CONTENT, MARKER, NEW, OLD
+from starquant_fx.folders.workplace import CONTENT, MARKER, MOVING, NEW, OLD, locked
+from starquant_fx.models.locate import locate
+from starquant_fx.models.named import named_model
 from tests import small_models
 from tests.compile_cases import compiled, fresh
 from tests.failing import Failing
@@ -92,6 +97,34 @@ def test_one_that_a_killed_process_was_just_replacing_is_loaded(
     shutil.copytree(sound, place / NEW)
     load(tmp_path / "a")
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nobody knows who is alive")
+@pytest.mark.parametrize("read", [load, is_checkpoint, locate, named_model])
+def test_one_whose_files_were_moving_up_is_completed_by_what_reads_it(
+    read: Callable[[str], object], sound: Path, tmp_path: Path
+) -> None:
+    """Its process was killed in between."""
+    place = tmp_path / "a" / ".a.0123abcd"
+    shutil.copytree(sound, place / MOVING)
+    (place / MARKER).write_text(CONTENT + "config.json")
+    (place / MOVING / "README.md").rename(tmp_path / "a" / "README.md")
+    assert read(str(tmp_path / "a"))
+    assert contents(tmp_path / "a") == contents(sound)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nobody knows who is alive")
+def test_one_whose_files_move_just_now_is_waited_for(sound: Path, tmp_path: Path) -> None:
+    place = tmp_path / "a" / ".a.0123abcd"
+    shutil.copytree(sound, place / MOVING)
+    (place / MARKER).write_text(CONTENT)
+    with (place / MARKER).open() as other, ThreadPoolExecutor() as pool:
+        assert locked(other)
+        loading = pool.submit(load, tmp_path / "a")
+        time.sleep(0.3)
+        assert not loading.done()
+        other.close()
+        assert loading.result().recipe == load(sound).recipe
 
 
 def test_force_replaces_a_checkpoint_and_nothing_else(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import starquant_fx
 from starquant_fx.cli.streaming import duration
 from starquant_fx.sizes import shown_size
-from starquant_fx.streaming.begun import parts_done
+from starquant_fx.streaming.work import parts_done
 from tests.cli.test_checkpoints import command
 from tests.compile_cases import small
 from tests.models import checkpoints
@@ -74,21 +74,16 @@ def test_going_on_is_announced_and_what_was_done_is_not_told_again(
         code, _, err = command(monkeypatch, capsys, *given)
         assert code == 2
         assert f"do: repeat the command that began it, `starquant-fx compile MODEL {target}`" in err
+    other = ("compile", source, target, "-r", "rtn-w8a8")
+    code, out, _ = command(monkeypatch, capsys, *other)
+    assert (code, out) == (2, "")
+    assert parts_done(target) == 2
     code, out, err = command(monkeypatch, capsys, "compile", source, target, *options)
     assert (code, err) == (0, "")
     assert out.startswith("going on: 2 of 3 parts are done\n")
     assert "2/3" not in out
     assert "3/3 model.transformer.ff_out" in out
-    assert parts_done(target) == (0, 0)
-
-
-def test_a_plan_that_cannot_be_read_is_no_announcement(tmp_path: Path) -> None:
-    left = tmp_path / "a.unfinished"
-    left.mkdir()
-    (left / "part-00000.json").touch()
-    for plan in ("", "[]", "{}", '{"parts": 3}'):
-        (left / "plan.json").write_text(plan)
-        assert parts_done(tmp_path / "a") == (0, 0)
+    assert parts_done(target) == 0
 
 
 @pytest.mark.parametrize(

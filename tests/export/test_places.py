@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import starquant_fx
 from starquant_fx import runtime
 from starquant_fx.errors import CheckpointError, InputError
 from starquant_fx.export.api import export_onnx
@@ -206,45 +207,122 @@ def test_a_workplace_is_removed(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-@needs_locks
-@pytest.mark.parametrize("moved", range(4))
-def test_killed_while_files_move_up(tmp_path: Path, moved: int) -> None:
-    """Into an empty folder that is there already; the next command finds it complete."""
-    place = tmp_path / "a"
-    place.mkdir()
-    code = f"""
-        import os, pathlib, signal
-        from starquant_fx.export.folder import replacing_folder
-        rename, left = pathlib.Path.rename, [{moved}]
-        def killed(self, target):
-            if not left[0]:
+KILLED = """
+import json, os, pathlib, signal, sys
+from starquant_fx.export.folder import check_folder, replacing_folder
+
+base = pathlib.Path(sys.argv[1])
+EVENTS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "open", "os.scandir", "os.listdir"}
+
+def child(path, left):
+    def hook(event, arguments):
+        nonlocal left
+        if event in EVENTS and str(base) in str(arguments[0]):
+            if left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
-            left[0] -= 1
-            return rename(self, target)
-        with replacing_folder(pathlib.Path({str(place)!r})) as folder:
-            for name in ("model.onnx", "starquant.json", "tokenizer.json"):
-                (folder / name).write_text({EXPORT!r})
-            pathlib.Path.rename = killed
-        raise SystemExit(7)
-    """
-    command = [sys.executable, "-c", textwrap.dedent(code)]
-    found = subprocess.run(command, check=False)
-    assert found.returncode == (7 if moved == 3 else -signal.SIGKILL)
-    with pytest.raises(CheckpointError, match="an export"):
-        check_folder(place, force=False)
-    assert names(place) == [*NAMES, "tokenizer.json"]
-    assert (place / "model.onnx").read_text() == EXPORT
+            left -= 1
+    sys.addaudithook(hook)
+    with replacing_folder(check_folder(path, False)) as folder:
+        for name in ("model.onnx", "starquant.json", "tokenizer.json"):
+            (folder / name).write_text('{"format": "starquant-onnx"}')
+
+status, step = -1, 0
+while status:
+    path = base / str(step) / "a"
+    path.mkdir(parents=True)
+    process = os.fork()
+    if not process:
+        child(path, step)
+        os._exit(0)
+    status = os.waitpid(process, 0)[1]
+    step += 1
+"""
+
+
+@needs_locks
+def test_killed_at_any_step_of_writing_into_an_empty_folder(tmp_path: Path) -> None:
+    """The next command finds it empty or complete, and nothing else."""
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=True)
+    steps = sorted(tmp_path.iterdir(), key=lambda step: int(step.name))
+    found = []
+    for step in steps:
+        place = step / "a"
+        for hidden in place.glob(".a.*"):
+            os.utime(hidden, (0, 0))  # an hour later
+        check_folder(place, force=True)
+        found.append(names(place))
+    complete = [*NAMES, "tokenizer.json"]
+    done = found.index(complete)
+    assert found == [[]] * done + [complete] * (len(found) - done)
+    assert len(found) > 20
+    assert done < len(found) - 4, "some are completed"
 
 
 @needs_locks
 def test_what_came_before_files_could_go_on_moving_is_kept(tmp_path: Path) -> None:
     place = remains(tmp_path / "a")
-    (place / MOVING).write_text("starquant.json")
+    (place / NEW).rename(place / MOVING)
     (tmp_path / "a" / "model.onnx").write_text("mine")
     with pytest.raises(CheckpointError, match=r"a folder with \.a\.0123abcd, model\.onnx"):
         check_folder(tmp_path / "a", force=True)
     assert (tmp_path / "a" / "model.onnx").read_text() == "mine"
-    assert (place / NEW / "model.onnx").read_text() == "half"
+    assert (place / MOVING / "model.onnx").read_text() == "half"
+
+
+@needs_locks
+def test_files_go_on_moving_in_a_folder_that_was_renamed(tmp_path: Path) -> None:
+    place = remains(tmp_path / "a")
+    (place / NEW).rename(place / MOVING)
+    (tmp_path / "a").rename(tmp_path / "b")
+    with pytest.raises(CheckpointError, match="an export"):
+        check_folder(tmp_path / "b", force=False)
+    assert names(tmp_path / "b") == NAMES
+
+
+@pytest.mark.parametrize("error", [None, OSError(errno.EIO, "broken")])
+def test_what_comes_as_files_move_is_kept(
+    error: OSError | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a move fails and what was moved is removed."""
+    path, rename = tmp_path / "a", Path.rename
+    path.mkdir()
+
+    def come(self: Path, target: Path) -> Path:
+        if target.name == MOVING:
+            (path / "model.onnx").write_text("mine")
+        elif error is not None:
+            raise error
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", come)
+    with pytest.raises(CheckpointError):
+        write(path)
+    assert names(path) == ["model.onnx"]
+    assert (path / "model.onnx").read_text() == "mine"
+
+
+@needs_locks
+@pytest.mark.parametrize("forged", ["a link", "a link for the marker", "a pipe"])
+def test_nothing_is_moved_that_is_not_ours(forged: str, tmp_path: Path) -> None:
+    """A folder from elsewhere with remains in it that lead out of it, or that nobody ever writes to."""
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "key").write_text("mine")
+    place = remains(tmp_path / "a")
+    if forged == "a link":
+        (place / MOVING).symlink_to(secret)
+    elif forged == "a link for the marker":
+        (place / NEW).rename(place / MOVING)
+        (place / MARKER).rename(secret / MARKER)
+        (place / MARKER).symlink_to(secret / MARKER)
+    else:
+        os.mkfifo(place / MOVING)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(CheckpointError, match="a folder with"):
+        check_folder(tmp_path / "a", force=True)
+    with pytest.raises(CheckpointError):
+        starquant_fx.load(tmp_path / "a")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_name_that_is_not_text(tmp_path: Path) -> None:
