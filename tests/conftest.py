@@ -25,6 +25,16 @@ def _shared_captures() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _quick_interpreter() -> Iterator[None]:
+    """See ``replaces_once``."""
+    from tests.triton_interpreter import replaces_once
+
+    with pytest.MonkeyPatch.context() as patch:
+        replaces_once(patch)
+        yield
+
+
 @pytest.fixture
 def captures_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every model is exported, as it is outside of tests."""

@@ -23,6 +23,8 @@ from tests.small_models import MASK, VOCABULARY, model
 
 BARE = "bare"
 """A masked LM that is told which tokens are masked."""
+SHORT, LOW = "-short", "-bf16"
+"""Endings of kinds: the first block alone, and in bfloat16."""
 CASES = [
     ((1, 7), 0.5),
     ((1, 7), 1.0),
@@ -36,16 +38,28 @@ CASES = [
 """Batch and length, and the share of masked tokens."""
 
 
+LAYERS = {"dream": "model.layers", "bert": "bert.encoder.layer"}
+
+
+def _base(kind: str) -> str:
+    """The kind of ``small_models.KINDS``."""
+    named = kind.removesuffix(LOW).removesuffix(SHORT)
+    return "bert" if named == BARE else named
+
+
 @functools.cache
 def compiled(kind: str, recipe: str = "rtn-w8a8") -> CompiledModel:
-    """A small model, for the reference target; a kind of ``small_models.KINDS``, ``bare`` or one ending in -bf16."""
+    """A small model, for the reference target; a kind of ``small_models.KINDS`` or ``bare``, also with an ending."""
     chosen = compile_cases.small(recipe)
-    base = "bert" if kind == BARE else kind.removesuffix("-bf16")
+    base = _base(kind)
     source = model(base)
-    if kind.endswith("-bf16"):
+    if kind.endswith(LOW):
         source = copy.deepcopy(source).bfloat16()
+    if kind.endswith(SHORT):
+        source = copy.deepcopy(source)
+        del source.get_submodule(LAYERS[base])[1:]
     state: dict[str, Any] = (
-        {"token_state_input": True} if kind == BARE else {"mask_token_id": MASK[base]}
+        {"token_state_input": True} if kind.startswith(BARE) else {"mask_token_id": MASK[base]}
     )
     texts = compile_cases.texts(base)
     return starquant_fx.compile(source, chosen, calibration=texts, target="reference", **state)
@@ -95,12 +109,12 @@ def call(
     kind: str, shape: tuple[int, int], share: float, masked: bool, seed: int
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The arguments of a call, and rows that are no padding."""
-    base = "bert" if kind == BARE else kind.removesuffix("-bf16")
+    base = _base(kind)
     source = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, VOCABULARY[base], shape, generator=source)
     hidden = torch.rand(shape, generator=source) < share
     arguments: dict[str, Tensor] = {"input_ids": ids}
-    if kind == BARE:
+    if kind.startswith(BARE):
         arguments["token_state"] = hidden.long()
     else:
         arguments["input_ids"] = ids.masked_fill(hidden, MASK[base])
