@@ -23,8 +23,8 @@ from tests.small_models import MASK, VOCABULARY, model
 
 BARE = "bare"
 """A masked LM that is told which tokens are masked."""
-SHORT, LOW = "-short", "-bf16"
-"""Endings of kinds: the first block alone, and in bfloat16."""
+LOW = "-bf16"
+"""Ending of a kind: in bfloat16."""
 CASES = [
     ((1, 7), 0.5),
     ((1, 7), 1.0),
@@ -38,13 +38,9 @@ CASES = [
 """Batch and length, and the share of masked tokens."""
 
 
-LAYERS = {"dream": "model.layers", "bert": "bert.encoder.layer"}
-
-
 def _base(kind: str) -> str:
     """The kind of ``small_models.KINDS``."""
-    named = kind.removesuffix(LOW).removesuffix(SHORT)
-    return "bert" if named == BARE else named
+    return kind.removesuffix(LOW).replace(BARE, "bert")
 
 
 @functools.cache
@@ -55,9 +51,6 @@ def compiled(kind: str, recipe: str = "rtn-w8a8") -> CompiledModel:
     source = model(base)
     if kind.endswith(LOW):
         source = copy.deepcopy(source).bfloat16()
-    if kind.endswith(SHORT):
-        source = copy.deepcopy(source)
-        del source.get_submodule(LAYERS[base])[1:]
     state: dict[str, Any] = (
         {"token_state_input": True} if kind.startswith(BARE) else {"mask_token_id": MASK[base]}
     )
@@ -122,7 +115,7 @@ def call(
     if masked:
         keep[-1, : shape[1] // 3] = False
         arguments["attention_mask"] = keep.long()
-        if base == "dream":
+        if base.startswith("dream"):
             arguments["attention_mask"] = (keep[:, :, None] & keep[:, None, :])[:, None]
             arguments["position_ids"] = (keep.long().cumsum(-1) - 1).clamp(min=0)
     return arguments, keep.flatten().nonzero()[:, 0][::2]

@@ -16,7 +16,8 @@ from torch import Tensor
 from starquant_fx import runtime
 from starquant_fx.export.build import HEADS, Form, reference_of
 from starquant_fx.lowering.onnx.flavours import FLAVOURS
-from tests.export.small import BARE, CASES, SHORT, Exports, arrays, built, call, compiled, errors_of
+from tests.export.small import BARE, CASES, Exports, arrays, built, call, compiled, errors_of
+from tests.small_models import SHORT
 
 EXACT, FLIPPED, REQUANTIZED = 1e-4, 0.1, 0.3
 RECIPE = {"odd": "star-w8a8", "dream": "rtn-w8a8", "bert": "rtn-w8a8", BARE: "star-w8a8"}
