@@ -67,7 +67,11 @@ def logits(run: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
 
 @pytest.mark.parametrize(
     "kind",
-    ["llada-short", "bert", *(pytest.param(k, marks=pytest.mark.slow) for k in ("llada", "dream"))],
+    [
+        "llada-short",
+        "bert-short",
+        *(pytest.param(k, marks=pytest.mark.slow) for k in ("llada", "dream")),
+    ],
 )
 def test_same_codes_and_logits_as_compile(kind: str) -> None:
     ids = masked_ids(kind, (2, 9), ratio=0.5)
