@@ -37,12 +37,14 @@ def _frozen_modules() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _quick_interpreter() -> Iterator[None]:
-    """See ``replaces_once``."""
+def _quick_libraries() -> Iterator[None]:
+    """What Triton's interpreter and torch's exporter to ONNX do at every call, they do once."""
+    from tests.shared_registries import share_registries
     from tests.triton_interpreter import replaces_once
 
     with pytest.MonkeyPatch.context() as patch:
         replaces_once(patch)
+        share_registries(patch)
         yield
 
 
