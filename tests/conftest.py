@@ -1,7 +1,8 @@
-"""Triton kernels are interpreted here. Triton decides so when it is imported, which any test may make happen."""
+"""What all tests need. Triton kernels are interpreted: it decides so when it is imported, which any test may do."""
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from tests.commands import Here
 
 os.environ.setdefault("TRITON_INTERPRET", "1")
+gc.set_threshold(50_000)
+"""Traces make objects by the million, and looking for garbage among them so often takes a sixth of the time."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,6 +25,26 @@ def _shared_captures() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(capture, "_traced", sharing(capture._traced))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _frozen_modules() -> Iterator[None]:
+    """What was imported so far is not gone through whenever garbage is collected."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_libraries() -> Iterator[None]:
+    """What Triton's interpreter and torch's exporter to ONNX do at every call, they do once."""
+    from tests.shared_registries import share_registries
+    from tests.triton_interpreter import replaces_once
+
+    with pytest.MonkeyPatch.context() as patch:
+        replaces_once(patch)
+        share_registries(patch)
         yield
 
 

@@ -55,16 +55,13 @@ def test_what_compile_saves_is_loaded(
 def test_generate_takes_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model, tokenizer = starquant_fx.from_pretrained("llada-tiny")
-    assert tokenizer is not None
-    texts = ["Once upon a time there was a cat. " * 20]
-    one = starquant_fx.compile(model, small("rtn-w8a8"), calibration=texts, tokenizer=tokenizer)
+    one, tokenizer = compiled("odd", "rtn-w8a8"), letters()
     place = one.save(tmp_path / "a", tokenizer=tokenizer)
-    options = ("-p", "Once upon", "-n", "8", "-s", "4")
+    options = ("-p", "Once", "-n", "8", "-s", "4")
     code, out, err = command(monkeypatch, capsys, "generate", place, *options)
     assert (code, err) == (0, "")
-    assert out.startswith("Once upon ")
-    ids = tokenizer("Once upon", add_special_tokens=False, return_tensors="pt")["input_ids"]
+    assert out.startswith("O n c e ")
+    ids = tokenizer("Once", add_special_tokens=False, return_tensors="pt")["input_ids"]
     again = one.generate(ids, steps=4, gen_length=8, block_length=8)
     assert out == f"{tokenizer.decode(again[0], skip_special_tokens=True)}\n"
 

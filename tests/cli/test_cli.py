@@ -110,11 +110,13 @@ def test_a_refusal_of_the_installed_command_has_no_traceback() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_compile_writes_artifact_and_report(tmp_path: Path) -> None:
+def test_compile_writes_artifact_and_report(here: Here, tmp_path: Path) -> None:
     artifact, report = tmp_path / "a.safetensors", tmp_path / "r.json"
-    done = run("compile", GOLDEN, "-r", "rtn-w8a8", "-o", artifact, "--report", report)
-    assert done.returncode == 0, done.stderr
-    assert "fold-sgat" in done.stdout
+    status, told, refusal = here(
+        "compile", GOLDEN, "-r", "rtn-w8a8", "-o", artifact, "--report", report
+    )
+    assert status == 0, refusal
+    assert "fold-sgat" in told
     assert artifact.stat().st_size > 0
     values = json.loads(report.read_text())
     assert values["recipe"] == "rtn-w8a8"
@@ -142,13 +144,13 @@ def test_compile_onto_a_folder_is_refused_before_the_work(here: Here, tmp_path: 
     assert list(folder.iterdir()) == []
 
 
-def test_timing_says_where_a_step_goes_and_what_came_before() -> None:
+def test_timing_says_where_a_step_goes_and_what_came_before(here: Here) -> None:
     sizes = ("-n", "4", "-s", "2", "--option", "block_length=4")
-    done = run(*GENERATE, *sizes, "--timing", "--no-live")
-    assert done.returncode == 0, done.stderr
+    status, told, refusal = here(*GENERATE, *sizes, "--timing", "--no-live")
+    assert status == 0, refusal
     for part in ("network with head", "sampler", "rest", "step", "it took"):
-        assert part in done.stdout
-    assert "Before the first step: CPU kernels" in done.stdout
+        assert part in told
+    assert "Before the first step: CPU kernels" in told
 
 
 def test_a_package_that_is_not_installed_is_named(

@@ -102,7 +102,7 @@ def test_a_rate_of_nothing_is_refused() -> None:
 def test_a_packed_checkpoint_has_its_own_recipe(
     named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place, file = compiled("llada", "rtn-w8a8").save(tmp_path / "packed"), tmp_path / "a.json"
+    place, file = compiled("odd", "rtn-w8a8").save(tmp_path / "packed"), tmp_path / "a.json"
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **options: str(place))
     names = {"folder": place, "config.json": place / "config.json", "hub id": "someone/packed"}
     model = str(names[named])
@@ -117,7 +117,7 @@ def test_a_folder_that_is_called_as_a_size_does_not_give_its_recipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    compiled("llada", "rtn-w8a8").save(tmp_path / "2x4096")
+    compiled("odd", "rtn-w8a8").save(tmp_path / "2x4096")
     options = ("--layers", "1", "--target", "reference", "--tokens", "1x8", "--json", "a.json")
     shown("2x4096", *options, "--recipe", "rtn-w4a4")
     found = json.loads(Path("a.json").read_text())

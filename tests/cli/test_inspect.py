@@ -67,8 +67,8 @@ def test_a_config_file_is_enough(tmp_path: Path) -> None:
 def test_a_packed_checkpoint_has_the_graph_and_the_errors_of_its_compilation(
     tmp_path: Path,
 ) -> None:
-    recorder = Recorder("llada", Shape(2, 8))
-    one = fresh("llada", "star-w4a4", target="reference", observe=recorder)
+    recorder = Recorder("odd", Shape(2, 8))
+    one = fresh("odd", "star-w4a4", target="reference", observe=recorder)
     right = recorder.recording()
     folder, kept = one.save(tmp_path / "packed"), tmp_path / "a.json"
     shown(folder, "--json", kept, "--tokens", right.tokens)
@@ -83,7 +83,7 @@ def test_a_packed_checkpoint_has_the_graph_and_the_errors_of_its_compilation(
 
 @pytest.mark.parametrize("file", ["", "config.json"])
 def test_the_configuration_of_a_packed_checkpoint_has_its_recipe(file: str, tmp_path: Path) -> None:
-    config, kept = compiled("llada", "rtn-w8a8").save(tmp_path / "a") / file, tmp_path / "a.json"
+    config, kept = compiled("odd", "rtn-w8a8").save(tmp_path / "a") / file, tmp_path / "a.json"
     shown("--config", config, "--tokens", "1x8", "--json", kept)
     assert read_recording(kept).recipe == "rtn-w8a8"
     for option, value in (("--recipe", "rtn-w4a4"), ("--seed", "0")):

@@ -23,6 +23,8 @@ from tests.small_models import MASK, VOCABULARY, model
 
 BARE = "bare"
 """A masked LM that is told which tokens are masked."""
+LOW = "-bf16"
+"""Ending of a kind: in bfloat16."""
 CASES = [
     ((1, 7), 0.5),
     ((1, 7), 1.0),
@@ -36,16 +38,21 @@ CASES = [
 """Batch and length, and the share of masked tokens."""
 
 
+def _base(kind: str) -> str:
+    """The kind of ``small_models.KINDS``."""
+    return kind.removesuffix(LOW).replace(BARE, "bert")
+
+
 @functools.cache
 def compiled(kind: str, recipe: str = "rtn-w8a8") -> CompiledModel:
-    """A small model, for the reference target; a kind of ``small_models.KINDS``, ``bare`` or one ending in -bf16."""
+    """A small model, for the reference target; a kind of ``small_models.KINDS`` or ``bare``, also with an ending."""
     chosen = compile_cases.small(recipe)
-    base = "bert" if kind == BARE else kind.removesuffix("-bf16")
+    base = _base(kind)
     source = model(base)
-    if kind.endswith("-bf16"):
+    if kind.endswith(LOW):
         source = copy.deepcopy(source).bfloat16()
     state: dict[str, Any] = (
-        {"token_state_input": True} if kind == BARE else {"mask_token_id": MASK[base]}
+        {"token_state_input": True} if kind.startswith(BARE) else {"mask_token_id": MASK[base]}
     )
     texts = compile_cases.texts(base)
     return starquant_fx.compile(source, chosen, calibration=texts, target="reference", **state)
@@ -95,12 +102,12 @@ def call(
     kind: str, shape: tuple[int, int], share: float, masked: bool, seed: int
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The arguments of a call, and rows that are no padding."""
-    base = "bert" if kind == BARE else kind.removesuffix("-bf16")
+    base = _base(kind)
     source = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, VOCABULARY[base], shape, generator=source)
     hidden = torch.rand(shape, generator=source) < share
     arguments: dict[str, Tensor] = {"input_ids": ids}
-    if kind == BARE:
+    if kind.startswith(BARE):
         arguments["token_state"] = hidden.long()
     else:
         arguments["input_ids"] = ids.masked_fill(hidden, MASK[base])
@@ -108,7 +115,7 @@ def call(
     if masked:
         keep[-1, : shape[1] // 3] = False
         arguments["attention_mask"] = keep.long()
-        if base == "dream":
+        if base.startswith("dream"):
             arguments["attention_mask"] = (keep[:, :, None] & keep[:, None, :])[:, None]
             arguments["position_ids"] = (keep.long().cumsum(-1) - 1).clamp(min=0)
     return arguments, keep.flatten().nonzero()[:, 0][::2]

@@ -65,19 +65,19 @@ def test_the_onnx_file_names_no_path_of_this_machine(folder: Path) -> None:
 def test_inputs_and_outputs_are_named(exports: Exports) -> None:
     for kind, recipe, head, masked in (
         ("odd", "star-w8a8", "row-logits", True),
-        ("bare", "star-w8a8", "tokens", False),
+        ("bare-short", "star-w8a8", "tokens", False),
         ("odd", "rtn-w8a8", "logits", False),
     ):
         report = exports(kind, recipe, flavour="integer", head=head, attention_mask=masked)
         graph = onnx.load(report.folder / "model.onnx").graph
         rows, mask = ["rows"] * (head != "logits"), ["attention_mask"] * masked
-        state = ["token_state"] * (kind == "bare")
+        state = ["token_state"] * (kind == "bare-short")
         assert [i.name for i in graph.input] == ["input_ids", *mask, *state, *rows]
         assert tuple(o.name for o in graph.output) == HEADS[head]
         sizes = {d.dim_param for i in graph.input for d in i.type.tensor_type.shape.dim}
         assert sizes == {"batch", "length", *rows}
         found = read_metadata(report.folder)
-        assert (found.mask_token_id is None) == (kind == "bare")
+        assert (found.mask_token_id is None) == (kind == "bare-short")
 
 
 def test_a_quantized_head_keeps_the_name_of_its_output(exports: Exports) -> None:

@@ -109,7 +109,7 @@ def test_batches_do_not_change_results(kind: str, options: dict[str, Any]) -> No
     )
 
 
-@pytest.mark.parametrize("kind", ["llada", "dream"])
+@pytest.mark.parametrize("kind", ["llada", pytest.param("dream", marks=pytest.mark.slow)])
 def test_batches_do_not_change_results_of_compiled_models(kind: str) -> None:
     model = starquant_fx.compile(
         small_models.model(kind),

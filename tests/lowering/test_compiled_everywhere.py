@@ -21,7 +21,7 @@ TARGETS = ["reference", *(["cpu"] if cpu.unavailable() is None else [])]
 
 @functools.cache
 def compiled(target: str) -> CompiledModel:
-    return fresh("llada", "star-w4a4", target=target)
+    return fresh("llada-short", "star-w4a4", target=target)
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -127,7 +127,7 @@ def test_residuals_are_added_by_the_linears_before_them(recipe: str) -> None:
 @needs_kernels
 @pytest.mark.usefixtures("operators_before_sites")
 def test_every_kind_of_call_and_artifacts_work(tmp_path: Path) -> None:
-    given = model("llada")
+    given = model("llada-short")
     calibration = masked_ids("llada", (4, 16), 0.0)
     both = [
         compile_model(given, "rtn-w4a4", calibration=calibration, target=target)

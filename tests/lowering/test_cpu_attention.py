@@ -21,7 +21,7 @@ from tests.small_models import MASK, masked_ids, model
 from tests.small_programs import calibration, captured, relative
 
 pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
-ROTARY = {"llada": 2, "dream": 2, "odd": 2, "bert": 0, "modernbert": 0}
+ROTARY = {"llada-short": 2, "dream-short": 2, "odd": 2, "bert-short": 0, "modernbert": 0}
 """Rotary embeddings an attention that the kernel covers; ModernBERT's rounds its tables."""
 
 
@@ -73,11 +73,13 @@ def test_a_mask_of_pairs(dtype: torch.dtype) -> None:
     mask = near.expand(2, 1, 12, 12)
     if dtype != torch.bool:
         mask = torch.zeros(mask.shape).masked_fill(~mask, -torch.inf).to(dtype)
-    program = program_of(half_model("dream"), "dream", input_ids=ids, attention_mask=mask)
-    check(program, "dream", True, ids, mask)
+    program = program_of(
+        half_model("dream-short"), "dream-short", input_ids=ids, attention_mask=mask
+    )
+    check(program, "dream-short", True, ids, mask)
 
 
-@pytest.mark.parametrize("kind", ["llada", "dream"])
+@pytest.mark.parametrize("kind", ["llada-short", "dream-short"])
 def test_a_quantized_model(kind: str) -> None:
     ids = masked_ids(kind, (2, 70), 0.5)
     program = program_of(half_model(kind), kind, input_ids=ids)
@@ -120,8 +122,8 @@ def test_what_the_kernel_does_not_cover_stays(options: dict[str, object], covere
     torch.manual_seed(0)
     given = _Attention(**options).to(torch.bfloat16).eval()  # type: ignore[arg-type]
     ids = torch.randint(0, 20, (2, 9))
-    program = program_of(given, "bert", input_ids=ids)
-    check(program, "bert", covered, ids)
+    program = program_of(given, "bert-short", input_ids=ids)
+    check(program, "bert-short", covered, ids)
 
 
 def test_what_is_almost_a_rotary_embedding_stays() -> None:
