@@ -7,6 +7,12 @@ import pytest
 from tests.models import checkpoints
 
 
+@pytest.fixture(autouse=True)
+def _no_garbage_between_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two parts a run collects garbage, which takes a second where a thousand tests have left their objects."""
+    monkeypatch.setattr("starquant_fx.streaming.part.give_back", lambda: None)
+
+
 @pytest.fixture(scope="session")
 def llada(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a LLaDA of two blocks, in two shards."""
