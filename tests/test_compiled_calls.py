@@ -30,7 +30,10 @@ def attention_masks(length: int) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize("which", ["2d", "2d-bool", "4d", "4d-keys"])
+@pytest.mark.parametrize(
+    "which",
+    ["2d", *(pytest.param(w, marks=pytest.mark.slow) for w in ("2d-bool", "4d-keys")), "4d"],
+)
 def test_attention_masks_of_dream(which: str) -> None:
     """A variant captured on demand computes what a capture with these arguments and real weights does."""
     one = compiled("dream", "rtn-w8a8")

@@ -79,7 +79,7 @@ ORDERS = {
 }
 
 
-USUAL = ("ours first", "transformers first", "its auto classes first", "its models after ours")
+USUAL = ("ours first", "its auto classes first")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,10 @@ import transformers
 
 @pytest.mark.parametrize(
     ("module", "quantization"),
-    [(QUANTIZERS, []), ("transformers.safetensors_conversion", ["True"])],
+    [
+        pytest.param(QUANTIZERS, [], marks=pytest.mark.slow),
+        ("transformers.safetensors_conversion", ["True"]),
+    ],
 )
 def test_ours_are_known_while_another_thread_imports_models(
     module: str, quantization: list[str], fresh_python: Run, full: Folder

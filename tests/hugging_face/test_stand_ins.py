@@ -20,8 +20,8 @@ from starquant_fx.integrations.hugging_face.modeling import MODELS
 Run = Callable[[str], str]
 Folder = Callable[[str], Path]
 IMPORTS = (
-    "from transformers import AutoConfig",
     "from transformers import AutoTokenizer",
+    "from transformers import AutoConfig",
     "from transformers import AutoModel, AutoModelForMaskedLM, MODEL_FOR_MASKED_LM_MAPPING",
 )
 HEAVY = ("transformers.modeling_utils", "transformers.quantizers.auto", "torchao")
@@ -53,9 +53,12 @@ USES = {
     "assert Mine.__bases__ == (type(model),) and type(Mine.from_pretrained({folder!r})) is Mine",
     "the registry of quantizers": "import transformers.quantizers\nmodel = AutoModel.from_config(config)",
 }
+USUAL = ("from_pretrained", "a class that derives from it")
 
 
-@pytest.mark.parametrize("imports", IMPORTS)
+@pytest.mark.parametrize(
+    "imports", [IMPORTS[0], *(pytest.param(i, marks=pytest.mark.slow) for i in IMPORTS[1:])]
+)
 def test_an_import_loads_no_more_of_transformers_with_ours(imports: str, fresh_python: Run) -> None:
     with_ours = set(json.loads(fresh_python(f"import starquant_fx\n{imports}{SAY}")))
     without = set(json.loads(fresh_python(imports + SAY)))
@@ -63,7 +66,9 @@ def test_an_import_loads_no_more_of_transformers_with_ours(imports: str, fresh_p
     assert with_ours.isdisjoint(HEAVY) or not without.isdisjoint(HEAVY)
 
 
-@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize(
+    "use", [pytest.param(u, marks=[] if u in USUAL else pytest.mark.slow) for u in USES]
+)
 def test_the_real_class_takes_its_place_at_use(use: str, fresh_python: Run, full: Folder) -> None:
     code = (START + USES[use]).format(folder=str(full("llada"))) + END
     assert fresh_python(code).strip() == "done"
