@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 from starquant_fx.errors import CheckpointError, cause
+from starquant_fx.folders.workplace import hidden
 
 
 def check_destination(path: str | os.PathLike[str], suffix: str) -> Path:
@@ -29,7 +29,7 @@ def check_destination(path: str | os.PathLike[str], suffix: str) -> Path:
     expected = f"a {suffix} file in an existing folder that can be written"
     if path.suffix != suffix:
         raise _refusal(path, expected, f"suffix {path.suffix!r}", f"end the name in {suffix}")
-    probe = _beside(path)
+    probe = hidden(path.parent, path.name)
     try:
         probe.touch(exist_ok=False)
         probe.unlink()
@@ -52,7 +52,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         CheckpointError: The file cannot be written.
     """
-    temporary = _beside(path)
+    temporary = hidden(path.parent, path.name)
     try:
         temporary.touch(exist_ok=False)
         mode = (
@@ -93,11 +93,6 @@ def sha256_of(path: Path) -> str:
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _beside(path: Path) -> Path:
-    """A new hidden name in the same folder."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 
 
 def _reason(path: Path, error: OSError | ValueError) -> str:

@@ -37,10 +37,12 @@ def hidden(folder: Path, name: str) -> Path:
 
 def hidden_names(name: str) -> re.Pattern[str]:
     """The names that ``hidden`` gives for what will be called ``name``."""
-    return re.compile(re.escape(f".{name}.") + "[0-9a-f]{8}")
+    return re.compile(re.escape(f".{name}.") + _TOKEN)
 
 
-ANY_HIDDEN = re.compile(r"\..+\.[0-9a-f]{8}", re.DOTALL)
+_TOKEN = "[0-9a-f]{8}"
+ANY_HIDDEN = re.compile(rf"\..+\.{_TOKEN}", re.DOTALL)
+"""The names that ``hidden`` gives, whatever for."""
 _LONGEST_NAME = 256
 
 
@@ -156,10 +158,12 @@ def _remove(place: Path, path: Path) -> None:
         return
     if not held <= {MARKER, NEW, OLD, MOVING} or MARKER not in held:
         return
+    moving = MOVING in held
+    if moving and place.parent != path:
+        return
     if any(one.is_symlink() or one.is_file() != (one.name == MARKER) for one in entries):
         return
     with (place / MARKER).open("r+", encoding="utf-8") as stream:
-        moving = MOVING in held and place.parent == path
         if not _lockable(stream, _PATIENCE if moving else 0.0):
             return
         text = stream.read(len(CONTENT) + _LONGEST_NAME)
@@ -169,9 +173,7 @@ def _remove(place: Path, path: Path) -> None:
             if os.path.lexists(path):
                 return
             (place / OLD).rename(path)
-        if MOVING in held:
-            if place.parent != path:
-                return
+        if moving:
             _move(place, text.removeprefix(CONTENT))
             sync_folder(path)
     _discard(place)

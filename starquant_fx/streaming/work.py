@@ -15,6 +15,7 @@ from starquant_fx.checkpoint.format import Hashes, Index, shard_name
 from starquant_fx.checkpoint.shards import Shards
 from starquant_fx.errors import CheckpointError, StarQuantError, cause
 from starquant_fx.files import sha256_of, write_atomically
+from starquant_fx.folders.workplace import ANY_HIDDEN
 from starquant_fx.models.folder import LOCK, PLAN
 from starquant_fx.models.safetensors_files import INDEX_FILE
 from starquant_fx.report import SiteRow
@@ -25,7 +26,7 @@ from starquant_fx.structure import structured
 RECORDS = "part-*.json"
 SITES = "sites"
 """Folder of the activations of the part in work."""
-HALF_WRITTEN = re.compile(rf"\..+\.[0-9a-f]{{8}}|{SITES}|entering-[0-9]{{5}}|.+{re.escape(NEW)}")
+HALF_WRITTEN = re.compile(rf"{ANY_HIDDEN.pattern}|{SITES}|entering-[0-9]{{5}}|.+{re.escape(NEW)}")
 """Names of what only the part in work needs, and of what is renamed when it is complete."""
 
 
