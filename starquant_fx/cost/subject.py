@@ -77,7 +77,7 @@ def costs(
     """
     # Nothing runs, so that a target is counted on a machine that it does not run on, too.
     resolved = target if target in TARGETS else choose_target(target, torch.device("cpu"))
-    named = named_model(model) if isinstance(model, str) else model
+    named = named_model(model)
     built = fake_model(named, layers)
     program = capture(built, recipe, mask_token_id=mask_token_of(built))
     captured = _without_assertions(program)

@@ -104,7 +104,7 @@ def record_config(
     if target is not None and target not in TARGETS:
         resolved = choose_target(target, torch.device("cpu"))
     chosen = get_recipe(recipe)
-    named = named_model(name) if isinstance(name, str) else name
+    named = named_model(name)
     model = fake_model(named, layers)
     told = "" if layers is None else f", {layers} layer{'s' if layers > 1 else ''} only"
     recorder = Recorder(f"{named.name}{told}", shape)

@@ -77,19 +77,21 @@ class NamedModel:
         return quant_method(self.published) == QUANT_METHOD
 
 
-def named_model(name: str) -> NamedModel:
+def named_model(name: str | NamedModel) -> NamedModel:
     """Finds the configuration of a model, and reads it.
 
     A name in ``SIZES``, in capitals or not, or of a shipped model wins over a local folder that is called so (write
     ``./LLaDA-8B`` for the folder), a local folder over a hub id.
 
     Args:
-        name: A name in ``SIZES``, a shipped model, a folder, its ``config.json``, or a hub id.
+        name: A name in ``SIZES``, a shipped model, a folder, its ``config.json``, or a hub id; or what was found.
 
     Raises:
         InputError: There is no such model.
         StarQuantError: The configuration cannot be read.
     """
+    if isinstance(name, NamedModel):
+        return name
     for size, config in SIZES.items():
         if name.lower() == size.lower():
             return NamedModel(name, config)

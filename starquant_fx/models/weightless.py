@@ -23,7 +23,7 @@ def fake_model(model: str | NamedModel, layers: int | None = None) -> nn.Module:
     """Builds a model in bf16 whose parameters take no memory.
 
     Args:
-        model: As of ``named_model``, or what that found; a packed checkpoint gives the model that was compiled.
+        model: As of ``named_model``; a packed checkpoint gives the model that was compiled.
         layers: Number of layers instead of the configuration's.
 
     Returns:
@@ -33,7 +33,7 @@ def fake_model(model: str | NamedModel, layers: int | None = None) -> nn.Module:
         InputError: There is no such model, or its layers cannot be chosen.
         StarQuantError: The folder holds no usable model.
     """
-    named = named_model(model) if isinstance(model, str) else model
+    named = named_model(model)
     config, folder = named.published, named.folder
     if named.packed:
         config = {key: value for key, value in config.items() if key != QUANTIZATION}
