@@ -9,6 +9,7 @@ from typing import Any
 
 from starquant_fx.errors import CheckpointError, cause, nearest
 from starquant_fx.folders.workplace import recover
+from starquant_fx.models.folder import CONFIG_FILE
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 SHIPPED = ("dream-tiny", "llada-tiny")
@@ -25,7 +26,7 @@ TOKENIZER_FILES = (
     "merges.txt",
     "chat_template.jinja",
 )
-DOWNLOADED = ("config.json", "*.safetensors", "*.safetensors.index.json", *TOKENIZER_FILES)
+DOWNLOADED = (CONFIG_FILE, "*.safetensors", "*.safetensors.index.json", *TOKENIZER_FILES)
 
 
 def locate(
@@ -67,9 +68,10 @@ def locate(
         )
     name = os.fspath(name_or_folder)
     path = Path(name).expanduser()
-    if name:
-        recover(path.absolute(), "config.json")  # what a killed process was just putting there
-    if isinstance(name_or_folder, str) and name in SHIPPED:
+    shipped = isinstance(name_or_folder, str) and name in SHIPPED
+    if name and not shipped:
+        recover(path.absolute(), CONFIG_FILE)  # what a killed process was just putting there
+    if shipped:
         path = PRETRAINED / name
         if not path.is_dir():
             raise CheckpointError(
