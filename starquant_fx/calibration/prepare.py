@@ -126,7 +126,6 @@ def given_texts(
         CalibrationError: As ``prepare``.
         InputError: As ``prepare``.
     """
-    check_kind(calibration)
     if calibration is None:
         if mask_token_id is None:
             raise CalibrationError(
